@@ -1,0 +1,41 @@
+"""deadhead: score, choose, mask and remove attention heads of Hugging Face transformers.
+
+Importing it registers the checkpoint loader with transformers and patches nothing.
+"""
+
+from deadhead.architectures import Architecture, register_architecture
+from deadhead.checkpoints import load_model, register_loader, save_model
+from deadhead.criteria import register_criterion, score, score_all
+from deadhead.heads import HeadModel
+from deadhead.pruning import Pruning, Recipe, prune
+from deadhead.surgery import masked, remove_
+from deadhead.tasks import TaskSet, open_task
+from deadhead.trajectory import Step, Trajectory
+from deadhead.types import Head, HeadMask, HeadScores, PruningPlan
+
+register_loader()
+
+__version__ = "0.1.0"
+__all__ = [
+    "Architecture",
+    "Head",
+    "HeadMask",
+    "HeadModel",
+    "HeadScores",
+    "Pruning",
+    "PruningPlan",
+    "Recipe",
+    "Step",
+    "TaskSet",
+    "Trajectory",
+    "load_model",
+    "masked",
+    "open_task",
+    "prune",
+    "register_architecture",
+    "register_criterion",
+    "remove_",
+    "save_model",
+    "score",
+    "score_all",
+]

@@ -1,0 +1,5 @@
+"""Run the command as `python -m deadhead`."""
+
+from deadhead.cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""Do a checkpoint's weights have the shapes that its config promises? Reads headers only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from deadhead.errors import CheckpointError
+
+
+def shapes_in(files: Sequence[str | Path]) -> dict[str, tuple[int, ...]]:
+    """Read the shape of every tensor from safetensors headers.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or not safetensors.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in map(Path, files):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a dict
+                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file.name!r} is not a whole safetensors file ({error});"
+                " copy it again from where it was written"
+            ) from error
+    return shapes
+
+
+def check_shapes(model: nn.Module, files: Sequence[str | Path]) -> None:
+    """Compare a model (weights may be on meta) with the tensors of its checkpoint.
+
+    Names are matched by their ending, since a checkpoint may carry a head or prefix that the
+    model lacks, or the other way round; tensors without a partner are transformers' business.
+
+    Raises:
+        CheckpointError: a tensor has another shape than the model, or a file is not whole.
+    """
+    files = [f for f in files if str(f).endswith(".safetensors")]
+    found = shapes_in(files)
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    for name, parameter in model.named_parameters():
+        bare = name.removeprefix(prefix)
+        shape = next((found[n] for n in (name, bare, prefix + name) if n in found), None)
+        if shape is not None and shape != tuple(parameter.shape):
+            raise CheckpointError(
+                f"the weights hold {name!r} with shape {list(shape)}, config.json asks for"
+                f" {list(parameter.shape)}; take both files from the same checkpoint"
+            )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the safetensors files of a checkpoint folder, index read.
+
+    Raises:
+        CheckpointError: there are none, the index is not JSON, or it names a file that is missing.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"{index.name!r} is not a weight index; copy it again") from error
+        files = [folder / name for name in names]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    missing = [f.name for f in files if not f.is_file()]
+    if missing or not files:
+        what = ", ".join(missing) or "model.safetensors"
+        raise CheckpointError(
+            f"{folder.name!r} lacks {what}; deadhead reads safetensors only (never pickles)"
+        )
+    return files

@@ -1,0 +1,47 @@
+"""deadhead list: every name that the other commands know."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from deadhead.architectures import architecture_names
+from deadhead.cli import options as o
+from deadhead.cli.console import show, show_json
+from deadhead.criteria import LOSSES, criterion_names
+from deadhead.criteria.base import criterion_class
+from deadhead.strategies import SCOPES, strategy_named, strategy_names
+from deadhead.surgery import POLICIES
+from deadhead.tasks import KINDS
+
+
+def names(as_json: o.JsonOption = False) -> None:
+    """List criteria, strategies, tasks, model types and policies."""
+    known = {
+        "criteria": {n: _first_line(criterion_class(n)) for n in criterion_names()},
+        "strategies": {n: _first_line(strategy_named(n)) for n in strategy_names()},
+        "losses": {n: _first_line(f) for n, f in LOSSES.items()},
+        "tasks": {n: _first_line(k) for n, k in sorted(KINDS.items())},
+        "model types": dict.fromkeys(architecture_names(), ""),
+        "gqa policies": {n: _first_line(f) for n, f in POLICIES.items()},
+        "scopes": dict.fromkeys(SCOPES, ""),
+        "bundled models": {
+            "bundled:encoder": "task bundled:sentiment",
+            "bundled:decoder": "tasks bundled:agreement, bundled:text",
+        },
+    }
+    if as_json:
+        show_json({kind: sorted(entries) for kind, entries in known.items()})
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for kind, entries in known.items():
+        if any(entries.values()):
+            for at, (name, line) in enumerate(entries.items()):
+                table.add_row(kind if at == 0 else "", name, Text(line))
+        else:
+            table.add_row(kind, ", ".join(entries), "")
+    show(table)
+
+
+def _first_line(thing: object) -> str:
+    return (thing.__doc__ or "").strip().split("\n")[0]

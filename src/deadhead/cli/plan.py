@@ -1,0 +1,257 @@
+"""deadhead plan, apply and evaluate: the parts of a prune, one at a time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from deadhead.checkpoints import load_model, save_model
+from deadhead.cli import options as o
+from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
+from deadhead.errors import DataError, FileFormatError, OutputExistsError
+from deadhead.heads import HeadModel
+from deadhead.pruning import Recipe, choose
+from deadhead.report import RunSummary, model_card, parameter_count
+from deadhead.report.atomic import replacing
+from deadhead.runs import DataSettings, versions
+from deadhead.surgery import masked, remove_
+from deadhead.trajectory import Step, Trajectory
+from deadhead.types import HeadMask, HeadScores, PruningPlan
+
+PlanOption = Annotated[
+    Path, typer.Option("--plan", "-p", help="A plan.json, of 'deadhead plan' or of a run.")
+]
+
+
+def plan(
+    model: o.ModelArgument,
+    scores: Annotated[
+        Path | None, typer.Option(help="A scores.json; without it the heads are scored now.")
+    ] = None,
+    task: o.TaskOption = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where to write the plan.")
+    ] = Path("plan.json"),
+    criterion: o.CriterionOption = "gradient_norm",
+    strategy: o.StrategyOption = "one_shot",
+    heads: o.HeadsOption = "50%",
+    per_step: o.PerStepOption = "1",
+    inverse: o.InverseOption = False,
+    scope: o.ScopeOption = "global",
+    keep_at_least: o.KeepOption = 0,
+    gqa: o.GqaOption = "whole_groups",
+    loss: o.LossOption = None,
+    kind: o.KindOption = None,
+    calibration: o.CalibrationOption = None,
+    calibration_size: o.CalibrationSizeOption = "512",
+    seed: o.SeedOption = 0,
+    device: o.DeviceOption = "cpu",
+    dtype: o.DtypeOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Choose heads and write the plan, without cutting or evaluating anything.
+
+    Example: deadhead plan bundled:encoder --scores scores.json --heads 50%
+    """
+    recipe = Recipe(
+        criterion=criterion,
+        strategy=strategy,
+        heads=o.amount(heads),
+        per_step=o.amount(per_step),
+        inverse=inverse,
+        scope=scope,
+        keep_at_least=keep_at_least,
+        gqa=gqa,
+        loss=loss,
+        seed=seed,
+    )
+    if scores is not None and strategy != "one_shot":
+        raise DataError(
+            f"strategy {strategy!r} scores again after every move and cannot use {str(scores)!r};"
+            " choose one_shot, or leave out --scores"
+        )
+    given = None if scores is None else read_scores(scores, criterion)
+    loaded = load_model(model, device=device, dtype=dtype)
+    view, batches = HeadModel(loaded.model), None
+    provenance: dict[str, Any] = {"model": loaded.name, **recipe.__dict__, "versions": versions()}
+    if given is None:
+        data = DataSettings(
+            spec=task,
+            kind=kind,
+            calibration=calibration,
+            calibration_size=o.size(calibration_size),
+            seed=seed,
+        )
+        tasks = data.open(loaded.tokenizer, loaded.model.config)
+        batches = tasks.calibration.batches()
+        provenance["data"] = {"calibration": {"fingerprint": tasks.calibration.fingerprint}}
+    with progress_bar("choosing", None) as advance:
+        chosen = choose(view, batches, recipe, scores=given, on_move=lambda move: advance())
+    chosen = replace(chosen, provenance=provenance)
+    with replacing(output) as temporary:
+        temporary.write_text(json.dumps(chosen.to_json(), indent=1) + "\n")
+    if as_json:
+        show_json(chosen.to_json())
+    else:
+        show(chosen.describe(), f"plan: {output}")
+
+
+def apply(
+    model: o.ModelArgument,
+    plan_file: PlanOption = Path("plan.json"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the cut checkpoint.")
+    ] = Path("pruned"),
+    device: o.DeviceOption = "cpu",
+    dtype: o.DtypeOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Cut the heads of a plan out of a model and save the checkpoint.
+
+    After `import deadhead`, plain AutoModel.from_pretrained loads it.
+
+    Example: deadhead apply bundled:encoder --plan plan.json -o small
+    """
+    chosen = read_plan(plan_file)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputExistsError(
+            f"output folder {str(output)!r} is not empty; choose another with -o, or remove it"
+        )
+    loaded = load_model(model, device=device, dtype=dtype)
+    made_for = chosen.provenance.get("model")
+    if made_for not in (None, loaded.name):
+        say(f"note: the plan was made for {made_for!r} and is applied to {loaded.name!r}")
+    before = parameter_count(loaded.model)
+    remove_(loaded.model, chosen)
+    after = parameter_count(loaded.model)
+    facts = {"name": loaded.name, "parameters_before": before, "parameters_after": after}
+    summary = unevaluated(chosen, {**facts, "model_type": loaded.model.config.model_type})
+    save_model(loaded.model, loaded.tokenizer, output, card=model_card(summary))
+    if as_json:
+        show_json({"output": str(output), **facts, "plan": chosen.to_json()})
+    else:
+        show(chosen.describe(), f"{before:,} parameters before, {after:,} after")
+        show(f"model: {output}  (import deadhead, then AutoModel.from_pretrained)")
+
+
+def evaluate(
+    model: o.ModelArgument,
+    task: o.TaskOption = None,
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", "-p", help="Switch off the heads that a plan drops.")
+    ] = None,
+    kind: o.KindOption = None,
+    test: o.TestOption = None,
+    text_column: o.TextColumnOption = None,
+    text_pair_column: o.TextPairColumnOption = None,
+    label_column: o.LabelColumnOption = None,
+    test_size: o.TestSizeOption = "all",
+    batch_size: o.BatchSizeOption = None,
+    max_length: o.MaxLengthOption = None,
+    seed: o.SeedOption = 0,
+    device: o.DeviceOption = "cpu",
+    dtype: o.DtypeOption = None,
+    trust_remote_code: o.RemoteCodeOption = False,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Judge a model, cut or uncut, on a task's test set, with a 95% interval.
+
+    Example: deadhead evaluate small --task bundled:sentiment
+    """
+    chosen = None if plan_file is None else read_plan(plan_file)
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    data = DataSettings(
+        spec=task if task or test is None else test,
+        kind=kind,
+        test=test,
+        text_column=text_column,
+        text_pair_column=text_pair_column,
+        label_column=label_column,
+        test_size=o.size(test_size),
+        batch_size=batch_size,
+        max_length=max_length,
+        seed=seed,
+    )
+    judge = data.open(loaded.tokenizer, loaded.model.config).test
+    view = HeadModel(loaded.model)
+    with masked(view, chosen.mask if chosen else view.mask):
+        found = judge.evaluate(loaded.model)
+    low, high = found.interval()
+    if as_json:
+        show_json(
+            {
+                "model": loaded.name,
+                "data": {"name": judge.name, "size": judge.size, "fingerprint": judge.fingerprint},
+                "metric": found.metric,
+                "value": found.value,
+                "interval": [low, high],
+                "metrics": found.metrics,
+            }
+        )
+        return
+    show(f"{loaded.name} on {judge.size} examples of {judge.name}")
+    for name, value in found.metrics.items():
+        interval = f"  (95% interval {low:.4f} to {high:.4f})" if name == found.metric else ""
+        show(f"  {name}: {value:.4f}{interval}")
+
+
+def unevaluated(chosen: PruningPlan, facts: dict[str, Any]) -> RunSummary:
+    """Return what is known of a model that was cut by a plan and not judged."""
+    counts = chosen.mask.counts
+    start = Step(HeadMask.full(counts), (), float("nan"), 0.0)
+    return RunSummary(
+        title=f"{facts['name']}: by plan",
+        trajectory=Trajectory(start, ()),
+        scores=HeadScores(tuple(np.full(n, np.nan) for n in counts), "none"),
+        plan=chosen,
+        model=facts,
+        run={"command": typed_command(), "versions": versions()},
+    )
+
+
+def read_plan(file: Path) -> PruningPlan:
+    """Read a plan; see `read_json` for what it refuses."""
+    return PruningPlan.from_json(read_json(file, "a plan"))
+
+
+def read_scores(file: Path, criterion: str) -> HeadScores:
+    """Read the scores of one criterion from what `deadhead score -o` or a run wrote.
+
+    Raises:
+        FileFormatError: the file is not scores.
+        DataError: it holds several criteria and none is the one asked for.
+    """
+    data = read_json(file, "scores")
+    if "values" in data:
+        return HeadScores.from_json(data)
+    if criterion in data:
+        return HeadScores.from_json(data[criterion])
+    if len(data) == 1 and "values" in next(iter(data.values())):
+        return HeadScores.from_json(next(iter(data.values())))
+    raise DataError(
+        f"{file.name!r} has no scores of {criterion!r}; it holds {', '.join(sorted(data))};"
+        " name one with --criterion"
+    )
+
+
+def read_json(file: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        DataError: there is no such file.
+        FileFormatError: it is not a JSON object.
+    """
+    try:
+        data = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"{str(file)!r} is not there; give the file that holds {what}") from error
+    except (ValueError, OSError) as error:
+        raise FileFormatError(f"{str(file)!r} is not JSON ({error}); it should hold {what}") from error
+    if not isinstance(data, dict):
+        raise FileFormatError(f"{str(file)!r} is not a JSON object; it should hold {what}")
+    return data

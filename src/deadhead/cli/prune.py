@@ -1,0 +1,196 @@
+"""deadhead prune, and deadhead demo, which is a prune of the bundled encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deadhead.cli import options as o
+from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
+from deadhead.heads import HeadModel
+from deadhead.pruning import Recipe
+from deadhead.report import RunSummary, outcome, speed_table, step_table, summary_table
+from deadhead.runs import DataSettings, ModelSettings, RunSettings, Watch, conduct
+from deadhead.strategies import reachable
+
+
+def prune(
+    model: o.ModelArgument,
+    task: o.TaskOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the run; by default below runs/."),
+    ] = None,
+    criterion: o.CriterionOption = "gradient_norm",
+    strategy: o.StrategyOption = "greedy",
+    heads: o.HeadsOption = "50%",
+    per_step: o.PerStepOption = "1",
+    inverse: o.InverseOption = False,
+    scope: o.ScopeOption = "global",
+    keep_at_least: o.KeepOption = 0,
+    gqa: o.GqaOption = "whole_groups",
+    loss: o.LossOption = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop when the metric on the selection set is worse than the dense one by more"
+            " than this: .01 is one point of accuracy.",
+            rich_help_panel="Stopping",
+        ),
+    ] = None,
+    patience: Annotated[
+        int,
+        typer.Option(
+            help="Evaluated steps in a row that may be worse before it stops.",
+            rich_help_panel="Stopping",
+        ),
+    ] = 1,
+    evaluate_every: Annotated[
+        int, typer.Option(help="Evaluate every so many moves.", rich_help_panel="Stopping")
+    ] = 1,
+    random: Annotated[
+        int,
+        typer.Option(help="Also evaluate this many random orders, as a baseline (20 or more)."),
+    ] = 0,
+    kind: o.KindOption = None,
+    calibration: o.CalibrationOption = None,
+    selection: o.SelectionOption = None,
+    test: o.TestOption = None,
+    text_column: o.TextColumnOption = None,
+    text_pair_column: o.TextPairColumnOption = None,
+    label_column: o.LabelColumnOption = None,
+    calibration_size: o.CalibrationSizeOption = "512",
+    test_size: o.TestSizeOption = "all",
+    batch_size: o.BatchSizeOption = None,
+    max_length: o.MaxLengthOption = None,
+    allow_overlap: o.OverlapOption = False,
+    speed: Annotated[bool, typer.Option(help="Time the model before and after.")] = True,
+    save: Annotated[bool, typer.Option(help="Write the cut checkpoint.")] = True,
+    seed: o.SeedOption = 0,
+    device: o.DeviceOption = "cpu",
+    dtype: o.DtypeOption = None,
+    trust_remote_code: o.RemoteCodeOption = False,
+    resume: o.ResumeOption = False,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Score heads, choose what goes, cut it, prove it, and write one run folder.
+
+    The folder holds plan.json, scores.json, trajectory.csv, run.json, figures/, report.html and
+    model/, the cut checkpoint: after `import deadhead`, plain AutoModel.from_pretrained loads it.
+
+    Examples:
+
+      deadhead prune bundled:encoder --task bundled:sentiment --heads 50%
+
+      deadhead prune my-bert --task data/ --criterion taylor --heads 100% --random 20
+
+      deadhead prune my-gpt --task pairs.jsonl --max-drop .01 --selection dev.jsonl
+    """
+    settings = RunSettings(
+        model=ModelSettings(model, device, dtype, trust_remote_code),
+        data=DataSettings(
+            spec=task,
+            kind=kind,
+            calibration=calibration,
+            selection=selection,
+            test=test,
+            text_column=text_column,
+            text_pair_column=text_pair_column,
+            label_column=label_column,
+            calibration_size=o.size(calibration_size),
+            test_size=o.size(test_size),
+            batch_size=batch_size,
+            max_length=max_length,
+            seed=seed,
+            allow_overlap=allow_overlap,
+        ),
+        recipe=Recipe(
+            criterion=criterion,
+            strategy=strategy,
+            heads=o.amount(heads),
+            per_step=o.amount(per_step),
+            inverse=inverse,
+            scope=scope,
+            keep_at_least=keep_at_least,
+            gqa=gqa,
+            max_drop=max_drop,
+            patience=patience,
+            evaluate_every=evaluate_every,
+            loss=loss,
+            seed=seed,
+        ),
+        output=o.output_folder(output, Path(model).name, criterion, strategy, heads),
+        random=random,
+        measure_speed=speed,
+        save=save,
+        command=typed_command(),
+    )
+    run(settings, resume=resume, as_json=as_json)
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run.")
+    ] = Path("deadhead-demo"),
+    random: Annotated[int, typer.Option(help="Random orders, as a baseline.")] = 20,
+    seed: o.SeedOption = 0,
+    resume: o.ResumeOption = False,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Do the whole job, offline, in about a minute: prune the bundled encoder and report it.
+
+    Same as: deadhead prune bundled:encoder --task bundled:sentiment --criterion taylor
+    --heads 100% --max-drop .02 --patience 100
+    """
+    settings = RunSettings(
+        model=ModelSettings("bundled:encoder"),
+        data=DataSettings(spec="bundled:sentiment", seed=seed),
+        recipe=Recipe(criterion="taylor", strategy="greedy", heads=1.0, seed=seed),
+        output=output,
+        random=random,
+        command=typed_command(),
+    )
+    run(settings, resume=resume, as_json=as_json)
+
+
+def run(settings: RunSettings, *, resume: bool, as_json: bool) -> None:
+    """Conduct a run behind a progress bar and show its outcome."""
+    with progress_bar("loading", None) as advance:
+
+        def on_start(loaded: Any, tasks: Any) -> None:
+            view, recipe = HeadModel(loaded.model), settings.recipe
+            limit = reachable(view, view.mask, recipe.rules, recipe.heads)
+            each = 2 if recipe.strategy == "greedy" else 1
+            draws = settings.random * len(settings.random_fractions)
+            advance.total(limit * each + draws + 5)
+            say(f"{loaded.name}: {view.mask.n_kept} heads in {len(view.blocks)} blocks")
+            say(tasks.describe())
+
+        def on_work(what: str) -> None:
+            advance(description=what)
+
+        watch = Watch(on_start=on_start, on_work=on_work)
+        try:
+            summary = conduct(settings, resume=resume, watch=watch)
+        except KeyboardInterrupt as stop:
+            say("stopped; nothing is lost: go on with the same command and --resume")
+            raise typer.Exit(130) from stop
+    report(summary, settings, as_json=as_json)
+
+
+def report(summary: RunSummary, settings: RunSettings, *, as_json: bool) -> None:
+    """Show the outcome of a run, as tables or as JSON."""
+    if as_json:
+        show_json({"output": str(settings.output), **summary.to_json()})
+        return
+    show(step_table(summary.trajectory), summary_table({summary.title: summary.trajectory}))
+    if summary.speed:
+        show(speed_table(summary.speed))
+    show(outcome(summary), f"report: {settings.output / 'report.html'}")
+    if settings.save:
+        show(
+            f"model:  {settings.output / 'model'}  (import deadhead, then"
+            f" {summary.model['auto_class']}.from_pretrained)"
+        )

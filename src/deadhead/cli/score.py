@@ -1,0 +1,102 @@
+"""deadhead score: scores without pruning, and the diagnosis of where they come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deadhead.checkpoints import load_model
+from deadhead.cli import options as o
+from deadhead.cli.console import progress_bar, say, show, show_json
+from deadhead.criteria import diagnose, score_all
+from deadhead.criteria.base import criterion_class
+from deadhead.heads import HeadModel
+from deadhead.report import score_table
+from deadhead.report.atomic import replacing
+from deadhead.report.diagnosis import diagnosis_table
+from deadhead.runs import DataSettings
+
+
+def score(
+    model: o.ModelArgument,
+    task: o.TaskOption = None,
+    criterion: o.CriterionOption = "gradient_norm",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the scores to this JSON file.")
+    ] = None,
+    diagnosis: Annotated[
+        bool,
+        typer.Option(
+            "--diagnose",
+            help="Look for non-finite values, underflow and vanishing gradients per block and"
+            " projection, and say what to do.",
+        ),
+    ] = False,
+    loss: o.LossOption = None,
+    kind: o.KindOption = None,
+    calibration: o.CalibrationOption = None,
+    text_column: o.TextColumnOption = None,
+    text_pair_column: o.TextPairColumnOption = None,
+    label_column: o.LabelColumnOption = None,
+    calibration_size: o.CalibrationSizeOption = "512",
+    batch_size: o.BatchSizeOption = None,
+    max_length: o.MaxLengthOption = None,
+    seed: o.SeedOption = 0,
+    device: o.DeviceOption = "cpu",
+    dtype: o.DtypeOption = None,
+    trust_remote_code: o.RemoteCodeOption = False,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Score every head by one criterion or several, in one pass over the data.
+
+    Criteria that look at gradients share one backward pass: taylor,gradient_norm costs one.
+
+    Examples:
+
+      deadhead score bundled:encoder -t bundled:sentiment -c taylor,gradient_norm
+
+      deadhead score my-bert -t data/ -c gradient_norm --diagnose
+    """
+    names = [name for name in criterion.split(",") if name]
+    for name in names:
+        criterion_class(name.split(":")[0])
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    batches = []
+    if diagnosis or any(criterion_class(n.split(":")[0]).needs for n in names):
+        data = DataSettings(
+            spec=task if task or calibration is None else calibration,
+            kind=kind,
+            calibration=calibration,
+            text_column=text_column,
+            text_pair_column=text_pair_column,
+            label_column=label_column,
+            calibration_size=o.size(calibration_size),
+            batch_size=batch_size,
+            max_length=max_length,
+            seed=seed,
+        )
+        tasks = data.open(loaded.tokenizer, loaded.model.config)
+        batches = tasks.calibration.batches()
+        say(f"scoring on {tasks.calibration.size} examples of {tasks.calibration.name}")
+    view = HeadModel(loaded.model)
+    if diagnosis:
+        found = diagnose(view, batches, loss=loss)
+        show_json(found.to_json()) if as_json else show(*diagnosis_table(found))
+        return
+    with progress_bar("scoring", len(batches) or None) as advance:
+        scores = score_all(view, batches, names, loss=loss, seed=seed, on_batch=advance)
+    values = {name: s.to_json() for name, s in scores.items()}
+    if output is not None:
+        with replacing(output) as temporary:
+            temporary.write_text(json.dumps(values, indent=1) + "\n")
+    if as_json:
+        show_json(values)
+        return
+    for name, found_scores in scores.items():
+        shared = found_scores.provenance.get("loss")
+        show(f"{name}" + (f" (loss: {shared})" if shared else ""), score_table(found_scores))
+    if output is not None:
+        show(f"scores: {output}")

@@ -1,0 +1,34 @@
+"""Criteria: how important is each head? One file per criterion; `score` runs them."""
+
+from deadhead.criteria import (  # noqa: F401 - they register
+    attention_entropy,
+    gradient_norm,
+    magnitude,
+    random,
+    taylor,
+)
+from deadhead.criteria.base import (
+    Criterion,
+    Observation,
+    Projected,
+    SampleMean,
+    criterion_names,
+    register_criterion,
+)
+from deadhead.criteria.diagnose import Diagnosis, diagnose
+from deadhead.criteria.losses import LOSSES
+from deadhead.criteria.score import score, score_all
+
+__all__ = [
+    "LOSSES",
+    "Criterion",
+    "Diagnosis",
+    "Observation",
+    "Projected",
+    "SampleMean",
+    "criterion_names",
+    "diagnose",
+    "register_criterion",
+    "score",
+    "score_all",
+]

@@ -1,0 +1,58 @@
+"""attention_entropy: how focused a head's attention is."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deadhead.criteria.base import SampleMean, register_criterion
+from deadhead.heads import HeadModel
+
+
+@register_criterion("attention_entropy", needs=("maps",))
+class AttentionEntropy:
+    """Score heads by minus the mean entropy of their attention rows.
+
+    Shape: one score per (block, head); shared blocks: mean over their applications.
+    Unit: minus nats per query, so that higher = more focused = more important; with
+    `normalized`, minus the fraction of the largest entropy possible, in [-1, 0].
+    Cost: one forward pass; a chunk of one block's attention maps in memory at a time.
+    Source: the "AE" baseline of Greedy-Gnorm (arXiv 2602.04491), highest entropy removed first.
+    We take 0 log 0 = 0 exactly and leave padding out. The other direction is `inverse`.
+
+    Args:
+        view: the model.
+        normalized: divide each query's entropy by log(number of keys it can see), which makes
+            causal positions comparable. Queries that see one key only have no choice and do not
+            count.
+    """
+
+    def __init__(self, view: HeadModel, normalized: bool = False):
+        self.normalized = normalized
+        self.mean = SampleMean(view, "attention_entropy")
+        self.batch = -1
+
+    def observe_maps(
+        self, block: int, rows: slice, maps: Tensor, visible: Tensor | None, valid: Tensor
+    ) -> None:
+        """Add some samples of one block; `valid` is (samples of the batch, tokens)."""
+        entropy = -torch.special.xlogy(maps, maps).sum(-1)  # (rows, heads, query)
+        counts = valid[rows]
+        if self.normalized:
+            keys = counts.sum(1)[:, None].expand_as(counts) if visible is None else _keys(visible)
+            counts = counts & (keys > 1)
+            entropy = entropy / keys.clamp(min=2).log()[:, None].to(entropy.dtype)
+        weight = counts[:, None].to(entropy.dtype)
+        queries = weight.sum(-1)
+        seen = queries[:, 0] > 0
+        mean = (entropy * weight).sum(-1) / queries.clamp(min=1)
+        self.mean.add(block, -mean[seen], self.batch)
+
+    def scores(self) -> list[np.ndarray]:
+        """Return minus the mean entropies."""
+        return self.mean.value()
+
+
+def _keys(visible: Tensor) -> Tensor:
+    return visible[:, 0].sum(-1)  # (rows or 1, query)

@@ -1,0 +1,159 @@
+"""What a criterion is, and the registry that holds them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deadhead.errors import ScoreError, UnknownNameError, unknown_name
+from deadhead.heads import HeadModel
+
+
+@dataclass(frozen=True)
+class Projected:
+    """What went through one block's projections in one batch.
+
+    Shape: `inputs` (batch, tokens, hidden); `query`, `key`, `value`: gradients at the projections'
+    outputs, (batch, tokens, heads or key/value heads there now, head_dim). A block that is applied
+    several times (ALBERT) has its applications one after the other along tokens.
+    """
+
+    inputs: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What criteria see of one batch, after its backward pass.
+
+    Attributes:
+        batch: number of the batch, for messages.
+        samples: samples in it.
+        valid: real tokens, (samples, tokens), bool.
+        gate_gradients: per block (samples, heads there now): dLoss_i / dg_i.
+        projected: per block, if asked for.
+    """
+
+    batch: int
+    samples: int
+    valid: Tensor
+    gate_gradients: Sequence[Tensor] = ()
+    projected: Sequence[Projected | None] = ()
+
+
+class Criterion(Protocol):
+    """A way to score heads.
+
+    `needs` names what it looks at: nothing (weights only), `gates`, `projections` or `maps`.
+    `loss` is the loss it differentiates if the caller names none (None: no gradient).
+    `scores()` returns one float64 array per block, for the heads there now.
+    """
+
+    needs: frozenset[str]
+    loss: str | None
+
+    def scores(self) -> list[np.ndarray]: ...
+
+
+C = TypeVar("C", bound=type)
+_REGISTRY: dict[str, Callable[..., Any]] = {}
+
+
+def register_criterion(name: str, *, needs: Sequence[str] = (), loss: str | None = None) -> Any:
+    """Register a class as a criterion.
+
+    The class is made with `(view, seed=..., **options)`, or fewer of these, and has `scores()`;
+    one with `needs=("gates",)` or `"projections"` has `observe(Observation)`, one with `"maps"`
+    has `observe_maps(block, rows, maps, visible, valid)`.
+    """
+
+    def register(cls: C) -> C:
+        cls.name, cls.needs, cls.loss = name, frozenset(needs), loss
+        _REGISTRY[name] = cls
+        return cls
+
+    return register
+
+
+def criterion_names() -> list[str]:
+    """List the criteria that are known."""
+    return sorted(_REGISTRY)
+
+
+def criterion_class(name: str) -> Any:
+    """Look up a criterion's class.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if name not in _REGISTRY:
+        raise unknown_name("criterion", name, _REGISTRY)
+    return _REGISTRY[name]
+
+
+def make_criterion(spec: str, view: HeadModel, *, seed: int = 0) -> Any:
+    """Make a criterion from `name` or `name:option=value:option=value`.
+
+    Raises:
+        UnknownNameError: there is no such criterion, or it has no such option.
+    """
+    name, *pairs = spec.split(":")
+    cls = criterion_class(name)
+    known = {p for p in inspect.signature(cls).parameters if p not in ("view", "seed")}
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if key not in known or not equals:
+            raise (
+                unknown_name(f"option of {name}", key, known)
+                if known
+                else UnknownNameError(f"criterion {name!r} has no options, got {pair!r}")
+            )
+        options[key] = {"true": True, "false": False}.get(value.lower(), value)
+    if "seed" in inspect.signature(cls).parameters:
+        options["seed"] = seed
+    return cls(view, **options)
+
+
+@dataclass
+class SampleMean:
+    """Mean over samples of a number per head, in float64; refuses what is not finite."""
+
+    view: HeadModel
+    criterion: str
+    total: list[Tensor] = field(init=False)
+    count: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = [torch.zeros(b.n_heads, dtype=torch.float64) for b in self.view.blocks]
+        self.count = [0] * len(self.view.blocks)
+
+    def add(self, block: int, values: Tensor, batch: int) -> None:
+        """Add one row per sample; shape (samples, heads there now).
+
+        Raises:
+            ScoreError: a value is not finite; names the head and the batch.
+        """
+        row = values.detach().sum(0, dtype=torch.float64).cpu()
+        if not torch.isfinite(row).all():
+            at = int(torch.nonzero(~torch.isfinite(row))[0])
+            head = f"{block}.{self.view.blocks[block].held.heads[at]}"
+            raise ScoreError(
+                f"{self.criterion} of head {head} is {float(row[at])} in batch {batch};"
+                " look with 'deadhead score --diagnose', or compute with --dtype float32"
+            )
+        self.total[block] += row
+        self.count[block] += len(values)
+
+    def value(self) -> list[np.ndarray]:
+        """Return the means, one array per block; NaN where nothing was seen."""
+        means = (t / n if n else t * np.nan for t, n in zip(self.total, self.count, strict=True))
+        return [m.numpy() for m in means]

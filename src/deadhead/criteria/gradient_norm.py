@@ -1,0 +1,99 @@
+"""gradient_norm: the product of the norms of the gradients on a head's Q, K and V weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deadhead.architectures import HeadCounts
+from deadhead.criteria.base import Observation, Projected, SampleMean, register_criterion
+from deadhead.errors import UnknownNameError
+from deadhead.heads import HeadModel
+
+REDUCTIONS = ("sample", "batch")
+
+
+@register_criterion("gradient_norm", needs=("projections",), loss="logit_norm")
+class GradientNorm:
+    """Score heads by `mean(G_Q) * mean(G_K) * mean(G_V)`, as the sum of logs.
+
+    `G_P` is the norm of the loss gradient on the head's rows of W_P. Ranks by
+    `log mean(G_Q) + log mean(G_K) + log mean(G_V)`: the product itself underflows. A gradient of
+    zero gives -inf, the least important. Query heads that share a key/value head share G_K, G_V.
+
+    Shape: one score per (block, head).
+    Unit: log of a product of gradient norms; higher = more important.
+    Cost: one forward and one backward pass per batch for all blocks (gradients of activations
+    only), and `4 * tokens^2 * hidden` per sample and block.
+    Source: Greedy-Gnorm, arXiv 2602.04491. We take norms per sample; `reduction="batch"` takes
+    one norm of the whole batch's logits and summed gradient, as published, which depends on the
+    batch size.
+
+    Args:
+        view: the model.
+        reduction: `sample` or `batch`.
+
+    Raises:
+        UnknownNameError: another reduction.
+    """
+
+    def __init__(self, view: HeadModel, reduction: str = "sample"):
+        if reduction not in REDUCTIONS:
+            raise UnknownNameError(
+                f"reduction {reduction!r} is not known; known: {', '.join(REDUCTIONS)}"
+            )
+        self.reduction = reduction
+        self.view = view
+        self.means = {p: SampleMean(view, f"gradient_norm ({p})") for p in ("query", "key", "value")}
+
+    def observe(self, seen: Observation) -> None:
+        """Add one batch."""
+        for number, projected in enumerate(seen.projected):
+            if projected is None:
+                continue
+            norms = weight_gradient_norms(projected, summed=self.reduction == "batch")
+            shape = self.view.blocks[number].shape
+            for part, mean in self.means.items():
+                mean.add(number, _per_query_head(norms[part], part, shape), seen.batch)
+
+    def scores(self) -> list[np.ndarray]:
+        """Return the sums of logs."""
+        with np.errstate(divide="ignore"):
+            logs = [[np.log(m) for m in mean.value()] for mean in self.means.values()]
+        return [q + k + v for q, k, v in zip(*logs, strict=True)]
+
+
+def weight_gradient_norms(projected: Projected, *, summed: bool = False) -> dict[str, Tensor]:
+    """Return the norms of the gradients on each head's rows of W_Q, W_K, W_V.
+
+    Shape: per part (samples, heads of that part); with `summed`, (1, heads): the norm of the
+    gradient summed over the batch.
+    Cost: per sample `tokens^2 * hidden` from `sum_ts <x_t, x_s> <d_t, d_s>`, which needs no weight
+    gradient; for sequences longer than hidden, the gradient itself. In float64, since the sum
+    cancels.
+    """
+    wide = torch.float32 if projected.inputs.device.type == "mps" else torch.float64
+    x = projected.inputs.to(wide)
+    parts = {"query": projected.query, "key": projected.key, "value": projected.value}
+    if summed:
+        return {p: _direct(x.flatten(0, 1)[None], d.flatten(0, 1)[None]) for p, d in parts.items()}
+    if x.shape[1] > x.shape[2]:
+        return {p: _direct(x, d) for p, d in parts.items()}
+    gram = x @ x.transpose(1, 2)  # (samples, tokens, tokens)
+    return {p: _from_gram(gram, d.to(wide)) for p, d in parts.items()}
+
+
+def _from_gram(gram: Tensor, d: Tensor) -> Tensor:
+    flat = d.flatten(2)  # (samples, tokens, heads * head_dim)
+    squared = (flat * (gram @ flat)).sum(1).unflatten(-1, d.shape[2:]).sum(-1)
+    return squared.clamp(min=0).sqrt()
+
+
+def _direct(x: Tensor, d: Tensor) -> Tensor:
+    gradient = d.to(x.dtype).flatten(2).transpose(1, 2) @ x  # (samples, heads * head_dim, hidden)
+    return gradient.unflatten(1, d.shape[2:]).flatten(2).norm(dim=-1)
+
+
+def _per_query_head(norms: Tensor, part: str, shape: HeadCounts) -> Tensor:
+    return norms if part == "query" else norms.repeat_interleave(shape.group_size, dim=1)

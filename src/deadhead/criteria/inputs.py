@@ -1,0 +1,44 @@
+"""Batches as the model wants them: aligned to the left, labels aside, on its device."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Batch = Mapping[str, Tensor]
+
+
+def aligned(batch: Batch) -> dict[str, Tensor]:
+    """Move padding to the right of every row, so that positions do not depend on its side.
+
+    Shape: every tensor shaped like `attention_mask`, (batch, tokens), is moved along with it.
+    """
+    mask = batch.get("attention_mask")
+    if mask is None or bool(mask[:, 0].all()):
+        return dict(batch)
+    order = torch.argsort(mask, dim=1, descending=True, stable=True)
+    return {k: v.gather(1, order) if v.shape == mask.shape else v for k, v in batch.items()}
+
+
+def valid_tokens(batch: Batch) -> Tensor:
+    """Return which tokens are real; shape (batch, tokens), bool."""
+    mask = batch.get("attention_mask")
+    first = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"][..., 0]
+    return torch.ones_like(first, dtype=torch.bool) if mask is None else mask.bool()
+
+
+def call(model: nn.Module, batch: Batch) -> Any:
+    """Run the model on a batch: without labels, and with no argument that it does not know."""
+    known = inspect.signature(model.forward).parameters
+    inputs = {k: v for k, v in batch.items() if k != "labels" and k in known}
+    extra = {"use_cache": False} if "use_cache" in known else {}
+    return model(**inputs, **extra)
+
+
+def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """Copy a batch to a device."""
+    return {k: v.to(device) for k, v in batch.items()}

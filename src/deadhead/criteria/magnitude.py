@@ -1,0 +1,36 @@
+"""magnitude: the size of a head's OV map, from the weights alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from deadhead.criteria.base import register_criterion
+from deadhead.heads import HeadModel
+from deadhead.types import Head
+
+
+@register_criterion("magnitude")
+class Magnitude:
+    """Score heads by the Frobenius norm of `W_V[h].T @ W_O[h].T`, the map from input to output.
+
+    Shape: one score per (block, head). Unit: of the weights, squared.
+    Cost: no data; `hidden * head_dim^2` per head (the norm is taken from two Gram matrices).
+    Source: weight-only baseline (norm of the OV circuit).
+    """
+
+    def __init__(self, view: HeadModel):
+        self.view = view
+
+    def scores(self) -> list[np.ndarray]:
+        """Return the norms."""
+        return [
+            np.array([self._norm(Head(b, i)) for i in block.held.heads], dtype=np.float64)
+            for b, block in enumerate(self.view.blocks)
+        ]
+
+    def _norm(self, head: Head) -> float:
+        weights = self.view.head_weights(head)
+        v, o = weights["value"].detach().double(), weights["output"].detach().double()
+        squared = ((v @ v.T) * (o.T @ o)).sum()  # norm(V.T O.T)^2 = trace(V V.T O.T O)
+        return float(torch.sqrt(squared.clamp(min=0)))

@@ -1,0 +1,181 @@
+"""The passes that criteria share: one forward, one backward per distinct loss, for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deadhead.architectures import features
+from deadhead.criteria.base import Observation, Projected
+from deadhead.criteria.inputs import Batch, call, valid_tokens
+from deadhead.criteria.losses import Loss, logits_of
+from deadhead.errors import ScoreError
+from deadhead.heads import Block, HeadModel
+from deadhead.maps import hook_maps
+
+PARTS = ("query", "key", "value")
+
+
+@dataclass
+class Tape:
+    """What one forward pass leaves for the backward pass."""
+
+    gates: dict[int, Tensor] = field(default_factory=dict)
+    inputs: dict[int, list[Tensor]] = field(default_factory=dict)
+    outputs: dict[tuple[int, str], list[Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Backward:
+    """One backward pass: a loss, how it is summed over the batch, and who looks at the result."""
+
+    loss: Loss
+    reduction: str
+    criteria: Sequence[Any]
+
+
+def run_batch(
+    view: HeadModel,
+    batch: Batch,
+    number: int,
+    *,
+    backwards: Sequence[Backward] = (),
+    watchers: Sequence[Any] = (),
+    projections: bool = False,
+) -> None:
+    """Run one batch and show every criterion what it asked for.
+
+    Cost: one forward pass, and one backward pass per entry of `backwards`. Parameters get no
+    gradients; the model is expected to be at rest (see `HeadModel.at_rest`).
+
+    Raises:
+        ScoreError: the logits are not finite; names the batch and the block.
+    """
+    valid = valid_tokens(batch)
+    tape = Tape()
+    with ExitStack() as stack:
+        for criterion in watchers:
+            criterion.batch = number
+        if watchers:
+            stack.enter_context(hook_maps(view, _show(watchers, valid)))
+        if backwards:
+            stack.enter_context(_recorded(view, tape, len(valid), projections))
+            stack.enter_context(torch.enable_grad())
+        else:
+            stack.enter_context(torch.no_grad())
+        outputs = call(view.model, batch)
+        for at, backward in enumerate(backwards):
+            loss = _total(view.model, outputs, batch, number, backward)
+            last = at + 1 == len(backwards)
+            gradients = _gradients(loss, tape, retain=not last)
+            seen = Observation(
+                batch=number,
+                samples=len(valid),
+                valid=valid,
+                gate_gradients=[_gate(gradients, tape, n, b) for n, b in enumerate(view.blocks)],
+                projected=[_projected(view, gradients, tape, n) for n in range(len(view.blocks))]
+                if projections
+                else [],
+            )
+            for criterion in backward.criteria:
+                criterion.observe(seen)
+
+
+def _show(watchers: Sequence[Any], valid: Tensor) -> Callable[..., None]:
+    def fn(block: int, rows: slice, maps: Tensor, visible: Tensor | None) -> None:
+        for criterion in watchers:
+            criterion.observe_maps(block, rows, maps, visible, valid)
+
+    return fn
+
+
+@contextmanager
+def _recorded(view: HeadModel, tape: Tape, samples: int, projections: bool) -> Iterator[None]:
+    def gate(number: int, z: Tensor) -> Tensor:
+        if number not in tape.gates:
+            shape = (samples, z.shape[-2])
+            tape.gates[number] = torch.ones(*shape, device=z.device, dtype=z.dtype).requires_grad_()
+        return z * tape.gates[number][:, None, :, None]
+
+    with ExitStack() as stack:
+        stack.enter_context(view.hook_heads(gate))
+        for number, block in enumerate(view.blocks if projections else ()):
+            for part, module in _modules(block).items() if block.n_heads else ():
+                hook = module.register_forward_hook(_recorder(tape, number, part))
+                stack.callback(hook.remove)
+        yield
+
+
+def _modules(block: Block) -> dict[str, nn.Module]:
+    """Return the distinct projections of a block, by the first part each makes."""
+    distinct: dict[str, nn.Module] = {}
+    for part in PARTS:
+        if all(getattr(block, part) is not m for m in distinct.values()):
+            distinct[part] = getattr(block, part)
+    return distinct
+
+
+def _recorder(tape: Tape, number: int, part: str) -> Callable[..., Tensor]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not output.requires_grad:  # nothing below the first block does: parameters are frozen
+            output.requires_grad_()
+        if part == "query":
+            tape.inputs.setdefault(number, []).append(args[0].detach())
+        tape.outputs.setdefault((number, part), []).append(output)
+        return output
+
+    return hook
+
+
+def _total(
+    model: nn.Module, outputs: Any, batch: Batch, number: int, backward: Backward
+) -> Tensor:
+    per_sample = backward.loss(model, outputs, batch)
+    if not torch.isfinite(per_sample).all():
+        finite = bool(torch.isfinite(logits_of(outputs)).all())
+        what = "loss" if finite else "logits"
+        raise ScoreError(
+            f"the {what} of batch {number} are not finite;"
+            " look with 'deadhead score --diagnose', or compute with --dtype float32"
+        )
+    if backward.reduction == "sample":
+        return per_sample.sum()
+    # one number for the whole batch: norms add in squares, other losses are averaged
+    is_norm = getattr(backward.loss, "__name__", "") == "logit_norm"
+    return per_sample.norm() if is_norm else per_sample.mean()
+
+
+def _gradients(loss: Tensor, tape: Tape, *, retain: bool) -> dict[int, Tensor]:
+    wanted = [*tape.gates.values(), *(t for ts in tape.outputs.values() for t in ts)]
+    if not wanted:
+        return {}
+    found = torch.autograd.grad(loss, wanted, retain_graph=retain, allow_unused=True)
+    pairs = zip(wanted, found, strict=True)
+    return {id(t): torch.zeros_like(t) if g is None else g for t, g in pairs}
+
+
+def _gate(gradients: dict[int, Tensor], tape: Tape, number: int, block: Block) -> Tensor:
+    gate = tape.gates.get(number)
+    return torch.zeros(0, block.n_heads) if gate is None else gradients[id(gate)]
+
+
+def _projected(
+    view: HeadModel, gradients: dict[int, Tensor], tape: Tape, number: int
+) -> Projected | None:
+    if number not in tape.inputs:
+        return None
+    block = view.blocks[number]
+    parts = {}
+    for part in PARTS:
+        owner = next(p for p, m in _modules(block).items() if m is getattr(block, part))
+        applied = torch.cat([gradients[id(t)] for t in tape.outputs[number, owner]], dim=1)
+        heads = range(block.shape.count(part))
+        rows = features(view.architecture.layout, part, heads, block.shape)
+        at = applied if owner == part and owner != "query" else applied[..., rows.to(applied.device)]
+        parts[part] = at.unflatten(-1, (len(heads), block.head_dim))
+    return Projected(torch.cat(tape.inputs[number], dim=1), **parts)

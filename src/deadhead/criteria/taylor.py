@@ -1,0 +1,32 @@
+"""taylor: how much the loss would change if a head's gate were moved."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deadhead.criteria.base import Observation, SampleMean, register_criterion
+from deadhead.heads import HeadModel
+
+
+@register_criterion("taylor", needs=("gates",), loss="task")
+class Taylor:
+    """Score heads by the mean over samples of `abs(dLoss_i / dg_i)`.
+
+    Shape: one score per (block, head).
+    Unit: loss (nats) per unit of gate; higher = more important.
+    Cost: one forward and one backward pass per batch, shared with other gradient criteria.
+    Source: Michel, Levy, Neubig 2019 (arXiv 1905.10650), eq. 2. Gates are per sample, so that the
+    score does not depend on the batch size.
+    """
+
+    def __init__(self, view: HeadModel):
+        self.mean = SampleMean(view, "taylor")
+
+    def observe(self, seen: Observation) -> None:
+        """Add one batch."""
+        for block, gradient in enumerate(seen.gate_gradients):
+            self.mean.add(block, gradient.abs(), seen.batch)
+
+    def scores(self) -> list[np.ndarray]:
+        """Return the means."""
+        return self.mean.value()

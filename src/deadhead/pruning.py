@@ -1,0 +1,255 @@
+"""prune: score, choose, evaluate, step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from deadhead.criteria import score_all
+from deadhead.criteria.inputs import Batch
+from deadhead.errors import BudgetError
+from deadhead.heads import HeadModel
+from deadhead.strategies import Move, Rules, ScoreFn, StopRules, reachable, strategy_named
+from deadhead.surgery import masked
+from deadhead.tasks import Task, TaskSet
+from deadhead.trajectory import Step, Trajectory
+from deadhead.types import HeadMask, HeadScores, PruningPlan, count_heads
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """The outcome of `prune`.
+
+    Attributes:
+        trajectory: the metric after every move, on `evaluated_on`.
+        scores: scores of the model as it was given.
+        plan: what to cut: the last step, or under `max_drop` the last that is good enough.
+        evaluated_on: `test`, or `selection` if a stopping rule looked at the metric.
+    """
+
+    trajectory: Trajectory
+    scores: HeadScores
+    plan: PruningPlan
+    evaluated_on: str = "test"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `prune` does, as plain values.
+
+    Attributes:
+        criterion: name, perhaps with options: `gradient_norm:reduction=batch`.
+        strategy: `one_shot` or `greedy`.
+        heads: how many to drop: `int` counts, `float` in (0, 1] is a fraction of all.
+        per_step: heads (int) or fraction (float) that one move drops.
+        inverse, scope, keep_at_least, gqa: see `Rules`.
+        max_drop, patience: see `StopRules`.
+        evaluate_every: evaluate every so many moves, and the last.
+        loss: loss for gradient criteria; None: the criterion's own.
+        seed: for criteria that draw.
+    """
+
+    criterion: str = "gradient_norm"
+    strategy: str = "greedy"
+    heads: int | float = 0.5
+    per_step: int | float = 1
+    inverse: bool = False
+    scope: str = "global"
+    keep_at_least: int = 0
+    gqa: str = "whole_groups"
+    max_drop: float | None = None
+    patience: int = 1
+    evaluate_every: int = 1
+    loss: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        strategy_named(self.strategy)
+        if self.evaluate_every < 1:
+            raise BudgetError(f"evaluate_every is {self.evaluate_every}; give 1 or more moves")
+
+    @property
+    def rules(self) -> Rules:
+        """What may be dropped."""
+        return Rules(self.inverse, self.scope, self.keep_at_least, self.gqa)
+
+
+@dataclass
+class Progress:
+    """Callbacks of a run; all optional.
+
+    Attributes:
+        on_step: called after every step with (step, scores of the first move or None).
+        on_work: called with the name of what was just done: `score` or `evaluate`.
+    """
+
+    on_step: Callable[[Step], None] = lambda step: None
+    on_scores: Callable[[HeadScores], None] = lambda scores: None
+    on_work: Callable[[str], None] = lambda what: None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an interrupted run had done: its first scores, and its steps with the dense one."""
+
+    scores: HeadScores | None = None
+    steps: tuple[Step, ...] = ()
+
+
+def prune(
+    model: nn.Module | HeadModel,
+    tasks: TaskSet,
+    recipe: Recipe | None = None,
+    *,
+    done: Done | None = None,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> Pruning:
+    """Choose which heads go and measure what each move costs. The model is only masked.
+
+    Args:
+        model: the model, as it was loaded.
+        tasks: calibration data for scores, selection data for stopping rules, test data for the
+            curve (`deadhead.open_task` makes them).
+        recipe: what to do; `changes` override its fields: `prune(model, tasks, heads=.75)`.
+        done: steps of an interrupted run to go on from.
+        progress: callbacks.
+
+    Cost: one scoring per move (greedy) or one in all (one_shot), and one evaluation per
+    `evaluate_every` moves.
+
+    Raises:
+        BudgetError: the heads asked for cannot be had under the rules.
+        UnknownNameError: a criterion, strategy, scope or policy that is not known.
+
+    Example:
+        >>> run = prune(model, tasks, criterion="taylor", heads=0.5)  # doctest: +SKIP
+        >>> remove_(model, run.plan)  # doctest: +SKIP
+    """
+    recipe = Recipe(**{**(recipe.__dict__ if recipe else {}), **changes})
+    done, progress = done or Done(), progress or Progress()
+    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    origin = view.mask
+    limit = reachable(view, origin, recipe.rules, recipe.heads)
+    stop = StopRules(limit, recipe.max_drop, recipe.patience)
+    on, judge = _judge(tasks, recipe)
+
+    def evaluate(mask: HeadMask) -> float:
+        with masked(view, mask):
+            value = judge.evaluate(view.model).value
+        progress.on_work("evaluate")
+        return value
+
+    first = [done.scores] if done.scores is not None else []
+
+    def score(mask: HeadMask) -> HeadScores:
+        if mask == origin and first:
+            return first[0]
+        found = _score(view, tasks.calibration.batches(), recipe, mask)
+        if not first:
+            first.append(found)
+            progress.on_scores(found)
+        progress.on_work("score")
+        return found
+
+    steps = list(done.steps)
+    if not steps:
+        begun = time.perf_counter()
+        steps = [Step(origin, (), evaluate(origin), time.perf_counter() - begun)]
+        progress.on_step(steps[0])
+    dense, better = steps[0].metric, judge.greater_is_better
+    moves = _moves(view, score, recipe, start=steps[-1].mask, limit=limit)
+    if not first:
+        score(origin)
+    begun = time.perf_counter()
+    while not stop.met(steps[1:], dense, greater_is_better=better):
+        move = next(moves, None)
+        if move is None:
+            break
+        last = len(move.mask.dropped) >= limit
+        due = last or len(steps) % recipe.evaluate_every == 0
+        metric = evaluate(move.mask) if due else float("nan")
+        seconds = time.perf_counter() - begun
+        steps.append(Step(move.mask, move.dropped, metric, seconds, move.scores))
+        progress.on_step(steps[-1])
+        begun = time.perf_counter()
+    trajectory = Trajectory(steps[0], tuple(steps[1:]), judge.metric, better)
+    good = [s for s in steps if stop.acceptable(s, dense, greater_is_better=better)]
+    plan = PruningPlan(good[-1].mask, gqa=recipe.gqa)
+    return Pruning(trajectory, first[0], plan, on)
+
+
+def choose(
+    model: nn.Module | HeadModel,
+    batches: Iterable[Batch] | None,
+    recipe: Recipe,
+    *,
+    scores: HeadScores | None = None,
+    on_move: Callable[[Move], None] = lambda move: None,
+) -> PruningPlan:
+    """Choose which heads go, without evaluating anything.
+
+    Args:
+        model: the model.
+        batches: calibration batches; None if `scores` are given or need none.
+        recipe: what to do; its stopping rules other than `heads` are not looked at.
+        scores: scores to use instead of scoring (for `one_shot`).
+        on_move: called after every move.
+
+    Cost: the scorings of the strategy.
+
+    Raises:
+        BudgetError: the heads asked for cannot be had under the rules.
+        HeadError: the scores are for another model.
+    """
+    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    data = None if batches is None else list(batches)
+
+    def score(mask: HeadMask) -> HeadScores:
+        if scores is not None:
+            mask.check_shape(scores.counts)
+            return scores
+        return _score(view, data, recipe, mask)
+
+    mask = view.mask
+    limit = reachable(view, mask, recipe.rules, recipe.heads)
+    for move in _moves(view, score, recipe, start=mask, limit=limit):
+        on_move(move)
+        mask = move.mask
+    return PruningPlan(mask, gqa=recipe.gqa)
+
+
+def _score(
+    view: HeadModel, data: Iterable[Batch] | None, recipe: Recipe, mask: HeadMask
+) -> HeadScores:
+    name = recipe.criterion
+    return score_all(view, data, [name], mask=mask, loss=recipe.loss, seed=recipe.seed)[name]
+
+
+def _moves(
+    view: HeadModel, score: ScoreFn, recipe: Recipe, *, start: HeadMask, limit: int
+) -> Iterator[Move]:
+    return strategy_named(recipe.strategy)(
+        view,
+        score,
+        origin=view.mask,
+        start=start,
+        per_step=max(1, count_heads(recipe.per_step, start.n_heads)),
+        limit=limit,
+        rules=recipe.rules,
+    )
+
+
+def _judge(tasks: TaskSet, recipe: Recipe) -> tuple[str, Task]:
+    if recipe.max_drop is None:
+        return "test", tasks.test
+    if tasks.selection is None:
+        raise BudgetError(
+            "max_drop stops on a selection set, and there is none; give one with --selection"
+            " (the test set is for reporting only)"
+        )
+    return "selection", tasks.selection

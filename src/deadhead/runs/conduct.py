@@ -1,0 +1,240 @@
+"""A whole run: prune, baseline, cut, prove, time, write. One folder at the end, or none."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deadhead.baseline import RandomBaseline, random_baseline
+from deadhead.checkpoints import Loaded, load_model, save_model, whole_folder
+from deadhead.criteria.inputs import to_device
+from deadhead.heads import HeadModel
+from deadhead.pruning import Progress, Pruning, prune
+from deadhead.report import (
+    RunSummary,
+    SpeedRow,
+    measure_all,
+    model_card,
+    parameter_count,
+    write_report,
+)
+from deadhead.runs.journal import Journal
+from deadhead.runs.settings import RunSettings
+from deadhead.surgery import masked, remove_
+from deadhead.tasks import TaskSet
+from deadhead.trajectory import Step
+from deadhead.types import HeadMask, PruningPlan
+
+
+@dataclass
+class Watch:
+    """What a run tells whoever watches it; all optional.
+
+    Attributes:
+        on_data: called once with (heads that will be dropped, the task set).
+        on_step: called after every step.
+        on_work: called after every scoring, evaluation or other piece of work.
+    """
+
+    on_start: Callable[[Loaded, TaskSet], None] = lambda loaded, tasks: None
+    on_step: Callable[[Step], None] = lambda step: None
+    on_work: Callable[[str], None] = lambda what: None
+
+
+def conduct(settings: RunSettings, *, resume: bool = False, watch: Watch | None = None) -> RunSummary:
+    """Run `deadhead prune` and write its folder.
+
+    Raises:
+        DeadheadError: of any kind; the folder is then not there, and the journal is.
+    """
+    watch = watch or Watch()
+    begun = time.perf_counter()
+    loaded = load_model(**settings.model.__dict__)
+    view = HeadModel(loaded.model)
+    tasks = settings.data.open(loaded.tokenizer, loaded.model.config)
+    data = _data(tasks)
+    journal = Journal.open(
+        settings.output, {**settings.header(), "fingerprints": data}, resume=resume
+    )
+    try:
+        watch.on_start(loaded, tasks)
+        pruning = prune(
+            view,
+            tasks,
+            settings.recipe,
+            done=journal.done,
+            progress=_journalled(journal, watch),
+        )
+    except Exception:
+        if not journal.steps and not resume:
+            journal.remove()
+        raise
+    baseline = _baseline(view, tasks, settings, journal, watch)
+    plan = replace(pruning.plan, provenance=_provenance(loaded.name, settings, data))
+    pruning = replace(pruning, plan=plan)
+    cut = remove_(copy.deepcopy(loaded.model), plan)
+    watch.on_work("cut")
+    evaluation = _evaluation(loaded.model, cut, tasks, pruning, watch)
+    speed = _speed(loaded.model, cut, tasks) if settings.measure_speed else []
+    watch.on_work("time")
+    run = {
+        "command": settings.command,
+        "versions": versions(),
+        "data": data,
+        "seed": settings.recipe.seed,
+        "date": datetime.now(UTC).date().isoformat(),
+        "seconds": time.perf_counter() - begun,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads,"
+        f" {settings.model.device}",
+        "settings": settings.header(),
+        "evaluated_on": pruning.evaluated_on,
+    }
+    summary = RunSummary(
+        title=f"{loaded.name}: {_title(settings)}",
+        trajectory=pruning.trajectory,
+        scores=pruning.scores,
+        plan=plan,
+        model=_model_facts(loaded, view, cut),
+        speed=speed,
+        evaluation=evaluation,
+        random=baseline,
+        run=run,
+    )
+    with whole_folder(settings.output) as folder:
+        write_run(summary, folder)
+        if settings.save:
+            save_model(cut, loaded.tokenizer, folder / "model", card=model_card(summary))
+    journal.remove()
+    return summary
+
+
+def write_run(summary: RunSummary, folder: Path) -> None:
+    """Write everything but the model: plan, scores, trajectory, run, figures and report."""
+    values = summary.to_json()
+    for name in ("plan", "scores"):
+        (folder / f"{name}.json").write_text(json.dumps(values.pop(name), indent=1) + "\n")
+    summary.trajectory.to_frame().to_csv(folder / "trajectory.csv", index=False)
+    (folder / "run.json").write_text(json.dumps(values, indent=1) + "\n")
+    write_report(summary, folder)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = ("deadhead", "torch", "transformers", "numpy")
+    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
+
+
+def _journalled(journal: Journal, watch: Watch) -> Progress:
+    def on_step(step: Step) -> None:
+        journal.steps.append(step)
+        journal.write("step", step.to_json())
+        watch.on_step(step)
+
+    return Progress(
+        on_step=on_step,
+        on_scores=lambda scores: journal.write("scores", scores.to_json()),
+        on_work=watch.on_work,
+    )
+
+
+def _baseline(
+    view: HeadModel, tasks: TaskSet, settings: RunSettings, journal: Journal, watch: Watch
+) -> RandomBaseline | None:
+    if not settings.random:
+        return None
+
+    def evaluate(mask: HeadMask) -> float:
+        with masked(view, mask):
+            return tasks.test.evaluate(view.model).value
+
+    def on_point(draw: int, dropped: int, value: float) -> None:
+        journal.write("random", [draw, dropped, value])
+        watch.on_work("random draw")
+
+    return random_baseline(
+        view,
+        evaluate,
+        rules=settings.recipe.rules,
+        draws=settings.random,
+        fractions=settings.random_fractions,
+        seed=settings.recipe.seed,
+        done=journal.random,
+        on_point=on_point,
+    )
+
+
+def _evaluation(
+    dense: Any, cut: Any, tasks: TaskSet, pruning: Pruning, watch: Watch
+) -> dict[str, Any]:
+    """Judge the dense and the cut model on the test set: the numbers that are reported once."""
+    found: dict[str, Any] = {"interval": {}}
+    for name, model in (("dense", dense), ("pruned", cut)):
+        evaluation = tasks.test.evaluate(model)
+        watch.on_work("evaluate")
+        found[name] = evaluation.metrics
+        found["interval"][name] = list(evaluation.interval())
+    return found
+
+
+def _speed(dense: Any, cut: Any, tasks: TaskSet) -> list[SpeedRow]:
+    batch = max(tasks.test.batches(), key=lambda b: b["input_ids"].shape[1])
+    device = next(dense.parameters()).device
+    inputs = {k: v[:1] for k, v in to_device(batch, device).items() if k != "labels"}
+    return measure_all(dense, cut, inputs, repeats=15, warmup=3)
+
+
+def _data(tasks: TaskSet) -> dict[str, Any]:
+    sets = {"calibration": tasks.calibration, "selection": tasks.selection, "test": tasks.test}
+    return {
+        role: {"fingerprint": task.fingerprint, "size": task.size, "name": task.name}
+        for role, task in sets.items()
+        if task is not None
+    }
+
+
+def _provenance(name: str, settings: RunSettings, data: dict[str, Any]) -> dict[str, Any]:
+    recipe = settings.header()["recipe"]
+    return {"model": name, **recipe, "data": data, "versions": versions()}
+
+
+def _title(settings: RunSettings) -> str:
+    recipe = settings.recipe
+    inverse = " inverse" if recipe.inverse else ""
+    return f"{recipe.strategy}{inverse} {recipe.criterion}"
+
+
+def _model_facts(loaded: Loaded, view: HeadModel, cut: Any) -> dict[str, Any]:
+    cut_view = HeadModel(cut)
+    decodes = hasattr(loaded.model, "generate") and loaded.model.can_generate()
+    return {
+        "name": loaded.name,
+        "model_type": loaded.model.config.model_type,
+        "auto_class": _auto_class(loaded.model),
+        "parameters_before": parameter_count(loaded.model),
+        "parameters_after": parameter_count(cut),
+        "kv_bytes_per_token_before": view.kv_bytes_per_token() if decodes else None,
+        "kv_bytes_per_token_after": cut_view.kv_bytes_per_token() if decodes else None,
+    }
+
+
+def _auto_class(model: Any) -> str:
+    name = type(model).__name__
+    for ending, auto in (
+        ("ForSequenceClassification", "AutoModelForSequenceClassification"),
+        ("ForMaskedLM", "AutoModelForMaskedLM"),
+        ("ForCausalLM", "AutoModelForCausalLM"),
+        ("LMHeadModel", "AutoModelForCausalLM"),
+    ):
+        if name.endswith(ending):
+            return auto
+    return "AutoModel"

@@ -1,0 +1,118 @@
+"""What a run has done so far, a line at a time, so that it can be stopped and go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deadhead.errors import CheckpointError, DataError, OutputExistsError
+from deadhead.pruning import Done
+from deadhead.trajectory import Step
+from deadhead.types import HeadScores
+
+
+@dataclass
+class Journal:
+    """An append-only log next to the output folder: `.OUT.partial/journal.jsonl`.
+
+    A line that was cut off by a crash is dropped when the journal is read.
+    """
+
+    folder: Path
+    scores: HeadScores | None = None
+    steps: list[Step] = field(default_factory=list)
+    random: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, output: Path, header: Mapping[str, Any], *, resume: bool) -> Journal:
+        """Start a journal, or with `resume` read the one that is there.
+
+        Raises:
+            OutputExistsError: `output` is not empty, or an interrupted run is there and `resume`
+                is not set.
+            DataError: nothing to resume, or it was made with other settings.
+        """
+        folder = output.with_name(f".{output.name}.partial")
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise OutputExistsError(
+                f"output folder {str(output)!r} is not empty; choose another with -o, or remove it"
+            )
+        file = folder / "journal.jsonl"
+        if not resume:
+            if file.exists():
+                raise OutputExistsError(
+                    f"an interrupted run is in {str(folder)!r}; go on with --resume, or remove it"
+                )
+            journal = cls(folder)
+            journal._start(header)
+            return journal
+        if not file.exists():
+            raise DataError(
+                f"there is no interrupted run in {str(folder)!r}; start without --resume"
+            )
+        return cls._read(folder, file, header)
+
+    def _start(self, header: Mapping[str, Any]) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write to {str(self.folder.parent)!r}: {error}; choose another folder"
+            ) from error
+        self.write("header", header)
+
+    @classmethod
+    def _read(cls, folder: Path, file: Path, header: Mapping[str, Any]) -> Journal:
+        journal = cls(folder)
+        lines = file.read_text().split("\n")
+        whole, torn = lines[:-1], lines[-1]
+        if torn:
+            file.write_text("".join(f"{line}\n" for line in whole))
+        entries = [json.loads(line) for line in whole]
+        before = entries[0]["header"] if entries else {}
+        if before != header:
+            parts = [k for k in header if before.get(k) != header[k]]
+            raise DataError(
+                f"the interrupted run in {str(folder)!r} was started with another"
+                f" {', '.join(parts)}; give the same options, or remove it and start again"
+            )
+        for entry in entries[1:]:
+            journal._take(entry)
+        return journal
+
+    def _take(self, entry: Mapping[str, Any]) -> None:
+        if "scores" in entry:
+            self.scores = HeadScores.from_json(entry["scores"])
+        elif "step" in entry:
+            self.steps.append(Step.from_json(entry["step"]))
+        elif "random" in entry:
+            draw, dropped, value = entry["random"]
+            self.random[draw, dropped] = value
+
+    @property
+    def done(self) -> Done:
+        """What `prune` need not do again."""
+        return Done(self.scores, tuple(self.steps))
+
+    def write(self, kind: str, value: Any) -> None:
+        """Append one entry.
+
+        Raises:
+            CheckpointError: it could not be written (disk full); what was there is intact.
+        """
+        file = self.folder / "journal.jsonl"
+        try:
+            with file.open("a") as stream:
+                stream.write(json.dumps({kind: value}) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"could not write to {file.name!r}: {error}; make room and go on with --resume"
+            ) from error
+
+    def remove(self) -> None:
+        """Delete the journal, once the run is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)

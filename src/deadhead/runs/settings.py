@@ -1,0 +1,93 @@
+"""What a run was asked to do, as plain values: the same settings, the same run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deadhead.errors import DataError
+from deadhead.pruning import Recipe
+from deadhead.tasks import TaskSet, open_task
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model, and how it is loaded; see `load_model`."""
+
+    source: str
+    device: str = "cpu"
+    dtype: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which data; see `open_task`."""
+
+    spec: str | None = None
+    kind: str | None = None
+    calibration: str | None = None
+    selection: str | None = None
+    test: str | None = None
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
+    calibration_size: int | None = 512
+    selection_size: int | None = None
+    test_size: int | None = None
+    batch_size: int | None = None
+    max_length: int | None = None
+    seed: int = 0
+    allow_overlap: bool = False
+
+    def open(self, tokenizer: Any, config: Any) -> TaskSet:
+        """Open the three sets.
+
+        Raises:
+            DataError: no data is named, or as `open_task`.
+        """
+        if self.spec is None and (self.calibration is None or self.test is None):
+            raise DataError(
+                "no data is named; give --task, or both --calibration and --test"
+                " (bundled:sentiment and bundled:agreement need no files)"
+            )
+        options = asdict(self)
+        return open_task(options.pop("spec"), tokenizer, config=config, **options)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A whole `deadhead prune`.
+
+    Attributes:
+        model, data, recipe: see there.
+        output: folder of the run.
+        random: draws of the random baseline; 0: none.
+        random_fractions: where it is evaluated.
+        measure_speed: time the model before and after.
+        save: write the cut checkpoint.
+        command: the command as it was typed; not compared on resume.
+    """
+
+    model: ModelSettings
+    data: DataSettings
+    recipe: Recipe
+    output: Path
+    random: int = 0
+    random_fractions: tuple[float, ...] = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
+    measure_speed: bool = True
+    save: bool = True
+    command: str = field(default="", compare=False)
+
+    def header(self) -> Mapping[str, Any]:
+        """What has to be the same when a run goes on: a JSON value."""
+        values = {
+            "model": asdict(self.model),
+            "data": asdict(self.data),
+            "recipe": asdict(self.recipe),
+            "random": [self.random, *self.random_fractions],
+        }
+        return json.loads(json.dumps(values))

@@ -1,0 +1,19 @@
+"""Strategies: from scores to masks. Each is a lazy stream of moves; rules say what may go."""
+
+from deadhead.strategies import greedy, one_shot  # noqa: F401 - they register
+from deadhead.strategies.base import Move, ScoreFn, register_strategy, strategy_named, strategy_names
+from deadhead.strategies.stopping import StopRules
+from deadhead.strategies.units import SCOPES, Rules, reachable, units
+
+__all__ = [
+    "SCOPES",
+    "Move",
+    "Rules",
+    "ScoreFn",
+    "StopRules",
+    "reachable",
+    "register_strategy",
+    "strategy_named",
+    "strategy_names",
+    "units",
+]

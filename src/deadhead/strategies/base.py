@@ -1,0 +1,89 @@
+"""What a strategy is: a lazy stream of moves, and the registry that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from deadhead.errors import unknown_name
+from deadhead.heads import HeadModel
+from deadhead.strategies.units import Rules, Unit
+from deadhead.types import Head, HeadMask, HeadScores
+
+ScoreFn = Callable[[HeadMask], HeadScores]
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a strategy does next: the heads it drops, their scores then, and the mask after it."""
+
+    mask: HeadMask
+    dropped: tuple[Head, ...]
+    scores: tuple[float, ...]
+
+
+class Strategy(Protocol):
+    """Yield moves from `start` for as long as something may be dropped.
+
+    `origin` is the mask the run began with; it differs from `start` when a run is resumed. A move
+    drops about `per_step` heads, and all moves together never leave more than `limit` dropped.
+    """
+
+    def __call__(
+        self,
+        view: HeadModel,
+        score: ScoreFn,
+        *,
+        origin: HeadMask,
+        start: HeadMask,
+        per_step: int,
+        limit: int,
+        rules: Rules,
+    ) -> Iterator[Move]: ...
+
+
+_REGISTRY: dict[str, Strategy] = {}
+
+
+def register_strategy(name: str) -> Callable[[Strategy], Strategy]:
+    """Register a function as a strategy."""
+
+    def register(strategy: Strategy) -> Strategy:
+        _REGISTRY[name] = strategy
+        return strategy
+
+    return register
+
+
+def strategy_named(name: str) -> Strategy:
+    """Look up a strategy.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if name not in _REGISTRY:
+        raise unknown_name("strategy", name, _REGISTRY)
+    return _REGISTRY[name]
+
+
+def strategy_names() -> list[str]:
+    """List the strategies that are known."""
+    return sorted(_REGISTRY)
+
+
+def next_move(
+    mask: HeadMask, units: list[Unit], scores: HeadScores, *, per_step: int, limit: int
+) -> Move | None:
+    """Make the move that drops units from the front of a list, or None if none fits.
+
+    Takes at least one unit, then more while they fit into `per_step`; never more than `limit`
+    heads dropped in all.
+    """
+    room = limit - len(mask.dropped)
+    dropped: tuple[Head, ...] = ()
+    for unit in units:
+        size = len(dropped) + len(unit)
+        if size <= room and (not dropped or size <= per_step):
+            dropped += unit
+    return Move(mask.drop(*dropped), dropped, tuple(scores[h] for h in dropped)) if dropped else None

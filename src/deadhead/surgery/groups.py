@@ -1,0 +1,73 @@
+"""Policies for key/value heads that several query heads share (GQA, MQA).
+
+A policy says which key/value slots of a block stay when only some query heads do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from deadhead.errors import GroupError, unknown_name
+from deadhead.heads import Block
+from deadhead.types import Head
+
+
+def whole_groups(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...]:
+    """Keep or drop a key/value head with all its query heads: the cache shrinks."""
+    for slot, members in enumerate(members_of(block)):
+        gone = [h for h in members if h not in kept]
+        stay = [h for h in members if h in kept]
+        if gone and stay:
+            raise GroupError(
+                f"cannot remove head {Head(number, gone[0])}: it shares key/value head"
+                f" {block.held.kv_heads[slot]} with head {Head(number, stay[0])}, which is kept\n"
+                '  keep both, remove both, or choose gqa="ungroup" (exact, larger cache)'
+            )
+    return tuple(s for s, members in enumerate(members_of(block)) if members[0] in kept)
+
+
+def equalise(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...]:
+    """Keep the same number of query heads in every key/value group that stays."""
+    sizes = Counter(slot_of(block, h) for h in kept)
+    if len(set(sizes.values())) > 1:
+        gone = [str(Head(number, h)) for h in block.held.heads if h not in kept]
+        raise GroupError(
+            f"cannot remove heads {', '.join(gone)}: the key/value groups of block {number} would"
+            f" keep {', '.join(str(sizes[s]) for s in sorted(sizes))} query heads\n"
+            '  drop the same number in each group, or choose gqa="ungroup" (exact, larger cache)'
+        )
+    return tuple(sorted(sizes))
+
+
+def ungroup(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...]:
+    """Give every kept query head its own copy of its key/value head: exact for any mask."""
+    return tuple(slot_of(block, h) for h in kept)
+
+
+Policy = Callable[[int, Block, tuple[int, ...]], tuple[int, ...]]
+POLICIES: dict[str, Policy] = {f.__name__: f for f in (whole_groups, equalise, ungroup)}
+
+
+def policy_named(name: str) -> Policy:
+    """Look up a policy.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if name not in POLICIES:
+        raise unknown_name("gqa policy", name, POLICIES)
+    return POLICIES[name]
+
+
+def slot_of(block: Block, head: int) -> int:
+    """Return the key/value slot that a query head reads; slots count what is there now."""
+    return block.position(head) // block.shape.group_size
+
+
+def members_of(block: Block) -> list[list[int]]:
+    """List, per key/value slot, the query heads (original indices) that read it."""
+    members: list[list[int]] = [[] for _ in range(block.n_kv_heads)]
+    for head in block.held.heads:
+        members[slot_of(block, head)].append(head)
+    return members

@@ -1,0 +1,170 @@
+"""A run seen as a curve: the metric after each move, and what one reads off it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deadhead.errors import BudgetError
+from deadhead.types import Head, HeadMask
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Step:
+    """One move: the mask after it, what it dropped, and what the model then scored.
+
+    Attributes:
+        mask: heads kept after the move.
+        dropped: heads that this move dropped.
+        metric: value on the test set, or NaN where the step was not evaluated.
+        seconds: time for scoring and evaluation of this step.
+        scores: score of each dropped head at the moment it was chosen.
+    """
+
+    mask: HeadMask
+    dropped: tuple[Head, ...]
+    metric: float
+    seconds: float
+    scores: tuple[float, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON value that `from_json` reads back."""
+        return {
+            "mask": self.mask.to_json(),
+            "dropped": [str(h) for h in self.dropped],
+            "metric": None if np.isnan(self.metric) else self.metric,
+            "seconds": self.seconds,
+            "scores": [repr(s) for s in self.scores],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Step:
+        """Read what `to_json` returned."""
+        metric = float("nan") if data["metric"] is None else data["metric"]
+        return cls(
+            mask=HeadMask.of(data["mask"]),
+            dropped=tuple(Head.parse(h) for h in data["dropped"]),
+            metric=metric,
+            seconds=data["seconds"],
+            scores=tuple(float(s) for s in data["scores"]),
+        )
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An immutable sequence of steps that starts at the model as it was given.
+
+    Attributes:
+        start: the model before the first move, evaluated (its `dropped` is empty).
+        steps: the moves, in order; masks only shrink.
+        metric: name of the metric, e.g. `accuracy`.
+        greater_is_better: False for perplexity and losses.
+    """
+
+    start: Step
+    steps: tuple[Step, ...]
+    metric: str = "accuracy"
+    greater_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        before = self.start.mask
+        for step in self.steps:
+            if not step.mask <= before:
+                raise BudgetError("a trajectory's masks only shrink; a step brings a head back")
+            before = step.mask
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter((self.start, *self.steps))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def dense(self) -> float:
+        """Metric of the model before the first move."""
+        return self.start.metric
+
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (sparsity, metric) of the evaluated steps, start included; each shape (steps,)."""
+        points = [(s.mask.sparsity, s.metric) for s in self if not np.isnan(s.metric)]
+        sparsity, metric = np.array(points, dtype=np.float64).T
+        return sparsity, metric
+
+    def at(self, *, sparsity: float) -> float:
+        """Return the metric at a fraction of heads dropped, linear between evaluated steps.
+
+        Unit: the metric's. NaN beyond the last step.
+        """
+        x, y = self.curve()
+        return float(np.interp(sparsity, x, y, left=np.nan, right=np.nan))
+
+    def largest_keeping(self, fraction: float) -> float:
+        """Return the largest sparsity whose metric is at least `fraction` of the dense metric.
+
+        The curve need not be monotone: this is the last such step, as the published tables count.
+        For metrics where lower is better: at most dense / fraction.
+        """
+        x, y = self.curve()
+        enough = y >= fraction * self.dense if self.greater_is_better else y <= self.dense / fraction
+        return float(x[enough].max()) if enough.any() else 0.0
+
+    def auc(self) -> float:
+        """Return the area under the curve (trapezoids), divided by the sparsity it spans."""
+        x, y = self.curve()
+        span = x[-1] - x[0]
+        return float(np.trapezoid(y, x) / span) if span > 0 else float(y[0])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON value that `from_json` reads back to an equal trajectory."""
+        return {
+            "metric": self.metric,
+            "greater_is_better": self.greater_is_better,
+            "start": self.start.to_json(),
+            "steps": [s.to_json() for s in self.steps],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trajectory:
+        """Read what `to_json` returned."""
+        return cls(
+            start=Step.from_json(data["start"]),
+            steps=tuple(Step.from_json(s) for s in data["steps"]),
+            metric=data["metric"],
+            greater_is_better=data["greater_is_better"],
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per step: step, heads_dropped, sparsity, metric, dropped, score, seconds."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "step": range(len(self) + 1),
+                "heads_dropped": [len(s.mask.dropped) for s in self],
+                "sparsity": [s.mask.sparsity for s in self],
+                self.metric: [s.metric for s in self],
+                "dropped": [" ".join(map(str, s.dropped)) for s in self],
+                "score": [" ".join(f"{x:.17g}" for x in s.scores) for s in self],
+                "seconds": [s.seconds for s in self],
+            }
+        )
+
+    @classmethod
+    def from_frame(
+        cls, frame: pd.DataFrame, counts: Sequence[int], *, greater_is_better: bool = True
+    ) -> Trajectory:
+        """Read what `to_frame` returned, for a model whose blocks had `counts` heads."""
+        metric = frame.columns[3]
+        mask, steps = HeadMask.full(counts), []
+        for row in frame.fillna({"dropped": "", "score": ""}).to_dict("records"):
+            dropped = tuple(Head.parse(h) for h in str(row["dropped"]).split())
+            mask = mask.drop(*dropped)
+            scores = tuple(float(s) for s in str(row["score"]).split())
+            steps.append(Step(mask, dropped, float(row[metric]), float(row["seconds"]), scores))
+        return cls(steps[0], tuple(steps[1:]), str(metric), greater_is_better)

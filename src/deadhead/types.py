@@ -1,0 +1,299 @@
+"""The nouns: heads, masks, scores, plans. No transformers in here.
+
+Heads are named by their original (block, index) for ever, also after surgery.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deadhead.errors import BudgetError, HeadError
+
+Counts = Sequence[int]
+
+
+class Head(NamedTuple):
+    """One attention head: the block it is in and its original index there. Prints as `3.7`."""
+
+    block: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.block}.{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """Read `"3.7"`.
+
+        Raises:
+            HeadError: the text is not two whole numbers with a dot between them.
+        """
+        block, dot, index = text.partition(".")
+        if not (dot and block.isdecimal() and index.isdecimal()):
+            raise HeadError(f"{text!r} is not a head; write block.index, as in 3.7")
+        return cls(int(block), int(index))
+
+
+def count_heads(amount: int | float, total: int) -> int:
+    """Turn an amount of heads into a count: `int` counts, `float` in (0, 1] is a fraction.
+
+    A fraction is rounded to the nearest count, halves down, so `.5` of 7 is 3.
+
+    Raises:
+        BudgetError: a count outside 0..total, or a fraction outside (0, 1].
+    """
+    if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+        raise BudgetError(f"{amount!r} heads: give a count (int) or a fraction (float) in (0, 1]")
+    if isinstance(amount, int):
+        if not 0 <= amount <= total:
+            raise BudgetError(f"{amount} heads were asked for, but the model has {total}")
+        return amount
+    if not 0 < amount <= 1:
+        raise BudgetError(f"{amount!r} of the heads: a fraction is in (0, 1]; for a count give int")
+    return int(np.ceil(amount * total - 0.5 - 1e-9))
+
+
+@dataclass(frozen=True)
+class HeadMask:
+    """Which heads are kept: one bool per (block, head), True = kept.
+
+    Blocks may differ in their number of heads. Masks are values: hashable, equal by content.
+    """
+
+    kept: tuple[tuple[bool, ...], ...]
+
+    @classmethod
+    def full(cls, counts: Counts) -> HeadMask:
+        """Keep every head of blocks with `counts` heads."""
+        return cls(tuple((True,) * n for n in counts))
+
+    @classmethod
+    def of(cls, rows: Iterable[Iterable[Any]]) -> HeadMask:
+        """Build from anything that looks like rows of truth values."""
+        return cls(tuple(tuple(bool(x) for x in row) for row in rows))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Original number of heads per block."""
+        return tuple(len(row) for row in self.kept)
+
+    @property
+    def n_heads(self) -> int:
+        """Original number of heads."""
+        return sum(self.counts)
+
+    @property
+    def n_kept(self) -> int:
+        """Number of heads kept."""
+        return sum(map(sum, self.kept))
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of heads dropped, in [0, 1]."""
+        return 1 - self.n_kept / self.n_heads if self.n_heads else 0.0
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The kept heads, by block, then index."""
+        return tuple(h for h in all_heads(self.counts) if self.kept[h.block][h.index])
+
+    @property
+    def dropped(self) -> tuple[Head, ...]:
+        """The dropped heads, by block, then index."""
+        return tuple(h for h in all_heads(self.counts) if not self.kept[h.block][h.index])
+
+    def kept_in(self, block: int) -> tuple[int, ...]:
+        """Original indices of the heads kept in one block."""
+        return tuple(i for i, k in enumerate(self.kept[block]) if k)
+
+    def keeps(self, head: Head) -> bool:
+        """Whether one head is kept.
+
+        Raises:
+            HeadError: the model has no such head.
+        """
+        if not (0 <= head.block < len(self.kept) and 0 <= head.index < len(self.kept[head.block])):
+            raise HeadError(f"there is no head {head}; the blocks have {list(self.counts)} heads")
+        return self.kept[head.block][head.index]
+
+    def drop(self, *heads: Head) -> HeadMask:
+        """Return a mask without `heads` as well; dropping twice changes nothing.
+
+        Raises:
+            HeadError: the model has no such head.
+        """
+        gone = {h for h in heads if self.keeps(h)}
+        rows = (
+            tuple(k and (b, i) not in gone for i, k in enumerate(row))
+            for b, row in enumerate(self.kept)
+        )
+        return HeadMask(tuple(rows))
+
+    def __and__(self, other: HeadMask) -> HeadMask:
+        """Keep what both keep."""
+        self.check_shape(other.counts)
+        pairs = zip(self.kept, other.kept, strict=True)
+        return HeadMask.of([a and b for a, b in zip(x, y, strict=True)] for x, y in pairs)
+
+    def __le__(self, other: HeadMask) -> bool:
+        """Whether everything kept here is kept there."""
+        return self & other == self
+
+    def check_shape(self, counts: Counts) -> None:
+        """Refuse a mask that is made for another model.
+
+        Raises:
+            HeadError: the head counts per block differ.
+        """
+        if self.counts != tuple(counts):
+            raise HeadError(
+                f"the mask is for blocks of {list(self.counts)} heads, the model has {list(counts)};"
+                " use the plan of this model"
+            )
+
+    def to_json(self) -> list[list[int]]:
+        """Return rows of 0 and 1."""
+        return [[int(k) for k in row] for row in self.kept]
+
+
+def all_heads(counts: Counts) -> Iterator[Head]:
+    """Yield every head of blocks with `counts` heads, by block, then index."""
+    return (Head(b, i) for b, n in enumerate(counts) for i in range(n))
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores:
+    """One float64 score per (block, head): higher = more important, NaN = not scored.
+
+    Attributes:
+        values: one array per block, shape (heads,).
+        criterion: name of the criterion.
+        provenance: what else made them (loss, number of samples, seed, ...), JSON values only.
+    """
+
+    values: tuple[np.ndarray, ...]
+    criterion: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = tuple(np.array(row, dtype=np.float64) for row in self.values)
+        for row in rows:
+            row.setflags(write=False)
+        object.__setattr__(self, "values", rows)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, HeadScores) or self.criterion != other.criterion:
+            return False
+        same = len(self.values) == len(other.values) and all(
+            np.array_equal(a, b, equal_nan=True)
+            for a, b in zip(self.values, other.values, strict=False)
+        )
+        return same and dict(self.provenance) == dict(other.provenance)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of heads per block."""
+        return tuple(len(row) for row in self.values)
+
+    def __getitem__(self, head: Head) -> float:
+        return float(self.values[head.block][head.index])
+
+    def ranking(self, mask: HeadMask | None = None, *, inverse: bool = False) -> list[Head]:
+        """List the scored heads that `mask` keeps, least important first.
+
+        Ties go to the lower block, then the lower index, in both directions. `inverse` lists
+        the most important first.
+        """
+        heads = [
+            h
+            for h in all_heads(self.counts)
+            if (mask is None or mask.keeps(h)) and not np.isnan(self[h])
+        ]
+        return sorted(heads, key=lambda h: -self[h] if inverse else self[h])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON value; NaN becomes null, infinities become strings."""
+        rows = [[_json_number(x) for x in row] for row in self.values]
+        return {"criterion": self.criterion, "values": rows, "provenance": dict(self.provenance)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> HeadScores:
+        """Read what `to_json` returned."""
+        rows = tuple(np.array([np.nan if x is None else float(x) for x in r]) for r in data["values"])
+        return cls(rows, data["criterion"], data.get("provenance", {}))
+
+
+def _json_number(value: float) -> float | str | None:
+    if np.isnan(value):
+        return None
+    return float(value) if np.isfinite(value) else repr(float(value))
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """What surgery will do: pure data, to be printed, stored and compared before anything is cut.
+
+    Attributes:
+        mask: heads kept.
+        copies: `{head: source}` for heads that take over another head's Q, K, V.
+        action: `"remove"` or `"mask"`.
+        gqa: policy for shared key/value heads: `whole_groups`, `equalise` or `ungroup`.
+        provenance: model, criterion, strategy, seed, data fingerprints, versions; JSON values.
+    """
+
+    mask: HeadMask
+    copies: Mapping[Head, Head] = field(default_factory=dict)
+    action: str = "remove"
+    gqa: str = "whole_groups"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Say what will be cut, a line per block."""
+        lines = [
+            f"{self.action} {len(self.mask.dropped)} of {self.mask.n_heads} heads"
+            f" ({self.mask.sparsity:.0%})"
+        ]
+        for block, row in enumerate(self.mask.kept):
+            gone = [i for i, k in enumerate(row) if not k]
+            what = "nothing" if not gone else f"heads {', '.join(map(str, gone))}"
+            lines.append(f"  block {block}: {what}; {sum(row)} of {len(row)} stay")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.describe()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON value that `from_json` reads back to an equal plan."""
+        return {
+            "mask": self.mask.to_json(),
+            "copies": {str(k): str(v) for k, v in self.copies.items()},
+            "action": self.action,
+            "gqa": self.gqa,
+            "provenance": json.loads(json.dumps(dict(self.provenance))),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PruningPlan:
+        """Read what `to_json` returned.
+
+        Raises:
+            HeadError: the data is not a plan.
+        """
+        try:
+            copies = {Head.parse(k): Head.parse(v) for k, v in data.get("copies", {}).items()}
+            return cls(
+                mask=HeadMask.of(data["mask"]),
+                copies=copies,
+                action=data.get("action", "remove"),
+                gqa=data.get("gqa", "whole_groups"),
+                provenance=data.get("provenance", {}),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise HeadError(
+                f"this is not a pruning plan ({error!r}); make one with 'deadhead plan'"
+            ) from error
