@@ -38,11 +38,23 @@ class RandomBaseline:
         """Mean over draws; shape (points,)."""
         return np.mean(self.values, axis=0)
 
-    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Return where `level` of the draws lie (percentiles); two arrays of shape (points,)."""
-        tail = 100 * (1 - level) / 2
-        low, high = np.percentile(self.values, [tail, 100 - tail], axis=0)
-        return low, high
+    @property
+    def low(self) -> np.ndarray:
+        """2.5% quantile over draws; shape (points,)."""
+        return np.quantile(self.values, 0.025, axis=0)
+
+    @property
+    def high(self) -> np.ndarray:
+        """97.5% quantile over draws; shape (points,)."""
+        return np.quantile(self.values, 0.975, axis=0)
+
+    def at(self, *, sparsity: float) -> tuple[float, float, float]:
+        """Return (mean, low, high) at a sparsity, linear in between; NaN outside the grid."""
+        mean, low, high = (
+            float(np.interp(sparsity, self.sparsity, grid, left=np.nan, right=np.nan))
+            for grid in (self.mean, self.low, self.high)
+        )
+        return mean, low, high
 
     def auc(self) -> np.ndarray:
         """Return each draw's normalised area under the curve; shape (draws,)."""
@@ -92,12 +104,14 @@ def random_baseline(
     totals = [t for t in totals if t > len(origin.dropped)]
 
     def value(draw: int, mask: HeadMask) -> float:
-        key = (draw, len(mask.dropped))
+        whole = mask in (origin, nothing)  # the same for every draw
+        key = (-1 if whole else draw, len(mask.dropped))
         if key not in done:
             done[key] = evaluate(mask)
             on_point(*key, done[key])
         return done[key]
 
+    nothing = origin.drop(*origin.heads)
     dense = value(-1, origin)
     rows, sparsity = [], [origin.sparsity, *(t / origin.n_heads for t in totals)]
     for draw in range(draws):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deadhead.architectures import Architecture, HeadCounts, architecture_of, features
+from deadhead.architectures import Architecture, HeadCounts, architecture_of
 from deadhead.errors import HeadError, UnsupportedModelError
 from deadhead.types import Head, HeadMask
 
@@ -96,7 +96,8 @@ class HeadModel:
 
     Example:
         >>> from transformers import BertConfig, BertModel
-        >>> model = BertModel(BertConfig(num_hidden_layers=2, num_attention_heads=4, hidden_size=32))
+        >>> config = BertConfig(num_hidden_layers=2, num_attention_heads=4, hidden_size=32)
+        >>> model = BertModel(config)
         >>> HeadModel(model).mask.counts
         (4, 4)
     """
@@ -197,7 +198,7 @@ class HeadModel:
             yield
 
     def head_weights(self, head: Head) -> dict[str, Tensor]:
-        """Return one head's slices of the weights, as the model holds them now.
+        """Return one head's slices of the weights, as views of what the model holds now.
 
         Shape: `query`, `key`, `value`: (head_dim, hidden); `output`: (hidden, head_dim);
         `*_bias`: (head_dim,) where the projection has one. With shared key/value heads, `key`
@@ -212,11 +213,11 @@ class HeadModel:
         slices: dict[str, Tensor] = {}
         for part in ("query", "key", "value"):
             at = position if part == "query" else position // block.shape.group_size
-            rows = features(self.architecture.layout, part, [at], block.shape)
-            module = getattr(block, part)
-            slices[part] = output_rows(module)[rows.to(module.weight.device)]
+            first = self.architecture.layout(part, at, block.shape)
+            module, rows = getattr(block, part), slice(first, first + block.head_dim)
+            slices[part] = output_rows(module)[rows]
             if module.bias is not None:
-                slices[f"{part}_bias"] = module.bias[rows.to(module.bias.device)]
+                slices[f"{part}_bias"] = module.bias[rows]
         start = position * block.head_dim
         columns = output_rows(block.output)[:, start : start + block.head_dim]
         return {**slices, "output": columns}

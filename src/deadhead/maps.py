@@ -51,7 +51,7 @@ def hook_maps(view: HeadModel, fn: MapFn) -> Iterator[None]:
 
 @contextmanager
 def _switched(model: Any) -> Iterator[None]:
-    before = model.config._attn_implementation  # noqa: SLF001 - transformers has no public getter
+    before = model.config._attn_implementation
     model.set_attn_implementation(_BACKEND)
     try:
         yield

@@ -10,10 +10,12 @@ from typing import Any
 from torch import nn
 
 from deadhead.criteria import score_all
+from deadhead.criteria.base import criterion_class, make_criterion
 from deadhead.criteria.inputs import Batch
-from deadhead.errors import BudgetError
+from deadhead.criteria.losses import loss_named
+from deadhead.errors import BudgetError, HeadError
 from deadhead.heads import HeadModel
-from deadhead.strategies import Move, Rules, ScoreFn, StopRules, reachable, strategy_named
+from deadhead.strategies import Move, Rules, ScoreFn, StopRules, droppable, strategy_named
 from deadhead.surgery import masked
 from deadhead.tasks import Task, TaskSet
 from deadhead.trajectory import Step, Trajectory
@@ -69,6 +71,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         strategy_named(self.strategy)
+        criterion_class(self.criterion.split(":")[0])
+        if self.loss is not None:
+            loss_named(self.loss)
+        _ = self.rules  # checks itself
+        StopRules(0, self.max_drop, self.patience)
         if self.evaluate_every < 1:
             raise BudgetError(f"evaluate_every is {self.evaluate_every}; give 1 or more moves")
 
@@ -115,9 +122,10 @@ def prune(
         model: the model, as it was loaded.
         tasks: calibration data for scores, selection data for stopping rules, test data for the
             curve (`deadhead.open_task` makes them).
-        recipe: what to do; `changes` override its fields: `prune(model, tasks, heads=.75)`.
+        recipe: what to do.
         done: steps of an interrupted run to go on from.
         progress: callbacks.
+        **changes: fields of the recipe to override: `prune(model, tasks, heads=.75)`.
 
     Cost: one scoring per move (greedy) or one in all (one_shot), and one evaluation per
     `evaluate_every` moves.
@@ -134,7 +142,8 @@ def prune(
     done, progress = done or Done(), progress or Progress()
     view = model if isinstance(model, HeadModel) else HeadModel(model)
     origin = view.mask
-    limit = reachable(view, origin, recipe.rules, recipe.heads)
+    limit = droppable(view, origin, recipe.rules, recipe.heads)
+    make_criterion(recipe.criterion, view)  # a wrong option is refused before any work
     stop = StopRules(limit, recipe.max_drop, recipe.patience)
     on, judge = _judge(tasks, recipe)
 
@@ -178,8 +187,8 @@ def prune(
         progress.on_step(steps[-1])
         begun = time.perf_counter()
     trajectory = Trajectory(steps[0], tuple(steps[1:]), judge.metric, better)
-    good = [s for s in steps if stop.acceptable(s, dense, greater_is_better=better)]
-    plan = PruningPlan(good[-1].mask, gqa=recipe.gqa)
+    good = [s for s in steps[1:] if stop.acceptable(s, dense, greater_is_better=better)]
+    plan = PruningPlan((good or steps[:1])[-1].mask, gqa=recipe.gqa)
     return Pruning(trajectory, first[0], plan, on)
 
 
@@ -211,12 +220,16 @@ def choose(
 
     def score(mask: HeadMask) -> HeadScores:
         if scores is not None:
-            mask.check_shape(scores.counts)
+            if scores.counts != mask.counts:
+                raise HeadError(
+                    f"the scores are of blocks with {list(scores.counts)} heads, the model has"
+                    f" {list(mask.counts)}; score this model"
+                )
             return scores
         return _score(view, data, recipe, mask)
 
     mask = view.mask
-    limit = reachable(view, mask, recipe.rules, recipe.heads)
+    limit = droppable(view, mask, recipe.rules, recipe.heads)
     for move in _moves(view, score, recipe, start=mask, limit=limit):
         on_move(move)
         mask = move.mask

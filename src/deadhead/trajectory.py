@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deadhead.errors import BudgetError
-from deadhead.types import Head, HeadMask
+from deadhead.types import Head, HeadMask, json_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ class Step:
         return {
             "mask": self.mask.to_json(),
             "dropped": [str(h) for h in self.dropped],
-            "metric": None if np.isnan(self.metric) else self.metric,
+            "metric": json_number(self.metric),
             "seconds": self.seconds,
             "scores": [repr(s) for s in self.scores],
         }
@@ -46,7 +46,7 @@ class Step:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Step:
         """Read what `to_json` returned."""
-        metric = float("nan") if data["metric"] is None else data["metric"]
+        metric = float("nan") if data["metric"] is None else float(data["metric"])
         return cls(
             mask=HeadMask.of(data["mask"]),
             dropped=tuple(Head.parse(h) for h in data["dropped"]),
@@ -111,7 +111,9 @@ class Trajectory:
         For metrics where lower is better: at most dense / fraction.
         """
         x, y = self.curve()
-        enough = y >= fraction * self.dense if self.greater_is_better else y <= self.dense / fraction
+        enough = (
+            y >= fraction * self.dense if self.greater_is_better else y <= self.dense / fraction
+        )
         return float(x[enough].max()) if enough.any() else 0.0
 
     def auc(self) -> float:
@@ -140,7 +142,7 @@ class Trajectory:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per step: step, heads_dropped, sparsity, metric, dropped, score, seconds."""
+        """Return a row per step: step, heads_dropped, sparsity, metric, dropped, score, seconds."""
         import pandas as pd
 
         return pd.DataFrame(

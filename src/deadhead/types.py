@@ -152,8 +152,8 @@ class HeadMask:
         """
         if self.counts != tuple(counts):
             raise HeadError(
-                f"the mask is for blocks of {list(self.counts)} heads, the model has {list(counts)};"
-                " use the plan of this model"
+                f"the mask is for blocks of {list(self.counts)} heads, the model has"
+                f" {list(counts)}; use the plan of this model"
             )
 
     def to_json(self) -> list[list[int]]:
@@ -218,17 +218,20 @@ class HeadScores:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON value; NaN becomes null, infinities become strings."""
-        rows = [[_json_number(x) for x in row] for row in self.values]
+        rows = [[json_number(x) for x in row] for row in self.values]
         return {"criterion": self.criterion, "values": rows, "provenance": dict(self.provenance)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> HeadScores:
         """Read what `to_json` returned."""
-        rows = tuple(np.array([np.nan if x is None else float(x) for x in r]) for r in data["values"])
+        rows = tuple(
+            np.array([np.nan if x is None else float(x) for x in r]) for r in data["values"]
+        )
         return cls(rows, data["criterion"], data.get("provenance", {}))
 
 
-def _json_number(value: float) -> float | str | None:
+def json_number(value: float) -> float | str | None:
+    """Return a number as JSON can hold it: NaN becomes null, infinities become strings."""
     if np.isnan(value):
         return None
     return float(value) if np.isfinite(value) else repr(float(value))
@@ -285,15 +288,19 @@ class PruningPlan:
             HeadError: the data is not a plan.
         """
         try:
-            copies = {Head.parse(k): Head.parse(v) for k, v in data.get("copies", {}).items()}
+            rows = [list(row) for row in data["mask"]]
+            if any(kept not in (0, 1) for row in rows for kept in row):
+                raise TypeError("a mask is rows of 0 and 1")
             return cls(
-                mask=HeadMask.of(data["mask"]),
-                copies=copies,
-                action=data.get("action", "remove"),
-                gqa=data.get("gqa", "whole_groups"),
-                provenance=data.get("provenance", {}),
+                mask=HeadMask.of(rows),
+                copies={Head.parse(k): Head.parse(v) for k, v in data.get("copies", {}).items()},
+                action=str(data.get("action", "remove")),
+                gqa=str(data.get("gqa", "whole_groups")),
+                provenance=dict(data.get("provenance", {})),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, HeadError):
+                raise
             raise HeadError(
                 f"this is not a pruning plan ({error!r}); make one with 'deadhead plan'"
             ) from error

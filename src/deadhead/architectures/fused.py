@@ -30,10 +30,10 @@ class SelectAlibi:
 
 
 def _select_alibi(attention: nn.Module, kept: tuple[int, ...]) -> None:
-    hooks = attention._forward_pre_hooks  # noqa: SLF001 - torch has no public list of hooks
+    hooks = attention._forward_pre_hooks
     for key in [k for k, hook in hooks.items() if isinstance(hook, SelectAlibi)]:
         del hooks[key]
-        attention._forward_pre_hooks_with_kwargs.pop(key, None)  # noqa: SLF001
+        attention._forward_pre_hooks_with_kwargs.pop(key, None)
     attention.register_forward_pre_hook(SelectAlibi(kept), with_kwargs=True)
 
 

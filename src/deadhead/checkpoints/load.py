@@ -21,7 +21,7 @@ DTYPES["float16"] = torch.float16
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in eval mode, its tokenizer, and the name to report it under."""
+    """A model in eval mode, its tokenizer (None if it has none), and the name to report it by."""
 
     model: Any
     tokenizer: Any
@@ -60,19 +60,50 @@ def load_model(
     try:
         config = transformers.AutoConfig.from_pretrained(path, **options)
         architecture_named(config.model_type)
-        model_class = _class_of(config)
-        model = model_class.from_pretrained(
-            path, dtype=DTYPES.get(dtype or "", "auto"), use_safetensors=True, **options
+        model, found = _class_of(config).from_pretrained(
+            path,
+            dtype=DTYPES.get(dtype or "", "auto"),
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that we can say which
+            output_loading_info=True,
+            **options,
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
+        _check_whole(name, found)
+        tokenizer = _tokenizer(path, options)
     except DeadheadError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    except Exception as error:  # transformers, its hub and its tokenizers: each has its own
+        first = next(iter(str(error).strip().splitlines()), repr(error)).rstrip(".:; ")
         raise CheckpointError(
             f"cannot load {source!r}: {first}; give a folder written by save_pretrained"
         ) from error
     return Loaded(model.to(wanted).eval(), tokenizer, name)
+
+
+def _check_whole(name: str, found: dict[str, Any]) -> None:
+    """Refuse a model that is partly random, because its weights are not those of its config."""
+    from_other = "; take config.json and the weights from the same checkpoint"
+    for key, shape, wanted in sorted(found["mismatched_keys"])[:1]:
+        raise CheckpointError(
+            f"the weights of {name!r} hold {key!r} with shape {list(shape)}, config.json asks for"
+            f" {list(wanted)}{from_other}"
+        )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
+        raise CheckpointError(f"the weights of {name!r} lack {missing[0]!r}{more}{from_other}")
+
+
+def _tokenizer(path: str, options: dict[str, Any]) -> Any:
+    """Load the tokenizer, or None: without its files transformers would make an empty one."""
+    import transformers
+
+    folder = Path(path)
+    if folder.is_dir() and not any(
+        next(folder.glob(f"{name}*"), None) for name in ("tokenizer", "vocab", "sp")
+    ):
+        return None
+    return transformers.AutoTokenizer.from_pretrained(path, **options)
 
 
 def _resolve(source: str) -> tuple[str, str]:
@@ -100,7 +131,11 @@ def _no_such_model(source: str, path: Path) -> UnknownNameError:
     siblings = [p.name for p in parent.iterdir() if (p / "config.json").exists()]
     names = [*siblings, "bundled:encoder", "bundled:decoder"]
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {str(parent / near[0]) if near[0] in siblings else near[0]!r}?" if near else ";"
+    hint = (
+        f"; did you mean {str(parent / near[0]) if near[0] in siblings else near[0]!r}?"
+        if near
+        else ";"
+    )
     return UnknownNameError(
         f"model {source!r} is not there{hint} give a folder with config.json, or bundled:encoder,"
         " bundled:decoder (a hub id needs the network: HF_HUB_OFFLINE=0)"
@@ -124,9 +159,17 @@ def _check_folder(folder: Path) -> None:
     if not config.is_file():
         raise CheckpointError(f"{folder.name!r} has no config.json; give a model's folder")
     try:
-        json.loads(config.read_text())
+        values = json.loads(config.read_text())
     except ValueError as error:
-        raise CheckpointError(f"config.json of {folder.name!r} is not JSON ({error})") from error
+        raise CheckpointError(
+            f"config.json of {folder.name!r} is not JSON ({error}); copy it again"
+        ) from error
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+        raise CheckpointError(
+            f"config.json of {folder.name!r} names no model_type; give a folder written by"
+            " save_pretrained"
+        )
+    architecture_named(values["model_type"])
     shapes_in(weight_files(folder))
 
 

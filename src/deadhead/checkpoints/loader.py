@@ -47,7 +47,7 @@ class DeadheadLoader(HfQuantizer):
         for module in model.modules():
             config = getattr(module, "config", None)
             if config is not None and getattr(config, "_is_quantized", False):
-                del config._is_quantized  # noqa: SLF001 - transformers sets it, for all methods
+                del config._is_quantized
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
@@ -79,6 +79,13 @@ def cut_to_manifest_(model: nn.Module, manifest: DeadheadConfig) -> None:
                 f"block {number} had {held.n_heads} heads and {held.n_kv_heads} key/value heads"
                 f" by the deadhead entry of config.json, {block.n_heads} and {block.n_kv_heads} by"
                 " the rest of it; take config.json from where it was written"
+            )
+        head_dim = manifest.blocks[str(number)].get("head_dim")
+        if head_dim != block.head_dim:
+            raise CheckpointError(
+                f"block {number} has heads of {head_dim} features by the deadhead entry of"
+                f" config.json, {block.head_dim} by the rest of it; take config.json from where it"
+                " was written"
             )
         cut_(block, view.architecture, Cut(held.heads, held.kv_heads))
 

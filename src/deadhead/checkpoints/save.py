@@ -10,7 +10,19 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from deadhead.errors import CheckpointError
+from deadhead.errors import CheckpointError, OutputExistsError
+
+
+def check_empty(folder: Path) -> None:
+    """Refuse an output folder that something is in.
+
+    Raises:
+        OutputExistsError: it is not empty, or not a folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputExistsError(
+            f"output folder {str(folder)!r} is not empty; choose another with -o, or remove it"
+        )
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from deadhead.errors import CheckpointError
+from deadhead.heads import HeadModel
 
 
 def shapes_in(files: Sequence[str | Path]) -> dict[str, tuple[int, ...]]:
@@ -35,18 +36,31 @@ def shapes_in(files: Sequence[str | Path]) -> dict[str, tuple[int, ...]]:
 def check_shapes(model: nn.Module, files: Sequence[str | Path]) -> None:
     """Compare a model (weights may be on meta) with the tensors of its checkpoint.
 
-    Names are matched by their ending, since a checkpoint may carry a head or prefix that the
-    model lacks, or the other way round; tensors without a partner are transformers' business.
+    Names are matched with and without the base model's prefix, since a checkpoint may carry a head
+    that the model lacks, or the other way round. Of the tensors that are missing only those of the
+    heads are refused: transformers would make them up.
 
     Raises:
-        CheckpointError: a tensor has another shape than the model, or a file is not whole.
+        CheckpointError: a tensor has another shape than the model, one that holds heads is
+            missing, or a file is not whole.
     """
     files = [f for f in files if str(f).endswith(".safetensors")]
     found = shapes_in(files)
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    of_heads = {
+        id(parameter)
+        for block in HeadModel(model).blocks
+        for module in (block.query, block.key, block.value, block.output)
+        for parameter in module.parameters()
+    }
     for name, parameter in model.named_parameters():
         bare = name.removeprefix(prefix)
         shape = next((found[n] for n in (name, bare, prefix + name) if n in found), None)
+        if shape is None and id(parameter) in of_heads and files:
+            raise CheckpointError(
+                f"the weights lack {name!r}, which config.json asks for;"
+                " take both files from the same checkpoint"
+            )
         if shape is not None and shape != tuple(parameter.shape):
             raise CheckpointError(
                 f"the weights hold {name!r} with shape {list(shape)}, config.json asks for"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 
 import typer
-from rich.markup import escape
 
-from deadhead.cli.console import ERR
+from deadhead.cli.console import fail
 from deadhead.errors import DeadheadError
 
 
@@ -35,7 +33,7 @@ def _app() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command: errors that are ours are one line and exit code 2, no traceback.
+    """Run the command: errors that are ours, or the disk's, are one line and exit code 2.
 
     Ctrl-C ends with exit code 130.
     """
@@ -44,8 +42,9 @@ def main() -> None:
     try:
         _app()()
     except DeadheadError as error:
-        ERR.print("[bold red]error:[/]", escape(str(error)), highlight=False)
-        sys.exit(2)
+        fail(error)
+    except OSError as error:  # of a write: reading has errors of its own
+        fail(f"{error}; check the path, its rights and the room on the disk")
 
 
 def _quiet() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import (
@@ -19,11 +20,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 _WIDE = 240  # a file or pipe cuts no table off
 
-OUT = Console(width=None if sys.stdout.isatty() else _WIDE)
-ERR = Console(stderr=True, soft_wrap=True)
+# no markup: names and texts of users may hold brackets, and print as they are
+OUT = Console(width=None if sys.stdout.isatty() else _WIDE, markup=False, emoji=False)
+ERR = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def typed_command() -> str:
@@ -36,6 +39,12 @@ def say(*what: Any) -> None:
     ERR.print(*what)
 
 
+def fail(message: object) -> NoReturn:
+    """Print an error to stderr and end with exit code 2."""
+    ERR.print(Text("error:", style="bold red"), str(message))
+    sys.exit(2)
+
+
 def show(*what: Any) -> None:
     """Print results to stdout."""
     for item in what:
@@ -43,15 +52,23 @@ def show(*what: Any) -> None:
 
 
 def show_json(value: Any) -> None:
-    """Print one JSON object to stdout."""
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+    """Print one JSON object to stdout; what is not finite becomes null."""
+    sys.stdout.write(json.dumps(_finite(value), indent=1) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Any]:
+def progress_bar(what: str, total: int | None, *, hidden: bool = False) -> Iterator[Any]:
     """Show a bar with an estimate of the time that is left; gives a function to advance it.
 
-    On a terminal only: a log file gets no bars.
+    On a terminal only: a log file gets no bars, and neither does who asked for JSON.
     """
     columns = (
         SpinnerColumn(),
@@ -62,7 +79,8 @@ def progress_bar(what: str, total: int | None) -> Iterator[Any]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bar:
+    hidden = hidden or not ERR.is_terminal
+    with Progress(*columns, console=ERR, transient=True, disable=hidden) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(step: int = 1, *, description: str | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -59,7 +58,8 @@ CalibrationSizeOption = Annotated[
     typer.Option(help="Examples to score on, drawn at random; or all.", rich_help_panel="Data"),
 ]
 TestSizeOption = Annotated[
-    str, typer.Option(help="Examples to report on, drawn at random; or all.", rich_help_panel="Data")
+    str,
+    typer.Option(help="Examples to report on, drawn at random; or all.", rich_help_panel="Data"),
 ]
 BatchSizeOption = Annotated[
     int | None,
@@ -103,11 +103,12 @@ StrategyOption = Annotated[
         rich_help_panel="Choosing",
     ),
 ]
+ScoresOption = Annotated[
+    Path | None, typer.Option(help="A scores.json; without it the heads are scored now.")
+]
 HeadsOption = Annotated[
     str,
-    typer.Option(
-        "--heads", help="How many to drop: 36, 50%, or 0.5.", rich_help_panel="Choosing"
-    ),
+    typer.Option("--heads", help="How many to drop: 36, 50%, or 0.5.", rich_help_panel="Choosing"),
 ]
 PerStepOption = Annotated[
     str, typer.Option(help="Heads that one move drops: 1, 5%.", rich_help_panel="Choosing")
@@ -157,7 +158,7 @@ def amount(text: str) -> int | float:
     """
     try:
         if text.endswith("%"):
-            value: int | float = float(text[:-1]) / 100
+            value: int | float = float(text[:-1]) / 100  # NaN is refused below
         else:
             value = int(text) if text.lstrip("+-").isdecimal() else float(text)
     except ValueError as error:
@@ -165,8 +166,10 @@ def amount(text: str) -> int | float:
             f"{text!r} is not an amount of heads; write a count (36), a percentage (50%) or a"
             " fraction (0.5)"
         ) from error
-    if not math.isfinite(value) or (isinstance(value, float) and not 0 < value <= 1):
-        raise BudgetError(f"{text!r} of the heads cannot be dropped; write 1% to 100%, or a count")
+    if not (0 < value <= 1 if isinstance(value, float) else value > 0):
+        raise BudgetError(
+            f"{text!r} of the heads cannot be dropped; write 1% to 100%, or a count of 1 or more"
+        )
     return value
 
 

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from deadhead.checkpoints import load_model, save_model
+from deadhead.checkpoints import check_empty, load_model, save_model
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
-from deadhead.errors import DataError, FileFormatError, OutputExistsError
+from deadhead.criteria.base import criterion_class
+from deadhead.errors import DataError, FileFormatError
 from deadhead.heads import HeadModel
 from deadhead.pruning import Recipe, choose
 from deadhead.report import RunSummary, model_card, parameter_count
@@ -30,13 +31,11 @@ PlanOption = Annotated[
 
 def plan(
     model: o.ModelArgument,
-    scores: Annotated[
-        Path | None, typer.Option(help="A scores.json; without it the heads are scored now.")
-    ] = None,
+    scores: o.ScoresOption = None,
     task: o.TaskOption = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where to write the plan.")
-    ] = Path("plan.json"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the plan.")] = Path(
+        "plan.json"
+    ),
     criterion: o.CriterionOption = "gradient_norm",
     strategy: o.StrategyOption = "one_shot",
     heads: o.HeadsOption = "50%",
@@ -48,10 +47,17 @@ def plan(
     loss: o.LossOption = None,
     kind: o.KindOption = None,
     calibration: o.CalibrationOption = None,
+    text_column: o.TextColumnOption = None,
+    text_pair_column: o.TextPairColumnOption = None,
+    label_column: o.LabelColumnOption = None,
     calibration_size: o.CalibrationSizeOption = "512",
+    batch_size: o.BatchSizeOption = None,
+    max_length: o.MaxLengthOption = None,
+    allow_overlap: o.OverlapOption = False,
     seed: o.SeedOption = 0,
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = None,
+    trust_remote_code: o.RemoteCodeOption = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """Choose heads and write the plan, without cutting or evaluating anything.
@@ -76,21 +82,28 @@ def plan(
             " choose one_shot, or leave out --scores"
         )
     given = None if scores is None else read_scores(scores, criterion)
-    loaded = load_model(model, device=device, dtype=dtype)
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     view, batches = HeadModel(loaded.model), None
     provenance: dict[str, Any] = {"model": loaded.name, **recipe.__dict__, "versions": versions()}
-    if given is None:
+    if given is None and criterion_class(criterion.split(":")[0]).needs:
         data = DataSettings(
             spec=task,
             kind=kind,
             calibration=calibration,
+            text_column=text_column,
+            text_pair_column=text_pair_column,
+            label_column=label_column,
             calibration_size=o.size(calibration_size),
+            batch_size=batch_size,
+            max_length=max_length,
             seed=seed,
+            allow_overlap=allow_overlap,
         )
-        tasks = data.open(loaded.tokenizer, loaded.model.config)
-        batches = tasks.calibration.batches()
-        provenance["data"] = {"calibration": {"fingerprint": tasks.calibration.fingerprint}}
-    with progress_bar("choosing", None) as advance:
+        source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
+        batches = source.batches()
+        found = {"fingerprint": source.fingerprint, "size": source.size, "name": source.name}
+        provenance["data"] = {"calibration": found}
+    with progress_bar("choosing", None, hidden=as_json) as advance:
         chosen = choose(view, batches, recipe, scores=given, on_move=lambda move: advance())
     chosen = replace(chosen, provenance=provenance)
     with replacing(output) as temporary:
@@ -109,6 +122,7 @@ def apply(
     ] = Path("pruned"),
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = None,
+    trust_remote_code: o.RemoteCodeOption = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """Cut the heads of a plan out of a model and save the checkpoint.
@@ -118,11 +132,8 @@ def apply(
     Example: deadhead apply bundled:encoder --plan plan.json -o small
     """
     chosen = read_plan(plan_file)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OutputExistsError(
-            f"output folder {str(output)!r} is not empty; choose another with -o, or remove it"
-        )
-    loaded = load_model(model, device=device, dtype=dtype)
+    check_empty(output)
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     made_for = chosen.provenance.get("model")
     if made_for not in (None, loaded.name):
         say(f"note: the plan was made for {made_for!r} and is applied to {loaded.name!r}")
@@ -166,7 +177,7 @@ def evaluate(
     chosen = None if plan_file is None else read_plan(plan_file)
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     data = DataSettings(
-        spec=task if task or test is None else test,
+        spec=task,
         kind=kind,
         test=test,
         text_column=text_column,
@@ -176,8 +187,9 @@ def evaluate(
         batch_size=batch_size,
         max_length=max_length,
         seed=seed,
+        allow_overlap=True,  # no other set is looked at
     )
-    judge = data.open(loaded.tokenizer, loaded.model.config).test
+    judge = data.open_one("test", loaded.tokenizer, loaded.model.config)
     view = HeadModel(loaded.model)
     with masked(view, chosen.mask if chosen else view.mask):
         found = judge.evaluate(loaded.model)
@@ -224,19 +236,22 @@ def read_scores(file: Path, criterion: str) -> HeadScores:
 
     Raises:
         FileFormatError: the file is not scores.
-        DataError: it holds several criteria and none is the one asked for.
+        DataError: none of the criteria it holds is the one asked for.
     """
     data = read_json(file, "scores")
-    if "values" in data:
-        return HeadScores.from_json(data)
-    if criterion in data:
-        return HeadScores.from_json(data[criterion])
-    if len(data) == 1 and "values" in next(iter(data.values())):
-        return HeadScores.from_json(next(iter(data.values())))
-    raise DataError(
-        f"{file.name!r} has no scores of {criterion!r}; it holds {', '.join(sorted(data))};"
-        " name one with --criterion"
-    )
+    entries = [data] if "values" in data else data.values()
+    try:
+        held = {s.criterion: s for s in map(HeadScores.from_json, entries)}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileFormatError(
+            f"{str(file)!r} does not hold scores ({error!r}); make it with 'deadhead score -o'"
+        ) from error
+    if criterion not in held:
+        raise DataError(
+            f"{str(file)!r} has no scores of {criterion!r}; it holds {', '.join(sorted(held))};"
+            " name one with --criterion"
+        )
+    return held[criterion]
 
 
 def read_json(file: Path, what: str) -> dict[str, Any]:
@@ -251,7 +266,9 @@ def read_json(file: Path, what: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError(f"{str(file)!r} is not there; give the file that holds {what}") from error
     except (ValueError, OSError) as error:
-        raise FileFormatError(f"{str(file)!r} is not JSON ({error}); it should hold {what}") from error
+        raise FileFormatError(
+            f"{str(file)!r} is not JSON ({error}); it should hold {what}"
+        ) from error
     if not isinstance(data, dict):
         raise FileFormatError(f"{str(file)!r} is not a JSON object; it should hold {what}")
     return data

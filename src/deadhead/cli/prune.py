@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,9 @@ from deadhead.heads import HeadModel
 from deadhead.pruning import Recipe
 from deadhead.report import RunSummary, outcome, speed_table, step_table, summary_table
 from deadhead.runs import DataSettings, ModelSettings, RunSettings, Watch, conduct
-from deadhead.strategies import reachable
+from deadhead.runs.journal import partial_folder
+from deadhead.strategies import droppable
+from deadhead.types import count_heads
 
 
 def prune(
@@ -81,7 +84,6 @@ def prune(
     model/, the cut checkpoint: after `import deadhead`, plain AutoModel.from_pretrained loads it.
 
     Examples:
-
       deadhead prune bundled:encoder --task bundled:sentiment --heads 50%
 
       deadhead prune my-bert --task data/ --criterion taylor --heads 100% --random 20
@@ -131,9 +133,9 @@ def prune(
 
 
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the run.")
-    ] = Path("deadhead-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")] = Path(
+        "deadhead-demo"
+    ),
     random: Annotated[int, typer.Option(help="Random orders, as a baseline.")] = 20,
     seed: o.SeedOption = 0,
     resume: o.ResumeOption = False,
@@ -157,14 +159,15 @@ def demo(
 
 def run(settings: RunSettings, *, resume: bool, as_json: bool) -> None:
     """Conduct a run behind a progress bar and show its outcome."""
-    with progress_bar("loading", None) as advance:
+    with progress_bar("loading", None, hidden=as_json) as advance:
 
         def on_start(loaded: Any, tasks: Any) -> None:
             view, recipe = HeadModel(loaded.model), settings.recipe
-            limit = reachable(view, view.mask, recipe.rules, recipe.heads)
+            limit = droppable(view, view.mask, recipe.rules, recipe.heads)
             each = 2 if recipe.strategy == "greedy" else 1
+            moves = math.ceil(limit / max(1, count_heads(recipe.per_step, view.mask.n_heads)))
             draws = settings.random * len(settings.random_fractions)
-            advance.total(limit * each + draws + 5)
+            advance.total(moves * each + draws + 5)
             say(f"{loaded.name}: {view.mask.n_kept} heads in {len(view.blocks)} blocks")
             say(tasks.describe())
 
@@ -175,7 +178,12 @@ def run(settings: RunSettings, *, resume: bool, as_json: bool) -> None:
         try:
             summary = conduct(settings, resume=resume, watch=watch)
         except KeyboardInterrupt as stop:
-            say("stopped; nothing is lost: go on with the same command and --resume")
+            waits = partial_folder(settings.output).exists()
+            say(
+                "stopped; nothing is lost: go on with the same command and --resume"
+                if waits
+                else "stopped before anything was done"
+            )
             raise typer.Exit(130) from stop
     report(summary, settings, as_json=as_json)
 

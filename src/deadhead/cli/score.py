@@ -13,6 +13,7 @@ from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json
 from deadhead.criteria import diagnose, score_all
 from deadhead.criteria.base import criterion_class
+from deadhead.criteria.losses import loss_named
 from deadhead.heads import HeadModel
 from deadhead.report import score_table
 from deadhead.report.atomic import replacing
@@ -44,6 +45,7 @@ def score(
     calibration_size: o.CalibrationSizeOption = "512",
     batch_size: o.BatchSizeOption = None,
     max_length: o.MaxLengthOption = None,
+    allow_overlap: o.OverlapOption = False,
     seed: o.SeedOption = 0,
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = None,
@@ -55,19 +57,20 @@ def score(
     Criteria that look at gradients share one backward pass: taylor,gradient_norm costs one.
 
     Examples:
-
       deadhead score bundled:encoder -t bundled:sentiment -c taylor,gradient_norm
 
       deadhead score my-bert -t data/ -c gradient_norm --diagnose
     """
-    names = [name for name in criterion.split(",") if name]
+    names = criterion.split(",")
+    if loss is not None:
+        loss_named(loss)
     for name in names:
         criterion_class(name.split(":")[0])
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     batches = []
     if diagnosis or any(criterion_class(n.split(":")[0]).needs for n in names):
         data = DataSettings(
-            spec=task if task or calibration is None else calibration,
+            spec=task,
             kind=kind,
             calibration=calibration,
             text_column=text_column,
@@ -77,16 +80,17 @@ def score(
             batch_size=batch_size,
             max_length=max_length,
             seed=seed,
+            allow_overlap=allow_overlap,
         )
-        tasks = data.open(loaded.tokenizer, loaded.model.config)
-        batches = tasks.calibration.batches()
-        say(f"scoring on {tasks.calibration.size} examples of {tasks.calibration.name}")
+        source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
+        batches = source.batches()
+        say(f"scoring on {source.size} examples of {source.name}")
     view = HeadModel(loaded.model)
     if diagnosis:
         found = diagnose(view, batches, loss=loss)
         show_json(found.to_json()) if as_json else show(*diagnosis_table(found))
         return
-    with progress_bar("scoring", len(batches) or None) as advance:
+    with progress_bar("scoring", len(batches) or None, hidden=as_json) as advance:
         scores = score_all(view, batches, names, loss=loss, seed=seed, on_batch=advance)
     values = {name: s.to_json() for name, s in scores.items()}
     if output is not None:

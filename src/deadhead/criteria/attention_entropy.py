@@ -42,7 +42,7 @@ class AttentionEntropy:
         if self.normalized:
             keys = counts.sum(1)[:, None].expand_as(counts) if visible is None else _keys(visible)
             counts = counts & (keys > 1)
-            entropy = entropy / keys.clamp(min=2).log()[:, None].to(entropy.dtype)
+            entropy = entropy / keys.clamp(min=2).to(entropy.dtype).log()[:, None]
         weight = counts[:, None].to(entropy.dtype)
         queries = weight.sum(-1)
         seen = queries[:, 0] > 0

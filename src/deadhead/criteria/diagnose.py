@@ -70,6 +70,8 @@ class Diagnosis:
 class _Recorder:
     """Collects gradient norms and lets nothing stop it."""
 
+    needs = frozenset({"projections"})
+
     def __init__(self, view: HeadModel):
         self.view = view
         self.samples = 0

@@ -45,7 +45,9 @@ class GradientNorm:
             )
         self.reduction = reduction
         self.view = view
-        self.means = {p: SampleMean(view, f"gradient_norm ({p})") for p in ("query", "key", "value")}
+        self.means = {
+            p: SampleMean(view, f"gradient_norm ({p})") for p in ("query", "key", "value")
+        }
 
     def observe(self, seen: Observation) -> None:
         """Add one batch."""

@@ -64,7 +64,8 @@ def run_batch(
         if watchers:
             stack.enter_context(hook_maps(view, _show(watchers, valid)))
         if backwards:
-            stack.enter_context(_recorded(view, tape, len(valid), projections))
+            gates = any("gates" in c.needs for b in backwards for c in b.criteria)
+            stack.enter_context(_recorded(view, tape, len(valid), gates, projections))
             stack.enter_context(torch.enable_grad())
         else:
             stack.enter_context(torch.no_grad())
@@ -95,7 +96,9 @@ def _show(watchers: Sequence[Any], valid: Tensor) -> Callable[..., None]:
 
 
 @contextmanager
-def _recorded(view: HeadModel, tape: Tape, samples: int, projections: bool) -> Iterator[None]:
+def _recorded(
+    view: HeadModel, tape: Tape, samples: int, gates: bool, projections: bool
+) -> Iterator[None]:
     def gate(number: int, z: Tensor) -> Tensor:
         if number not in tape.gates:
             shape = (samples, z.shape[-2])
@@ -103,7 +106,8 @@ def _recorded(view: HeadModel, tape: Tape, samples: int, projections: bool) -> I
         return z * tape.gates[number][:, None, :, None]
 
     with ExitStack() as stack:
-        stack.enter_context(view.hook_heads(gate))
+        if gates:
+            stack.enter_context(view.hook_heads(gate))
         for number, block in enumerate(view.blocks if projections else ()):
             for part, module in _modules(block).items() if block.n_heads else ():
                 hook = module.register_forward_hook(_recorder(tape, number, part))
@@ -132,9 +136,7 @@ def _recorder(tape: Tape, number: int, part: str) -> Callable[..., Tensor]:
     return hook
 
 
-def _total(
-    model: nn.Module, outputs: Any, batch: Batch, number: int, backward: Backward
-) -> Tensor:
+def _total(model: nn.Module, outputs: Any, batch: Batch, number: int, backward: Backward) -> Tensor:
     per_sample = backward.loss(model, outputs, batch)
     if not torch.isfinite(per_sample).all():
         finite = bool(torch.isfinite(logits_of(outputs)).all())
@@ -176,6 +178,8 @@ def _projected(
         applied = torch.cat([gradients[id(t)] for t in tape.outputs[number, owner]], dim=1)
         heads = range(block.shape.count(part))
         rows = features(view.architecture.layout, part, heads, block.shape)
-        at = applied if owner == part and owner != "query" else applied[..., rows.to(applied.device)]
+        at = (
+            applied if owner == part and owner != "query" else applied[..., rows.to(applied.device)]
+        )
         parts[part] = at.unflatten(-1, (len(heads), block.head_dim))
     return Projected(torch.cat(tape.inputs[number], dim=1), **parts)

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from deadhead.baseline import RandomBaseline, random_baseline
-from deadhead.checkpoints import Loaded, load_model, save_model, whole_folder
+from deadhead.checkpoints import Loaded, check_empty, load_model, save_model, whole_folder
 from deadhead.criteria.inputs import to_device
+from deadhead.errors import CheckpointError
 from deadhead.heads import HeadModel
 from deadhead.pruning import Progress, Pruning, prune
 from deadhead.report import (
@@ -33,7 +34,7 @@ from deadhead.runs.settings import RunSettings
 from deadhead.surgery import masked, remove_
 from deadhead.tasks import TaskSet
 from deadhead.trajectory import Step
-from deadhead.types import HeadMask, PruningPlan
+from deadhead.types import HeadMask
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Watch:
     """What a run tells whoever watches it; all optional.
 
     Attributes:
-        on_data: called once with (heads that will be dropped, the task set).
+        on_start: called once with (the loaded model, the task set).
         on_step: called after every step.
         on_work: called after every scoring, evaluation or other piece of work.
     """
@@ -51,7 +52,9 @@ class Watch:
     on_work: Callable[[str], None] = lambda what: None
 
 
-def conduct(settings: RunSettings, *, resume: bool = False, watch: Watch | None = None) -> RunSummary:
+def conduct(
+    settings: RunSettings, *, resume: bool = False, watch: Watch | None = None
+) -> RunSummary:
     """Run `deadhead prune` and write its folder.
 
     Raises:
@@ -59,6 +62,7 @@ def conduct(settings: RunSettings, *, resume: bool = False, watch: Watch | None 
     """
     watch = watch or Watch()
     begun = time.perf_counter()
+    check_empty(settings.output)  # before anything that takes long
     loaded = load_model(**settings.model.__dict__)
     view = HeadModel(loaded.model)
     tasks = settings.data.open(loaded.tokenizer, loaded.model.config)
@@ -75,8 +79,10 @@ def conduct(settings: RunSettings, *, resume: bool = False, watch: Watch | None 
             done=journal.done,
             progress=_journalled(journal, watch),
         )
+    except CheckpointError:  # the disk is full: what is written waits for --resume
+        raise
     except Exception:
-        if not journal.steps and not resume:
+        if len(journal.steps) <= 1 and not resume:  # nothing but the dense model was judged
             journal.remove()
         raise
     baseline = _baseline(view, tasks, settings, journal, watch)
@@ -110,10 +116,13 @@ def conduct(settings: RunSettings, *, resume: bool = False, watch: Watch | None 
         random=baseline,
         run=run,
     )
-    with whole_folder(settings.output) as folder:
-        write_run(summary, folder)
-        if settings.save:
-            save_model(cut, loaded.tokenizer, folder / "model", card=model_card(summary))
+    try:
+        with whole_folder(settings.output) as folder:
+            write_run(summary, folder)
+            if settings.save:
+                save_model(cut, loaded.tokenizer, folder / "model", card=model_card(summary))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}, and go on with --resume") from error
     journal.remove()
     return summary
 
@@ -177,7 +186,7 @@ def _evaluation(
     dense: Any, cut: Any, tasks: TaskSet, pruning: Pruning, watch: Watch
 ) -> dict[str, Any]:
     """Judge the dense and the cut model on the test set: the numbers that are reported once."""
-    found: dict[str, Any] = {"interval": {}}
+    found: dict[str, Any] = {"interval": {}, "chance": tasks.test.chance}
     for name, model in (("dense", dense), ("pruned", cut)):
         evaluation = tasks.test.evaluate(model)
         watch.on_work("evaluate")

@@ -9,10 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deadhead.checkpoints import check_empty
 from deadhead.errors import CheckpointError, DataError, OutputExistsError
 from deadhead.pruning import Done
 from deadhead.trajectory import Step
 from deadhead.types import HeadScores
+
+
+def partial_folder(output: Path) -> Path:
+    """Return where an interrupted run waits to go on: beside the output folder, hidden."""
+    return output.with_name(f".{output.name}.partial")
 
 
 @dataclass
@@ -36,11 +42,8 @@ class Journal:
                 is not set.
             DataError: nothing to resume, or it was made with other settings.
         """
-        folder = output.with_name(f".{output.name}.partial")
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise OutputExistsError(
-                f"output folder {str(output)!r} is not empty; choose another with -o, or remove it"
-            )
+        folder = partial_folder(output)
+        check_empty(output)
         file = folder / "journal.jsonl"
         if not resume:
             if file.exists():
@@ -57,13 +60,18 @@ class Journal:
         return cls._read(folder, file, header)
 
     def _start(self, header: Mapping[str, Any]) -> None:
+        """Write the header: whole, or there is no journal."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            new = self.folder / "journal.new"
+            new.write_text(json.dumps({"header": header}) + "\n")
+            new.replace(self.folder / "journal.jsonl")
         except OSError as error:
+            self.remove()
             raise CheckpointError(
-                f"cannot write to {str(self.folder.parent)!r}: {error}; choose another folder"
+                f"cannot write to {str(self.folder.parent)!r}: {error};"
+                " make room or choose another folder with -o"
             ) from error
-        self.write("header", header)
 
     @classmethod
     def _read(cls, folder: Path, file: Path, header: Mapping[str, Any]) -> Journal:
@@ -73,7 +81,7 @@ class Journal:
         if torn:
             file.write_text("".join(f"{line}\n" for line in whole))
         entries = [json.loads(line) for line in whole]
-        before = entries[0]["header"] if entries else {}
+        before = entries[0]["header"]
         if before != header:
             parts = [k for k in header if before.get(k) != header[k]]
             raise DataError(
@@ -110,7 +118,7 @@ class Journal:
                 stream.write(json.dumps({kind: value}) + "\n")
         except OSError as error:
             raise CheckpointError(
-                f"could not write to {file.name!r}: {error}; make room and go on with --resume"
+                f"could not write to {str(file)!r}: {error}; make room and go on with --resume"
             ) from error
 
     def remove(self) -> None:

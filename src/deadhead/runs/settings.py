@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deadhead.errors import DataError
+from deadhead.errors import BudgetError, DataError
 from deadhead.pruning import Recipe
-from deadhead.tasks import TaskSet, open_task
+from deadhead.tasks import Task, TaskSet, open_task
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,30 @@ class DataSettings:
                 "no data is named; give --task, or both --calibration and --test"
                 " (bundled:sentiment and bundled:agreement need no files)"
             )
+        if tokenizer is None:
+            raise DataError(
+                "the model has no tokenizer to read text with; put its tokenizer files"
+                " (tokenizer.json, tokenizer_config.json) into the folder"
+            )
         options = asdict(self)
         return open_task(options.pop("spec"), tokenizer, config=config, **options)
+
+    def open_one(self, role: str, tokenizer: Any, config: Any) -> Task:
+        """Open the `calibration` or `test` set alone, for commands that look at no other.
+
+        Raises:
+            DataError: as `open`.
+        """
+        given = getattr(self, role)
+        if given is None and self.spec is None:
+            raise DataError(
+                f"no data is named; give --task or --{role}"
+                " (bundled:sentiment and bundled:agreement need no files)"
+            )
+        if given is None:
+            return getattr(self.open(tokenizer, config), role)
+        alone = replace(self, spec=None, calibration=given, selection=None, test=given)
+        return getattr(replace(alone, allow_overlap=True).open(tokenizer, config), role)
 
 
 @dataclass(frozen=True)
@@ -77,10 +99,14 @@ class RunSettings:
     recipe: Recipe
     output: Path
     random: int = 0
-    random_fractions: tuple[float, ...] = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
+    random_fractions: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
     measure_speed: bool = True
     save: bool = True
     command: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if self.random < 0:
+            raise BudgetError(f"{self.random} random draws; give 0 (none) or more, 20 for a band")
 
     def header(self) -> Mapping[str, Any]:
         """What has to be the same when a run goes on: a JSON value."""

@@ -1,9 +1,15 @@
 """Strategies: from scores to masks. Each is a lazy stream of moves; rules say what may go."""
 
 from deadhead.strategies import greedy, one_shot  # noqa: F401 - they register
-from deadhead.strategies.base import Move, ScoreFn, register_strategy, strategy_named, strategy_names
+from deadhead.strategies.base import (
+    Move,
+    ScoreFn,
+    register_strategy,
+    strategy_named,
+    strategy_names,
+)
 from deadhead.strategies.stopping import StopRules
-from deadhead.strategies.units import SCOPES, Rules, reachable, units
+from deadhead.strategies.units import SCOPES, Rules, droppable, reachable, units
 
 __all__ = [
     "SCOPES",
@@ -11,6 +17,7 @@ __all__ = [
     "Rules",
     "ScoreFn",
     "StopRules",
+    "droppable",
     "reachable",
     "register_strategy",
     "strategy_named",

@@ -86,4 +86,6 @@ def next_move(
         size = len(dropped) + len(unit)
         if size <= room and (not dropped or size <= per_step):
             dropped += unit
-    return Move(mask.drop(*dropped), dropped, tuple(scores[h] for h in dropped)) if dropped else None
+    return (
+        Move(mask.drop(*dropped), dropped, tuple(scores[h] for h in dropped)) if dropped else None
+    )

@@ -30,7 +30,7 @@ class StopRules:
     def __post_init__(self) -> None:
         if self.patience < 1:
             raise BudgetError(f"patience is {self.patience}; give 1 or more steps")
-        if self.max_drop is not None and self.max_drop < 0:
+        if self.max_drop is not None and not self.max_drop >= 0:  # NaN is refused too
             raise BudgetError(f"max_drop is {self.max_drop}; give 0 or more, e.g. .01")
 
     def acceptable(self, step: Step, dense: float, *, greater_is_better: bool) -> bool:

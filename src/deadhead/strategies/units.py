@@ -37,7 +37,9 @@ class Rules:
         if self.scope not in SCOPES:
             raise unknown_name("scope", self.scope, SCOPES)
         if self.keep_at_least < 0:
-            raise BudgetError(f"keep_at_least is {self.keep_at_least}; give 0 or more heads a block")
+            raise BudgetError(
+                f"keep_at_least is {self.keep_at_least}; give 0 or more heads a block"
+            )
 
 
 def units(view: HeadModel, scores: HeadScores, mask: HeadMask, rules: Rules) -> list[Unit]:
@@ -55,7 +57,8 @@ def units(view: HeadModel, scores: HeadScores, mask: HeadMask, rules: Rules) -> 
     found.sort(key=lambda pair: -pair[0] if rules.inverse else pair[0])
     ordered = [unit for _, unit in found]
     if rules.scope == "per_block":
-        ordered = _round_robin(ordered)
+        rows = zip(view.mask.kept, mask.kept, strict=True)
+        ordered = _round_robin(ordered, [sum(before) - sum(now) for before, now in rows])
     return list(_keeping(ordered, mask, rules.keep_at_least))
 
 
@@ -75,14 +78,18 @@ def _bound(
     return [tuple(heads) for heads in zip(*ranked, strict=True)]
 
 
-def _round_robin(ordered: Sequence[Unit]) -> list[Unit]:
-    """Take one unit of every block, then a second of every block, and so on."""
-    rank: dict[int, int] = {}
+def _round_robin(ordered: Sequence[Unit], lost: Sequence[int]) -> list[Unit]:
+    """Take one unit of every block, then a second of every block, and so on.
+
+    `lost` counts the heads that each block has lost to earlier moves: a round that they began is
+    finished first.
+    """
+    taken = list(lost)
     keyed = []
     for position, unit in enumerate(ordered):
         block = unit[0].block
-        rank[block] = rank.get(block, -1) + 1
-        keyed.append((rank[block], position, unit))
+        keyed.append((taken[block] // len(unit), position, unit))
+        taken[block] += len(unit)
     return [unit for _, _, unit in sorted(keyed)]
 
 
@@ -98,13 +105,35 @@ def _keeping(ordered: Sequence[Unit], mask: HeadMask, at_least: int) -> Iterator
 def reachable(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float) -> int:
     """Turn an amount of heads into the total that will be dropped under the rules.
 
-    A count has to be had exactly. A fraction is rounded down to what the rules allow: whole
-    key/value groups, the same number in every block.
+    Heads that `mask` has dropped already count. A count has to be had exactly. A fraction is
+    rounded down to what the rules allow: whole key/value groups, the same number in every block.
 
     Raises:
         BudgetError: the count cannot be had; names the nearest that can.
     """
     asked = count_heads(heads, mask.n_heads)
+    possible = _possible(view, mask, rules)
+    below = max((t for t in possible if t <= asked), default=possible[0])
+    if below != asked and isinstance(heads, int):
+        raise BudgetError(_cannot(asked, possible, mask, rules))
+    return below
+
+
+def droppable(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float) -> int:
+    """Do as `reachable`, and refuse a fraction that rounds down to no head at all.
+
+    Raises:
+        BudgetError: as `reachable`, or nothing would be dropped.
+    """
+    total = reachable(view, mask, rules, heads)
+    if isinstance(heads, float) and total <= len(mask.dropped):
+        possible = _possible(view, mask, rules)
+        raise BudgetError(_cannot(count_heads(heads, mask.n_heads), possible, mask, rules))
+    return total
+
+
+def _possible(view: HeadModel, mask: HeadMask, rules: Rules) -> list[int]:
+    """List the totals that can be dropped, what is gone already first."""
     equal = HeadScores(tuple(np.zeros(n) for n in mask.counts), "equal")
     totals = [len(mask.dropped)]
     whole_rounds = [totals[0]]
@@ -116,14 +145,24 @@ def reachable(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float)
         blocks.add(unit[0].block)
         totals.append(totals[-1] + len(unit))
     whole_rounds.append(totals[-1])
-    possible = sorted(set(whole_rounds if rules.scope == "per_block" else totals))
-    below = max((t for t in possible if t <= asked), default=possible[0])
-    if below != asked and (isinstance(heads, int) or asked > possible[-1]):
-        above = min((t for t in possible if t > asked), default=None)
-        nearest = f"{below}" if above is None else f"{below} or {above}"
-        raise BudgetError(
-            f"{asked} of {mask.n_heads} heads cannot be dropped with scope={rules.scope!r},"
-            f" gqa={rules.gqa!r}, keep_at_least={rules.keep_at_least}"
-            f" ({totals[0]} are gone already); ask for {nearest}, or change the rules"
+    return sorted(set(whole_rounds if rules.scope == "per_block" else totals))
+
+
+def _cannot(asked: int, possible: Sequence[int], mask: HeadMask, rules: Rules) -> str:
+    more = possible[1:]  # the first is what is gone already
+    near = {
+        max((t for t in more if t <= asked), default=0),
+        min((t for t in more if t > asked), default=0),
+    }
+    names = " or ".join(str(t) for t in sorted(near - {0}))
+    gone = len(mask.dropped)
+    return (
+        f"{asked} of {mask.n_heads} heads cannot be dropped with scope={rules.scope!r},"
+        f" gqa={rules.gqa!r}, keep_at_least={rules.keep_at_least}"
+        + (f" ({gone} are gone already, and count)" if gone else "")
+        + (
+            f"; ask for {names}, or change the rules"
+            if names
+            else "; nothing may go: change the rules"
         )
-    return below
+    )

@@ -33,7 +33,7 @@ class DeadheadConfig(QuantizationConfigMixin):
     def __init__(
         self,
         blocks: dict[str, dict[str, Any]] | None = None,
-        format: int = FORMAT,  # noqa: A002 - the key in config.json
+        format: int = FORMAT,
         quant_method: str = QUANT_METHOD,
         **unknown: Any,
     ):
@@ -53,6 +53,12 @@ class DeadheadConfig(QuantizationConfigMixin):
         Raises:
             CheckpointError: an entry contradicts itself.
         """
+        odd = [n for n in self.blocks if not n.isdecimal()]
+        if odd:
+            raise CheckpointError(
+                f"the deadhead entry of config.json lists block {odd[0]!r}, which is no number;"
+                " take config.json from where the checkpoint was written"
+            )
         return {int(number): _held(number, entry) for number, entry in self.blocks.items()}
 
 
@@ -92,20 +98,21 @@ def _held(number: str, entry: dict[str, Any]) -> BlockHeads:
             tuple(entry["heads"]),
             tuple(entry["key_value_heads"]),
         )
+        heads, kv_heads = held.heads, held.kv_heads
         counts = (entry["num_attention_heads"], entry["num_key_value_heads"])
+        agrees = (
+            counts == (len(heads), len(kv_heads))
+            and list(heads) == sorted(set(heads))
+            and all(0 <= h < held.n_heads for h in heads)
+            and all(0 <= h < held.n_kv_heads for h in kv_heads)
+            and (len(heads) % len(kv_heads) == 0 if kv_heads else not heads)
+        )
     except (KeyError, TypeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged ({error})"
         raise CheckpointError(
-            f"block {number} of the deadhead entry in config.json lacks {error};"
+            f"block {number} of the deadhead entry in config.json {what};"
             " take config.json from where the checkpoint was written"
         ) from error
-    heads, kv_heads = held.heads, held.kv_heads
-    agrees = (
-        counts == (len(heads), len(kv_heads))
-        and list(heads) == sorted(set(heads))
-        and all(0 <= h < held.n_heads for h in heads)
-        and all(0 <= h < held.n_kv_heads for h in kv_heads)
-        and (len(heads) % len(kv_heads) == 0 if kv_heads else not heads)
-    )
     if not agrees:
         raise CheckpointError(
             f"block {number} of the deadhead entry in config.json contradicts itself: heads"

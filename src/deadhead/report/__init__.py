@@ -1,0 +1,49 @@
+"""What a run is shown as: tables, figures, an HTML page, a model card; and timings.
+
+Figures need matplotlib (`pip install 'deadhead[plot]'`); everything else works without.
+"""
+
+from deadhead.report.card import model_card
+from deadhead.report.figures import curve_figure, head_map_figure, save_figure
+from deadhead.report.html import write_report
+from deadhead.report.speed import (
+    SpeedRow,
+    measure_all,
+    measure_decode,
+    measure_speed,
+    parameter_count,
+    parameters_read,
+    speed_ceiling,
+)
+from deadhead.report.summary import RunSummary
+from deadhead.report.tables import (
+    markdown_table,
+    score_table,
+    speed_table,
+    step_table,
+    summary_table,
+)
+from deadhead.report.wording import caveats, outcome
+
+__all__ = [
+    "RunSummary",
+    "SpeedRow",
+    "caveats",
+    "curve_figure",
+    "head_map_figure",
+    "markdown_table",
+    "measure_all",
+    "measure_decode",
+    "measure_speed",
+    "model_card",
+    "outcome",
+    "parameter_count",
+    "parameters_read",
+    "save_figure",
+    "score_table",
+    "speed_ceiling",
+    "speed_table",
+    "step_table",
+    "summary_table",
+    "write_report",
+]

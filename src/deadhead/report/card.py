@@ -1,0 +1,98 @@
+"""The README.md of a cut checkpoint."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from deadhead.report.contents import cost_rows, data_rows, facts_of
+from deadhead.report.summary import RunSummary
+from deadhead.report.tables import Rows, grid_text, markdown_table, markdown_text, speed_rows
+from deadhead.report.wording import caveats, outcome
+
+LOADING = """\
+import deadhead  # registers the loader of cut checkpoints
+from transformers import {auto_class}
+
+model = {auto_class}.from_pretrained("path/to/this/folder")"""
+
+
+def model_card(summary: RunSummary) -> str:
+    """Write the README.md of a cut checkpoint, with front matter for the Hugging Face Hub.
+
+    `summary.run["command"]` and `summary.model["name"]` appear as the caller gives them, except
+    that an absolute path is reduced to its last part: a card does not tell about a machine.
+    """
+    title = markdown_text(summary.title)
+    parts = [
+        f"---\n{_front_matter(summary)}---\n",
+        f"# {title}\n",
+        f"{markdown_text(outcome(summary))}\n",
+        "## Load it\n",
+        _fenced(LOADING.format(auto_class=_auto_class(summary.model)), "python"),
+        "`pip install deadhead` first. Layers have different numbers of heads, which plain\n"
+        "transformers cannot build; no remote code runs.\n",
+        "## Numbers\n",
+        _table(cost_rows(summary)),
+    ]
+    if summary.speed:
+        parts += ["Speed, measured beside its ceiling:\n", _table(speed_rows(summary.speed))]
+    parts += [
+        "## Heads\n",
+        "Kept `#`, removed `.`; a line per block, heads by original index.\n",
+        _fenced(grid_text(summary.plan.mask), "text"),
+    ]
+    if notes := caveats(summary):
+        lines = "".join(f"- {markdown_text(note)}\n" for note in notes)
+        parts += ["## Before you rely on this\n", lines]
+    parts += ["## Provenance\n", _provenance(summary)]
+    if command := summary.run.get("command"):
+        parts += ["The exact command:\n", _fenced(str(command), "sh")]
+    return "\n".join(parts)
+
+
+def _front_matter(summary: RunSummary) -> str:
+    import yaml  # comes with huggingface_hub
+
+    fields: dict[str, Any] = {"library_name": "transformers", "tags": ["deadhead", "pruned"]}
+    if summary.model.get("name"):
+        fields = {"base_model": _public_name(str(summary.model["name"])), **fields}
+    # one line per value: a value that is wrapped could put "---" at the start of a line
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=float("inf"))
+
+
+def _public_name(name: str) -> str:
+    name = " ".join(name.split())
+    for flavour in (PurePosixPath, PureWindowsPath):
+        if flavour(name).is_absolute():
+            return flavour(name).name
+    return name
+
+
+def _auto_class(model: dict[str, Any]) -> str:
+    """Return the recorded class; else the one that a KV cache suggests."""
+    given = str(model.get("auto_class") or "")
+    if given.isidentifier():
+        return given
+    is_decoder = model.get("kv_bytes_per_token_before") is not None
+    return "AutoModelForCausalLM" if is_decoder else "AutoModel"
+
+
+def _provenance(summary: RunSummary) -> str:
+    facts = [[n, _public_name(v) if n == "model" else v] for n, v in facts_of(summary)]
+    tables = [markdown_table(facts, ["", "value"], words=["", "value"]) + "\n"]
+    if data := summary.run.get("data"):
+        tables.append(_table(data_rows(data)))
+    return "\n".join(tables)
+
+
+def _table(rows: Rows) -> str:
+    return markdown_table(rows.rows, rows.columns, words=rows.words) + "\n"
+
+
+def _fenced(text: str, language: str) -> str:
+    """Fence code with more backticks than it holds in a row."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}\n"

@@ -1,0 +1,73 @@
+"""What the page and the model card both show of a run, as rows of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deadhead.report.summary import RunSummary
+from deadhead.report.tables import Rows
+from deadhead.report.wording import NOTHING, change, number, retained
+
+
+def cost_rows(summary: RunSummary) -> Rows:
+    """List every number that was taken both before and after the cut."""
+    metric, model = summary.trajectory.metric, summary.model
+    rows = [[metric, number(summary.before), number(summary.after), retained(summary)]]
+    ends = [summary.interval(which) for which in ("dense", "pruned")]
+    if any(ends):
+        cells = [f"{number(e[0])} to {number(e[1])}" if e else NOTHING for e in ends]
+        rows.append([f"{metric}, 95% interval", *cells, ""])
+    dense, pruned = (summary.evaluation.get(which) or {} for which in ("dense", "pruned"))
+    for name in dense | pruned:
+        if name != metric:
+            rows.append([str(name), *(number(values.get(name)) for values in (dense, pruned)), ""])
+    for label, key in (
+        ("parameters", "parameters"),
+        ("KV cache bytes per token", "kv_bytes_per_token"),
+    ):
+        before, after = model.get(f"{key}_before"), model.get(f"{key}_after")
+        if before is not None and after is not None:
+            rows.append([label, f"{before:,}", f"{after:,}", change(before, after)])
+    for timing in summary.speed:
+        label = f"ms, {timing.setting} at batch {timing.batch} x {timing.length}"
+        cells = [f"{timing.ms_before:.2f}", f"{timing.ms_after:.2f}", f"{timing.speedup:.2f}x"]
+        rows.append([label, *cells])
+    return Rows(("", "before", "after", "change"), rows, words=("", "change"))
+
+
+def data_rows(data: Any) -> Rows:
+    """List the data sets with whatever is known of each; values may be mappings or plain."""
+    if not isinstance(data, Mapping):
+        return Rows(("data",), [[str(data)]], words=("data",))
+    named = {
+        str(role): value if isinstance(value, Mapping) else {"fingerprint": value}
+        for role, value in data.items()
+    }
+    keys = list(dict.fromkeys(str(key) for value in named.values() for key in value))
+    rows = [
+        [role, *(str(value.get(key, NOTHING)) for key in keys)] for role, value in named.items()
+    ]
+    return Rows(("data", *keys), rows, words=("data", *keys))
+
+
+def facts_of(summary: RunSummary) -> list[tuple[str, str]]:
+    """Return (name, value) of what else identifies the run; what is unknown is left out."""
+    model, plan, run = summary.model, summary.plan, summary.run
+    facts: dict[str, Any] = {
+        "model": model.get("name"),
+        "model type": model.get("model_type"),
+        "criterion": summary.scores.criterion,
+        "action": plan.action,
+        "shared key/value heads": plan.gqa,
+        **{key: plan.provenance.get(key) for key in ("strategy", "revision")},
+        **{key: run.get(key) for key in ("seed", "date", "machine")},
+        "curve evaluated on": run.get("evaluated_on"),
+        "seconds": number(run.get("seconds")) if run.get("seconds") is not None else None,
+    }
+    versions = run.get("versions") or {}
+    if isinstance(versions, Mapping):
+        facts["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
+    else:
+        facts["versions"] = versions
+    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]

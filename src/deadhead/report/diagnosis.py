@@ -1,0 +1,34 @@
+"""A diagnosis as tables and advice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deadhead.criteria import Diagnosis
+from deadhead.report.tables import Rows, rich_table
+
+
+def diagnosis_table(found: Diagnosis) -> list[Any]:
+    """Return what to print: gradient norms per block and projection, then what to do."""
+    columns = ("block", "projection", "smallest", "median", "largest", "zero heads")
+    rows = [
+        [
+            str(row.block),
+            row.projection,
+            *(f"{x:.2e}" for x in (row.smallest, row.median, row.largest)),
+            str(row.zero),
+        ]
+        for row in found.rows
+    ]
+    title = (
+        f"norms of the gradient of {found.loss} on head weights"
+        f" ({found.samples} samples, {found.dtype})"
+    )
+    shown = found.not_finite[:8]
+    more = len(found.not_finite) - len(shown)
+    return [
+        rich_table(Rows(columns, rows, words=("projection",)), title=title),
+        *(f"not finite: {line}" for line in shown),
+        *([f"not finite: and {more} more places"] if more > 0 else []),
+        *(f"advice: {line}" for line in found.advice),
+    ]

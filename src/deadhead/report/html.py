@@ -1,0 +1,113 @@
+"""The report of a run: one HTML file that needs nothing else, and its figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from deadhead.errors import MissingDependencyError
+from deadhead.report.atomic import replacing
+from deadhead.report.contents import cost_rows, data_rows, facts_of
+from deadhead.report.figures import curve_figure, head_map_figure, save_figure
+from deadhead.report.summary import RunSummary
+from deadhead.report.tables import grid_text, speed_rows, step_rows, summary_rows
+from deadhead.report.wording import NOTHING, caveats, change, deed, number, outcome, retained
+
+
+def write_report(summary: RunSummary, folder: Path | str) -> Path:
+    """Write `report.html` and `figures/{curve,head_map}.{png,svg}` into `folder`.
+
+    The page holds its figures and styles itself: no script, no network, light and dark, and made
+    to be printed. Without matplotlib it is written with the head map as text, and says so. Each
+    file appears complete or not at all.
+
+    Returns the path of the page.
+    """
+    folder = Path(folder)
+    try:
+        figures = _write_figures(summary, folder / "figures")
+    except MissingDependencyError:
+        figures = {}
+    with replacing(folder / "report.html") as temporary:
+        temporary.write_text(render(summary, figures), encoding="utf-8")
+    return folder / "report.html"
+
+
+def render(summary: RunSummary, figures: Mapping[str, str]) -> str:
+    """Return the page; `figures` holds SVG source for `curve` and `head_map`, or is empty."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    source = (
+        resources.files("deadhead.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(source).render(
+        title=summary.title,
+        outcome=outcome(summary),
+        caveats=caveats(summary),
+        tiles=_tiles(summary),
+        # matplotlib has escaped the text in its SVG, and draws it as outlines
+        figures={name: Markup(_inline(svg, name)) for name, svg in figures.items()},
+        grid=grid_text(summary.plan.mask),
+        criterion=summary.scores.criterion,
+        costs=cost_rows(summary),
+        speed=speed_rows(summary.speed),
+        readings=summary_rows({summary.title: summary.trajectory}),
+        steps=step_rows(summary.trajectory, full=True),
+        data=data_rows(summary.run.get("data") or {}),
+        command=str(summary.run.get("command") or ""),
+        facts=facts_of(summary),
+    )
+
+
+def _write_figures(summary: RunSummary, folder: Path) -> dict[str, str]:
+    figures = {
+        "curve": curve_figure(
+            {summary.scores.criterion: summary.trajectory},
+            random=summary.random,
+            chance=summary.evaluation.get("chance"),
+            chosen=(summary.plan.mask.sparsity, summary.after),
+        ),
+        "head_map": head_map_figure(summary.scores, summary.plan.mask),
+    }
+    written = {name: save_figure(figure, folder, name) for name, figure in figures.items()}
+    return {name: paths[-1].read_text(encoding="utf-8") for name, paths in written.items()}
+
+
+def _inline(svg: str, name: str) -> str:
+    """Fit an SVG file into HTML: no prolog, comments or namespaces, and ids of its own."""
+    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href=", "href=")
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    return svg.replace("<svg ", '<svg aria-hidden="true" ', 1)
+
+
+def _tiles(summary: RunSummary) -> list[tuple[str, str, str]]:
+    """Return (name, value, note) of the numbers on top."""
+    mask, metric, model = summary.plan.mask, summary.trajectory.metric, summary.model
+    notes = deed(summary).partition(" heads ")[2]
+    tiles = [
+        ("heads", f"{mask.n_heads} → {mask.n_kept}", notes),
+        (metric, f"{number(summary.before)} → {number(summary.after)}", retained(summary)),
+    ]
+    before, after = model.get("parameters_before"), model.get("parameters_after")
+    if before and after is not None:
+        tiles.append(("parameters", f"{size(before)} → {size(after)}", change(before, after)))
+    if summary.speed:
+        row = summary.speed[0]
+        note = f"{row.setting}, batch {row.batch} x {row.length}; ceiling {row.ceiling:.2f}x"
+        tiles.append(("speed", f"{row.speedup:.2f}x", note))
+    return [(name, value, "" if note == NOTHING else note) for name, value, note in tiles]
+
+
+def size(count: int) -> str:
+    """Print a number of parameters: `22.7M`."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.1f}{name}"
+    return str(count)

@@ -1,0 +1,33 @@
+"""What a model is judged on and calibrated with.
+
+A task is data of one kind with a metric; `open_task` makes the three disjoint ones of a run.
+"""
+
+from deadhead.tasks.batching import Batch
+from deadhead.tasks.classification import ClassificationTask
+from deadhead.tasks.data import Columns, Rows
+from deadhead.tasks.evaluation import Evaluation
+from deadhead.tasks.examples import Examples
+from deadhead.tasks.minimal_pairs import MinimalPairsTask
+from deadhead.tasks.opening import TaskSet, infer_kind, open_task
+from deadhead.tasks.perplexity import PerplexityTask
+from deadhead.tasks.task import KINDS, BatchedTask, Task, register_task, task_kind
+
+__all__ = [
+    "KINDS",
+    "Batch",
+    "BatchedTask",
+    "ClassificationTask",
+    "Columns",
+    "Evaluation",
+    "Examples",
+    "MinimalPairsTask",
+    "PerplexityTask",
+    "Rows",
+    "Task",
+    "TaskSet",
+    "infer_kind",
+    "open_task",
+    "register_task",
+    "task_kind",
+]

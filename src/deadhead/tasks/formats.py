@@ -1,0 +1,184 @@
+"""File formats: from the bytes of a file to a table, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Set
+
+import pandas as pd
+
+from deadhead.errors import FileFormatError
+
+Reader = Callable[[bytes, str, Set[str]], pd.DataFrame]
+
+# columns of a table without a header, by their number
+_USUAL_COLUMNS = {
+    1: ["text"],
+    2: ["sentence", "label"],
+    3: ["sentence1", "sentence2", "label"],
+}
+
+
+def decode(content: bytes, path: str) -> str:
+    """Decode UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        FileFormatError: the file is binary or in another encoding.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileFormatError(
+            f"{path!r} is not UTF-8 text (byte {content[error.start]:#04x} at {error.start});"
+            " give a text file, or convert it to UTF-8"
+        ) from error
+    if "\0" in text:
+        raise FileFormatError(f"{path!r} is binary, not text; give a text file")
+    return text
+
+
+def lines_of(text: str) -> list[str]:
+    """Split at line ends only: texts may hold other separators that `splitlines` would cut at."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def name_columns(records: list[list[str]], path: str, labels: Set[str]) -> pd.DataFrame:
+    """Make a table of records, of which the first may be a header.
+
+    It is data, not a header, if one of its fields is a whole number, or its last field is one of
+    the model's labels or the last field of another record as well. Then the columns are `text`,
+    `sentence, label` or `sentence1, sentence2, label`; a label that is only in front is found too.
+
+    Raises:
+        FileFormatError: there is no header and not 1 to 3 columns, or a header repeats a name.
+    """
+    first, n = records[0], len(records[0])
+    is_number = [_is_whole(field) for field in first]
+    known = n > 1 and (first[-1] in labels or any(r[-1] == first[-1] for r in records[1:]))
+    if not any(is_number) and not known and (n > 1 or _is_name(first[0])):
+        if len(set(first)) < n:
+            raise FileFormatError(f"{path!r} has a header with a name twice; rename one")
+        return pd.DataFrame(records[1:], columns=first, dtype=object)
+    if n not in _USUAL_COLUMNS:
+        raise FileFormatError(f"{path!r} has {n} columns and no header; add a line that names them")
+    names = _USUAL_COLUMNS[n]
+    if is_number[0] and not is_number[-1] and n > 1:
+        names = names[-1:] + names[:-1]
+    return pd.DataFrame(records, columns=names, dtype=object)
+
+
+def read_tsv(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
+    """Read tab-separated fields; quotes are plain text."""
+    records = [line.split("\t") for line in lines_of(decode(content, path))]
+    for number, record in enumerate(records, 1):
+        if len(record) != len(records[0]):
+            raise FileFormatError(_field_count(path, number, len(record), len(records[0])))
+    return name_columns(records, path, labels)
+
+
+def read_csv(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
+    """Read comma-separated fields; quotes as RFC 4180 has them."""
+    reader = csv.reader(io.StringIO(decode(content, path), newline=""), strict=True)
+    records: list[list[str]] = []
+    try:
+        for record in reader:
+            if not record:
+                continue
+            records.append(record)
+            if len(record) != len(records[0]):
+                raise FileFormatError(
+                    _field_count(path, reader.line_num, len(record), len(records[0]))
+                )
+    except csv.Error as error:
+        raise FileFormatError(f"line {reader.line_num} of {path!r} is not CSV: {error}") from error
+    return name_columns(records, path, labels)
+
+
+def read_jsonl(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
+    """Read one JSON object a line."""
+    records = []
+    for number, line in enumerate(lines_of(decode(content, path)), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", "too deep")
+            raise FileFormatError(f"line {number} of {path!r} is not JSON: {reason}") from error
+        if not isinstance(record, dict):
+            raise FileFormatError(f"line {number} of {path!r} is not a JSON object; write {{...}}")
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def read_json(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
+    """Read a list of objects, an object of columns, or either under the key `data`."""
+    try:
+        found = json.loads(decode(content, path))
+    except json.JSONDecodeError as error:
+        hint = "; for one object a line the ending is .jsonl" if error.msg == "Extra data" else ""
+        raise FileFormatError(
+            f"line {error.lineno} of {path!r} is not JSON: {error.msg}{hint}"
+        ) from error
+    except RecursionError as error:
+        raise FileFormatError(f"{path!r} is not a table: it is nested too deep") from error
+    if isinstance(found, dict) and "data" in found:
+        found = found["data"]
+    if isinstance(found, list) and all(isinstance(row, dict) for row in found):
+        return pd.DataFrame(found)
+    columns = list(found.values()) if isinstance(found, dict) else []
+    if all(isinstance(c, list) for c in columns) and len({len(c) for c in columns}) == 1:
+        return pd.DataFrame(found)
+    raise FileFormatError(
+        f"{path!r} is not a table; write a list of objects, or an object of equally long lists"
+    )
+
+
+def read_parquet(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
+    """Read a Parquet table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if content[:4] != b"PAR1" or content[-4:] != b"PAR1":
+        raise FileFormatError(f"{path!r} is not Parquet: its magic bytes are missing")
+    try:
+        return pq.read_table(pa.BufferReader(content)).to_pandas()
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise FileFormatError(f"{path!r} is damaged Parquet: {reason}") from error
+
+
+def read_txt(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
+    """Read one text a line, without the blank ones."""
+    lines = [line for line in lines_of(decode(content, path)) if line.strip()]
+    return pd.DataFrame({"text": lines}, dtype=object)
+
+
+READERS: dict[str, Reader] = {
+    ".tsv": read_tsv,
+    ".csv": read_csv,
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".parquet": read_parquet,
+    ".txt": read_txt,
+}
+
+
+def _field_count(path: str, number: int, found: int, expected: int) -> str:
+    return (
+        f"line {number} of {path!r} has {found} field{'s' * (found != 1)}, line 1 has {expected};"
+        " correct it or remove it"
+    )
+
+
+def _is_whole(field: str) -> bool:
+    return field.strip().removeprefix("-").isdecimal()
+
+
+def _is_name(field: str) -> bool:
+    return field.strip().isidentifier() and field in ("text", "sentence", "content", "review")

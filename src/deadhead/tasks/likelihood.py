@@ -1,0 +1,86 @@
+"""Token sequences under a causal language model: ids with a start, and their log-likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from deadhead.errors import DataError
+from deadhead.tasks.batching import evaluating
+from deadhead.tasks.task import Packed
+
+# logits upcast and reduced at once, in numbers; bounds the memory beside the logits themselves
+_REDUCED_AT_ONCE = 2**25
+
+
+def token_ids(tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenise texts without any special tokens."""
+    encoded = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        truncation=False,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    return encoded["input_ids"]
+
+
+def start_ids(tokenizer) -> list[int]:
+    """Return the token every sequence starts with, if the tokenizer has one.
+
+    With it the first token of a text is predicted too. Whether the tokenizer would have added it
+    by itself makes no difference; nothing is added at the end.
+    """
+    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+
+
+def refuse_other_models(config, kind: str) -> None:
+    """Refuse a config of a model that is not a causal language model.
+
+    Raises:
+        DataError: the config names an architecture with another head.
+    """
+    others = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")
+    for architecture in getattr(config, "architectures", None) or ():
+        if architecture.endswith(others):
+            raise DataError(
+                f"task kind {kind!r} does not fit {architecture!r}: it needs a causal language"
+                " model; use kind 'classification' or a ...ForCausalLM model"
+            )
+
+
+def sequence_losses(model: nn.Module, packed: Sequence[Packed], n: int) -> torch.Tensor:
+    """Sum the negative log-likelihood of each sequence's tokens, given those before.
+
+    Shape: (sequences,), float64, on the CPU, in the order of the sequences before packing.
+    Unit: nats.
+    Cost: one forward pass per batch; one batch's logits in memory at a time.
+    """
+    losses = torch.zeros(n, dtype=torch.float64)
+    found = []
+    with evaluating(model) as logits:
+        for p in packed:
+            found.append(_row_losses(logits(p.batch), p.batch["labels"]))
+        for p, values in zip(packed, found, strict=True):
+            losses[torch.from_numpy(p.rows)] = values.cpu()
+    return losses
+
+
+def _row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    labels = labels.to(logits.device)
+    batch, tokens, vocabulary = logits.shape
+    # the logits at a token predict the next one; the last predicts nothing
+    targets = torch.full_like(labels, -100)
+    targets[:, :-1] = labels[:, 1:]
+    flat, targets = logits.reshape(-1, vocabulary), targets.reshape(-1)
+    at_once = max(1, _REDUCED_AT_ONCE // vocabulary)
+    parts = []
+    for scores, ids in zip(flat.split(at_once), targets.split(at_once), strict=True):
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        picked = scores.gather(1, ids.clamp(min=0)[:, None])[:, 0]
+        # masked_fill, not a product: padding may hold infinities
+        parts.append((scores.logsumexp(1) - picked).masked_fill(ids == -100, 0.0))
+    # summed in float64: a window has up to thousands of terms
+    return torch.cat(parts).view(batch, tokens).double().sum(1)

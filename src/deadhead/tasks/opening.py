@@ -1,0 +1,147 @@
+"""Open the three data sets of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deadhead.errors import DataError
+from deadhead.tasks.classification import LABEL_COLUMNS
+from deadhead.tasks.data import PAIR_COLUMNS, Columns, Rows
+from deadhead.tasks.overlap import keep_disjoint
+from deadhead.tasks.splits import ROLES, find_splits
+from deadhead.tasks.task import Task, task_kind
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Three disjoint sets of one kind: to score on, to stop by, and to report once.
+
+    Attributes:
+        calibration: what criteria score on and repairs fit.
+        selection: what decides when to stop; None where the data has no such split.
+        test: what is reported.
+        notes: how the rows were divided, and what was dropped for it.
+    """
+
+    calibration: Task
+    selection: Task | None
+    test: Task
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Say what came from where, a line per set."""
+        lines = [f"{self.test.kind}, judged by {self.test.metric}"]
+        for role in ROLES:
+            task = getattr(self, role)
+            lines.append(
+                f"  {role}: none"
+                if task is None
+                else f"  {role}: {task.size} examples of {task.name},"
+                f" fingerprint {task.fingerprint}"
+            )
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def __str__(self) -> str:
+        return self.describe()
+
+
+def open_task(
+    spec: str | Path | None,
+    tokenizer,
+    *,
+    config,
+    kind: str | None = None,
+    calibration: str | Path | None = None,
+    selection: str | Path | None = None,
+    test: str | Path | None = None,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    calibration_size: int | None = 512,
+    selection_size: int | None = None,
+    test_size: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    max_length: int | None = None,
+    allow_overlap: bool = False,
+) -> TaskSet:
+    """Open the calibration, selection and test sets of a run.
+
+    `spec`, and each of the three sets, is one of
+
+    - `bundled:sentiment`, `bundled:agreement`, `bundled:text`: made on the spot, offline;
+    - a file (.tsv, .csv, .jsonl, .json, .parquet, .txt) or `FILE[0:800]`, its rows 0 to 799;
+    - a folder with files named train, dev and test (or calibration, validation, selection);
+    - a folder of other files, whose rows are put below each other, `FOLDER[0:800]` of each;
+    - a folder that `datasets` saved, or the id of a data set on the hub, `ID:CONFIG`.
+
+    Without splits, the first 80% of the rows of each file calibrate and the last 20% test. The
+    three sets are then made disjoint (see `overlap.keep_disjoint`: a few shared texts are dropped,
+    more are refused), and only then sampled.
+
+    Args:
+        spec: the data; None if calibration and test are both given.
+        tokenizer: the model's.
+        config: the model's.
+        kind: `classification`, `minimal_pairs` or `perplexity`; None reads it off the columns.
+        calibration: wins over what `spec` has.
+        selection: wins over what `spec` has.
+        test: wins over what `spec` has.
+        text_column: name of the text; None looks for `sentence`, `text`, ...
+        text_pair_column: name of the second text.
+        label_column: name of the label; None looks for `label`, `labels`, ...
+        calibration_size: examples drawn at random without replacement, evenly over the paradigms;
+            None is all of them, and so is more than there are.
+        selection_size: likewise.
+        test_size: likewise.
+        seed: of the sampling, and of bundled data.
+        batch_size: sequences per batch at most.
+        max_tokens: tokens per batch at most, padding included.
+        max_length: tokens per sequence at most; None is what the model and tokenizer take.
+        allow_overlap: keep examples that two sets share.
+
+    Raises:
+        DataError: the data cannot be read, does not fit the model or the kind, or overlaps.
+        UnknownNameError: a kind, column or bundled set that does not exist.
+    """
+    sizes = {"calibration": calibration_size, "selection": selection_size, "test": test_size}
+    explicit = {"calibration": calibration, "selection": selection, "test": test}
+    for role, size in sizes.items():
+        if size is not None and size < 1:
+            raise DataError(f"{role}_size {size!r} leaves no examples; give 1 or more, or None")
+    if kind is not None:
+        task_kind(kind)  # before any data is read
+    columns = Columns(text_column, text_pair_column, label_column)
+    labels = {str(name) for name in config.label2id or ()}
+    found, notes = find_splits(spec, explicit, sizes=sizes, seed=seed, labels=labels)
+    chosen = task_kind(kind or infer_kind(found["test"], columns))
+    examples, dropped = keep_disjoint(
+        {role: chosen.read(rows, columns) for role, rows in found.items()},
+        allow_overlap=allow_overlap,
+    )
+    tasks: dict[str, Task] = {}
+    for number, role in enumerate(ROLES):
+        if role in examples:
+            drawn = examples[role].sample(sizes[role], seed=(seed, number))
+            of = "" if len(drawn) == len(examples[role]) else f"the {len(examples[role])} in "
+            tasks[role] = chosen(
+                drawn,
+                tokenizer,
+                config=config,
+                name=f"{of}{found[role].source}",
+                batch_size=batch_size,
+                max_tokens=max_tokens,
+                max_length=max_length,
+            )
+    return TaskSet(tasks["calibration"], tasks.get("selection"), tasks["test"], (*notes, *dropped))
+
+
+def infer_kind(rows: Rows, columns: Columns) -> str:
+    """Read the kind of task off the columns."""
+    if PAIR_COLUMNS.issubset(rows.columns):
+        return "minimal_pairs"
+    if columns.label is not None or rows.first_column(LABEL_COLUMNS) is not None:
+        return "classification"
+    return "perplexity"

@@ -1,0 +1,108 @@
+"""Perplexity of a language model on text."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from torch import nn
+
+from deadhead.errors import DataError
+from deadhead.tasks.batching import TokenSequence
+from deadhead.tasks.classification import TEXT_COLUMNS
+from deadhead.tasks.data import Columns, Rows
+from deadhead.tasks.evaluation import Evaluation
+from deadhead.tasks.examples import Examples
+from deadhead.tasks.likelihood import (
+    refuse_other_models,
+    sequence_losses,
+    start_ids,
+    token_ids,
+)
+from deadhead.tasks.task import BatchedTask, register_task
+
+# window of a model and tokenizer that know no length
+_USUAL_LENGTH = 1024
+
+
+@register_task("perplexity")
+class PerplexityTask(BatchedTask):
+    """Judge a causal language model by the perplexity per token of texts.
+
+    A text is cut into windows of `max_length` tokens that do not overlap. Each window starts with
+    the beginning-of-sequence token where the tokenizer has one (then every token of the text is
+    predicted), and knows nothing of the windows before it. An example is a text, not a window.
+
+    Perplexities compare between models of one tokenizer and one `max_length` only.
+    """
+
+    metric = "perplexity"
+    greater_is_better = False
+
+    def __init__(self, examples: Examples, tokenizer, *, config, **limits) -> None:
+        super().__init__(examples, tokenizer, config=config, **limits)
+        refuse_other_models(config, self.kind)
+
+    @classmethod
+    def read(cls, rows: Rows, columns: Columns) -> Examples:
+        """Find the texts in rows of a table; blank ones are left out."""
+        column = columns.text or rows.first_column(TEXT_COLUMNS)
+        if column is None and len(rows.columns) == 1:
+            column = rows.columns[0]
+        if column is None:
+            raise DataError(
+                f"task kind 'perplexity' does not fit {rows.source!r}: no text among its columns"
+                f" {', '.join(rows.columns)}; name it with text_column"
+            )
+        texts = rows.texts(column)
+        kept = [row for row, text in enumerate(texts) if text.strip()]
+        if not kept:
+            raise DataError(f"all {len(rows)} texts of {rows.source!r} are blank; give some text")
+        origins = [rows.origins[row] for row in kept]
+        return Examples([(texts[row],) for row in kept], origins=origins)
+
+    def tokenise(self) -> list[TokenSequence]:
+        """Tokenise the texts and cut them into windows.
+
+        Raises:
+            DataError: a text has no token to predict.
+        """
+        start = start_ids(self.tokenizer)
+        room = (self.max_length or _USUAL_LENGTH) - len(start)
+        windows, owners = [], []
+        for text, ids in enumerate(token_ids(self.tokenizer, [t for (t,) in self.examples.texts])):
+            if len(start) + len(ids) < 2:
+                raise DataError(
+                    f"text {text} of {self.name!r} has no token to predict; remove it:"
+                    f" {self.examples.texts[text][0]!r}"
+                )
+            for begin in range(0, len(ids), room):
+                window = start + ids[begin : begin + room]
+                if len(window) > 1:  # a lone last token without a start predicts nothing
+                    windows.append(TokenSequence(window))
+                    owners.append(text)
+        self._owners = np.array(owners)
+        predicted = [len(window.ids) - 1 for window in windows]
+        self._tokens = np.bincount(self._owners, predicted, minlength=self.size)
+        return windows
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Judge a causal language model on all texts; the model is left as found.
+
+        Unit: perplexity per predicted token, exp(total loss / total tokens); lower is better.
+            `per_example` holds each text's mean loss in nats, `weights` its predicted tokens.
+        Cost: one forward pass per batch.
+        """
+        packed = self.packed_for(model)
+        losses = sequence_losses(model, packed, len(self.sequences)).numpy()
+        per_text = np.bincount(self._owners, losses, minlength=self.size)
+        loss = float(per_text.sum() / self._tokens.sum())
+        value = math.exp(loss) if not loss > 700 else math.inf
+        return Evaluation(
+            self.metric,
+            value,
+            {self.metric: value, "loss": loss, "tokens": float(self._tokens.sum())},
+            per_text / self._tokens,
+            weights=self._tokens,
+            exponential=True,
+        )

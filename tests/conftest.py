@@ -1,0 +1,29 @@
+"""Shared set-up: no network, one thread (tiny models are slower on two), quiet libraries."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest
+import torch
+import transformers
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Real models and data, which are not part of the project."""
+    if not (SHARED / "models").is_dir():
+        pytest.skip("needs the folder shared/ with real models and data, next to the checkout")
+    return SHARED

@@ -1,0 +1,138 @@
+from dataclasses import replace
+
+import pytest
+
+from deadhead.report import caveats, outcome
+from deadhead.report.wording import change, number, signed
+from deadhead.types import HeadMask
+
+from .conftest import COUNTS, make_random, make_speed, make_trajectory
+
+
+def said(summary):
+    return "\n".join(caveats(summary))
+
+
+def test_outcome_has_the_cost_and_the_gain(full):
+    full = replace(full, plan=replace(full.plan, copies={}))
+    assert outcome(full) == (
+        "4 of 9 heads removed (44%): accuracy 0.900 → 0.700 (77.8% of dense), 8.0% fewer"
+        " parameters, 50% fewer KV cache bytes per token, 1.06x measured at batch 1 x 128"
+        " (forward, ceiling 1.07x)."
+    )
+
+
+def test_outcome_tells_duplicates_from_folded_heads(full):
+    assert "4 of 9 heads removed (44%), 1 of them folded into kept heads:" in outcome(full)
+    copies = replace(full.plan, mask=HeadMask.full(COUNTS))
+    assert "1 of 9 heads made copies of others, none removed" in outcome(replace(full, plan=copies))
+
+
+def test_outcome_of_a_model_that_was_not_judged(bare):
+    unknown = replace(bare, trajectory=make_trajectory(n_steps=0, dense=float("nan")))
+    said = "4 of 9 heads removed (44%): accuracy not evaluated, speed not measured."
+    assert outcome(unknown) == said
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"speedup": 0.9, "low": 0.88, "high": 0.92}, "slower than before"),
+        ({"speedup": 1.02, "low": 0.95, "high": 1.1}, "not distinguishable from 1x"),
+    ],
+)
+def test_outcome_does_not_call_noise_or_loss_a_speedup(full, changes, words):
+    assert words in outcome(replace(full, speed=[make_speed(**changes)]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"speedup": 0.9, "low": 0.88, "high": 0.92}, "Slower: forward at batch 1 x 128"),
+        ({"speedup": 1.02, "low": 0.95, "high": 1.1}, "No speedup shown"),
+        ({"speedup": 1.5, "low": 1.4, "high": 1.6}, "Above its ceiling"),
+    ],
+)
+def test_timings_that_disappoint_or_surprise_are_flagged(full, changes, words):
+    assert words in said(replace(full, speed=[make_speed(**changes)]))
+    assert words not in said(full)
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [(0.8, "Worse than random"), (0.72, "Below the random"), (0.68, "Not distinguishable")],
+)
+@pytest.mark.parametrize("greater_is_better", [True, False])
+def test_no_better_than_random_is_flagged(full, metric, words, greater_is_better):
+    if not greater_is_better:  # mirror the baseline around the curve's .7
+        metric = 1.4 - metric
+    run = replace(
+        full,
+        trajectory=make_trajectory(greater_is_better=greater_is_better),
+        random=make_random(metric),
+    )
+    assert words in said(run)
+
+
+def test_better_than_random_is_not_flagged(full):
+    assert "andom" not in said(full)
+    assert "3 draws" in said(replace(full, random=make_random(n_draws=3)))
+
+
+def test_guessing_is_flagged(full):
+    evaluation = {**full.evaluation, "pruned": {"accuracy": 0.5}}
+    assert "no better than guessing" in said(replace(full, evaluation=evaluation))
+
+
+def test_shared_data_is_flagged(full):
+    data = {"calibration": {"fingerprint": "a"}, "test": {"fingerprint": "a"}}
+    assert "Same data for calibration and test" in said(replace(full, run={"data": data}))
+    assert "Same data" not in said(full)
+
+
+def test_a_model_that_did_not_shrink_is_flagged(full):
+    model = {**full.model, "parameters_after": 1000, "kv_bytes_per_token_after": 512}
+    masked = replace(full, model=model, plan=replace(full.plan, action="mask"))
+    assert "masked heads are still computed" in said(masked)
+    assert "The KV cache is as large as before" in said(masked)
+
+
+def test_overlapping_intervals_are_flagged(full):
+    interval = {"dense": [0.6, 0.95], "pruned": [0.5, 0.75]}
+    wide = replace(full, evaluation={**full.evaluation, "interval": interval})
+    assert "intervals of accuracy overlap" in said(wide)
+    assert "Worse: accuracy" in said(full)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.8912, "0.891"),
+        (0.0042, "0.004"),
+        (23.456, "23.5"),
+        (12345.6, "12,345.6"),
+        (1e-5, "1.00e-05"),
+        (float("nan"), "—"),
+        (None, "—"),
+        (float("inf"), "∞"),
+        (0.0, "0.000"),
+    ],
+)
+def test_numbers_are_short(value, text):
+    assert number(value) == text
+
+
+def test_change_of_size():
+    sizes = [(100, 92), (100, 50), (100, 100), (100, 110), (0, 5), (100, None)]
+    said = [change(*pair) for pair in sizes]
+    assert said == ["8.0% fewer", "50% fewer", "the same", "10% more", "—", "—"]
+
+
+def test_differences_have_a_sign_and_no_negative_zero():
+    assert [signed(x) for x in (0.04, -0.04, -1e-9, -123.4)] == [
+        "+0.040",
+        "-0.040",
+        "+0.000",
+        "-123.4",
+    ]
+    assert signed(float("nan")) == "—"

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from deadhead.errors import DataError, FileFormatError, UnknownNameError
+from deadhead.tasks.data import read_file, split_slice
+
+
+def write(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+TABLE = [{"sentence": 'say "hi', "label": 1}, {"sentence": "bye, now", "label": 0}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.tsv", 'say "hi\t1\nbye, now\t0\n'),
+        ("x.tsv", 'sentence\tlabel\r\nsay "hi\t1\r\nbye, now\t0\r\n'),
+        ("x.csv", 'sentence,label\n"say ""hi",1\n"bye, now",0\n'),
+        ("x.csv", '"say ""hi",1\n"bye, now",0\n'),
+        ("x.jsonl", "\n".join(json.dumps(row) for row in TABLE)),
+        ("x.json", json.dumps(TABLE)),
+        ("x.json", json.dumps({"data": TABLE})),
+        ("x.json", json.dumps({"sentence": ['say "hi', "bye, now"], "label": [1, 0]})),
+        ("x.TSV", b'\xef\xbb\xbfsentence\tlabel\nsay "hi\t1\nbye, now\t0'),
+    ],
+)
+def test_every_format_gives_the_same_rows(tmp_path, name, content):
+    rows = read_file(write(tmp_path, name, content))
+    assert rows.texts("sentence") == ['say "hi', "bye, now"]
+    assert [int(v) for v in rows.values("label")] == [1, 0]
+
+
+def test_parquet_gives_the_same_rows(tmp_path):
+    pd.DataFrame(TABLE).to_parquet(tmp_path / "x.parquet")
+    rows = read_file(tmp_path / "x.parquet")
+    assert rows.texts("sentence") == ['say "hi', "bye, now"]
+    assert rows.values("label") == [1, 0]
+
+
+def test_text_files_are_lines_without_the_blank_ones(tmp_path):
+    rows = read_file(write(tmp_path, "x.txt", "one\u2028line\n\n  \ntwo\n"))
+    assert rows.texts("text") == ["one\u2028line", "two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        ("a b\tpos\nc\tneg\nd\tpos\n", ["sentence", "label"]),
+        ("a b\tpos\n", ["sentence", "label"]),  # pos is a label of the model
+        ("1\ta b\n0\tc\n", ["label", "sentence"]),
+        ("a\tb\t1\nc\td\t0\n", ["sentence1", "sentence2", "label"]),
+        ("only text here\nand here\n", ["text"]),
+        ("text\nand here\n", ["text"]),
+        ("review\tstars\na\t1\n", ["review", "stars"]),
+    ],
+)
+def test_a_header_is_told_from_data(tmp_path, content, columns):
+    assert read_file(write(tmp_path, "x.tsv", content), labels={"pos"}).columns == columns
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", '{"a": 1}\n{"a": \n', "line 2 of .* is not JSON: Expecting value"),
+        ("x.jsonl", '{"a": 1}\n[1]\n', "line 2 of .* is not a JSON object"),
+        ("x.jsonl", '{"a": ' * 100_000, "line 1 of .* is not JSON"),
+        ("x.json", '{"a": 1}\n{"a": 1}', "Extra data; for one object a line the ending is .jsonl"),
+        ("x.json", '{"a": [1], "b": []}', "is not a table; write a list of objects"),
+        ("x.json", "3", "is not a table"),
+        ("x.parquet", b"not parquet", "is not Parquet: its magic bytes are missing"),
+        ("x.parquet", b"PAR1" + b"x" * 50 + b"PAR1", "is damaged Parquet"),
+        ("x.txt", b"\x89PNG\r\n", "is not UTF-8 text .byte 0x89 at 0."),
+        ("x.txt", b"a\0b", "is binary, not text"),
+        ("x.tsv", "a\t1\nb\n", "line 2 of .* has 1 field, line 1 has 2"),
+        ("x.csv", "a,1\n\nb,c,0\n", "line 3 of .* has 3 fields, line 1 has 2"),
+        ("x.csv", 'a,1\n"b,0\n', "line 2 of .* is not CSV"),
+        ("x.tsv", "a\tb\tc\t1\n", "has 4 columns and no header"),
+        ("x.tsv", "a\ta\nb\tc\n", "a header with a name twice"),
+    ],
+)
+def test_files_that_are_not_what_they_say_are_refused(tmp_path, name, content, message):
+    with pytest.raises(FileFormatError, match=message) as caught:
+        read_file(write(tmp_path, name, content))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.tsv", "", "has no rows"),
+        ("x.txt", "\n \n", "has no rows"),
+        ("x.csv", "sentence,label\n", "has no rows"),
+        ("x.json", "[]", "has no rows"),
+        ("x.xlsx", "x", "its ending is none of .csv, .json"),
+    ],
+)
+def test_empty_or_unknown_files_are_refused(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message):
+        read_file(write(tmp_path, name, content))
+
+
+def test_unknown_columns_and_missing_cells_are_named(tmp_path):
+    rows = read_file(write(tmp_path, "x.jsonl", '{"a": "x", "n": 1}\n{"n": 2}\n'))
+    with pytest.raises(UnknownNameError, match=r"column 'aa' is not known; did you mean 'a'"):
+        rows.values("aa")
+    with pytest.raises(DataError, match=r"row 1 of .*x.jsonl' has no 'a'; 1 of 2 rows lack it"):
+        rows.values("a")
+    with pytest.raises(DataError, match=r"row 0 of .* has 1 as 'n', which is not text"):
+        rows.texts("n")
+
+
+def test_slices_are_split_from_paths(tmp_path):
+    assert split_slice("a.tsv[0:800]") == ("a.tsv", slice(0, 800))
+    assert split_slice("a.tsv[-5:]") == ("a.tsv", slice(-5, None))
+    assert split_slice("a.tsv") == ("a.tsv", None)
+    odd = write(tmp_path, "b[0:1]", "x")
+    assert split_slice(str(odd)) == (str(odd), None)
