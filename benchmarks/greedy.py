@@ -2,10 +2,10 @@
 
 The published procedure (Greedy-Gnorm, arXiv 2602.04491) makes one full forward and backward pass
 per layer, with gradients of all parameters, and reads one layer's Q, K, V gradients each time; then
-it measures accuracy one sample at a time. Its batches are what a plain loader gives: 32 sentences in
-the order of the data, padded to the longest of them; ours are sorted by length. Both sides run here
-on the same model, as many calibration as test sentences, in turns, and must agree on the scores of
-the batch reduction over the same batches.
+it measures accuracy one sample at a time. Its batches are what a plain loader gives: 32 sentences
+in the order of the data, padded to the longest of them; ours are sorted by length. Both sides run
+here on the same model, as many calibration as test sentences, in turns, and must agree on the
+scores of the batch reduction over the same batches.
 
 Takes about 10 minutes on 2 cores. Needs no argument; `--model FOLDER --task DATA` uses a real model
 and data instead of a random one of MiniLM's shape.

@@ -50,9 +50,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         word_embed_proj_dim=24,
     ),
     "bloom": lambda: hf.BloomConfig(**_SIZES, hidden_size=24, n_layer=3, n_head=6),
-    "gpt_neox": lambda: hf.GPTNeoXConfig(
-        **{k: v for k, v in _BERT.items()}, rotary_pct=0.5
-    ),
+    "gpt_neox": lambda: hf.GPTNeoXConfig(**_BERT, rotary_pct=0.5),
     "llama": lambda: hf.LlamaConfig(**_LLAMA, attention_bias=True),
     # transformers itself gives NaN where a padding query sees only padding in its window
     "mistral": lambda: hf.MistralConfig(**_LLAMA, sliding_window=8),

@@ -32,7 +32,7 @@ def test_dropping_returns_a_smaller_mask_and_leaves_the_first():
     assert smaller.dropped == (Head(0, 1), Head(2, 3))
     assert smaller.kept_in(0) == (0, 2)
     assert smaller <= MASK
-    assert not MASK <= smaller
+    assert not smaller >= MASK
     assert smaller.drop(Head(0, 1)) == smaller
 
 

@@ -12,7 +12,7 @@ that it specialises, so `except ValueError` goes on working.
     ├── ScoreError(ArithmeticError)         scores that are not finite, or cannot be computed
     ├── DataError(ValueError)               data that is empty, mislabelled or overlapping
     │   └── FileFormatError                 a file that is not what its ending says
-    ├── CheckpointError(OSError)            a checkpoint whose parts disagree, or a write that failed
+    ├── CheckpointError(OSError)            a checkpoint whose parts disagree, a failed write
     ├── OutputExistsError(FileExistsError)  an output folder that is not empty
     └── MissingDependencyError(ImportError) an optional package that is not installed
 """

@@ -77,12 +77,12 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     number, fn = module.__dict__[_BACKEND]
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     chunks = []
     for rows in _chunks(query.shape[0], query.shape[1] * query.shape[2] * key.shape[2]):
-        scores = (query[rows] @ key[rows].transpose(-1, -2)).mul_(scaling)
+        scores = (query[rows] @ key[rows].transpose(-1, -2)).mul_(scale)
         mask = None if attention_mask is None else _of(attention_mask, rows)
         if mask is not None:
             scores = scores.add_(mask)

@@ -47,6 +47,7 @@ class Recipe:
         criterion: name, perhaps with options: `gradient_norm:reduction=batch`.
         strategy: `one_shot` or `greedy`.
         heads: how many to drop: `int` counts, `float` in (0, 1] is a fraction of all.
+        cut: how many the plan cuts in the end, if fewer than the curve covers; None: all.
         per_step: heads (int) or fraction (float) that one move drops.
         inverse, scope, keep_at_least, gqa: see `Rules`.
         max_drop, patience: see `StopRules`.
@@ -58,6 +59,7 @@ class Recipe:
     criterion: str = "gradient_norm"
     strategy: str = "greedy"
     heads: int | float = 0.5
+    cut: int | float | None = None
     per_step: int | float = 1
     inverse: bool = False
     scope: str = "global"
@@ -144,6 +146,7 @@ def prune(
     origin = view.mask
     limit = droppable(view, origin, recipe.rules, recipe.heads)
     make_criterion(recipe.criterion, view)  # a wrong option is refused before any work
+    most = limit if recipe.cut is None else droppable(view, origin, recipe.rules, recipe.cut)
     stop = StopRules(limit, recipe.max_drop, recipe.patience)
     on, judge = _judge(tasks, recipe)
 
@@ -187,7 +190,11 @@ def prune(
         progress.on_step(steps[-1])
         begun = time.perf_counter()
     trajectory = Trajectory(steps[0], tuple(steps[1:]), judge.metric, better)
-    good = [s for s in steps[1:] if stop.acceptable(s, dense, greater_is_better=better)]
+    good = [
+        s
+        for s in steps[1:]
+        if len(s.mask.dropped) <= most and stop.acceptable(s, dense, greater_is_better=better)
+    ]
     plan = PruningPlan((good or steps[:1])[-1].mask, gqa=recipe.gqa)
     return Pruning(trajectory, first[0], plan, on)
 

@@ -21,7 +21,7 @@ class Head(NamedTuple):
     """One attention head: the block it is in and its original index there. Prints as `3.7`."""
 
     block: int
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.index
 
     def __str__(self) -> str:
         return f"{self.block}.{self.index}"

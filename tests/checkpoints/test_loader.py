@@ -9,12 +9,12 @@ import sys
 
 import pytest
 import torch
-from masks import random_mask
-from models import AUTO, DECODERS, MODEL_TYPES, batch, kinds_of, make, outputs
 from safetensors.torch import load_file, save_file
 
 from deadhead import HeadModel, PruningPlan, remove_
 from deadhead.errors import CheckpointError
+from masks import random_mask
+from models import AUTO, DECODERS, MODEL_TYPES, batch, kinds_of, make, outputs
 
 FRESH = """
 import sys, pathlib, torch

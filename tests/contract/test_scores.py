@@ -7,12 +7,12 @@ import functools
 import numpy as np
 import pytest
 import torch
-from masks import random_mask
-from models import BACKENDS, DECODERS, MODEL_TYPES, batch, make
 
 from deadhead import Head, HeadModel, PruningPlan, masked, remove_, score, score_all
 from deadhead.criteria import criterion_names
 from deadhead.criteria.base import criterion_class
+from masks import random_mask
+from models import BACKENDS, DECODERS, MODEL_TYPES, batch, make
 
 CRITERIA = [*criterion_names(), "attention_entropy:normalized=true"]
 WITH_DATA = [c for c in CRITERIA if criterion_class(c.split(":")[0]).needs]

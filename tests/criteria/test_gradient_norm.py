@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models import MODEL_TYPES, batch, make
 
 from deadhead import Head, HeadModel, score, score_all
 from deadhead.criteria.base import Projected
 from deadhead.criteria.gradient_norm import weight_gradient_norms
 from deadhead.errors import DataError, ScoreError, UnknownNameError
+from models import MODEL_TYPES, batch, make
 
 
 def brute_force(model, inputs, *, summed):

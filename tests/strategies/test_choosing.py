@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from masks import random_mask
-from models import make
 
 from deadhead import Head, HeadMask, HeadModel, HeadScores, PruningPlan, remove_
 from deadhead.errors import BudgetError, UnknownNameError
 from deadhead.strategies import Rules, droppable, reachable, strategy_named, strategy_names, units
 from deadhead.types import count_heads
+from masks import random_mask
+from models import make
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_lowest_score_goes_first_and_inverse_turns_it_round(bert, name):
     assert inverse[0].scores == (scores[ranked[-1]],)
 
 
-@pytest.mark.parametrize("inverse", (False, True))
+@pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("name", strategy_names())
 def test_ties_go_to_the_lower_block_then_the_lower_index(bert, name, inverse):
     ties = scores_of(np.zeros((3, 6)))
@@ -83,8 +83,8 @@ def test_minus_infinity_goes_first_and_what_was_not_scored_stays(bert):
     assert len(found) == 17
 
 
-@pytest.mark.parametrize("per_step", (1, 2, 5, 18))
-@pytest.mark.parametrize("scope", ("global", "per_block"))
+@pytest.mark.parametrize("per_step", [1, 2, 5, 18])
+@pytest.mark.parametrize("scope", ["global", "per_block"])
 @pytest.mark.parametrize("name", strategy_names())
 def test_masks_only_shrink_and_never_beyond_the_limit(bert, name, scope, per_step):
     for limit in (0, 1, 7, 18):
@@ -99,7 +99,7 @@ def test_masks_only_shrink_and_never_beyond_the_limit(bert, name, scope, per_ste
         assert len(before.dropped) == limit
 
 
-@pytest.mark.parametrize("per_step", (1, 2, 3, 7))
+@pytest.mark.parametrize("per_step", [1, 2, 3, 7])
 @pytest.mark.parametrize("name", strategy_names())
 def test_per_block_takes_the_same_number_from_every_block(bert, name, per_step):
     uneven = scores_of([range(6), range(100, 106), range(200, 206)])  # block 0 is the lowest
@@ -109,7 +109,7 @@ def test_per_block_takes_the_same_number_from_every_block(bert, name, per_step):
         assert [row.count(False) for row in found[-1].mask.kept] == [each] * 3
 
 
-@pytest.mark.parametrize("gqa", ("whole_groups", "equalise"))
+@pytest.mark.parametrize("gqa", ["whole_groups", "equalise"])
 def test_per_block_takes_the_same_number_of_shared_heads_too(llama, gqa):
     rules = Rules(scope="per_block", gqa=gqa)
     limit = reachable(llama, llama.mask, rules, 0.5)
@@ -118,8 +118,8 @@ def test_per_block_takes_the_same_number_of_shared_heads_too(llama, gqa):
     assert len(found[-1].mask.dropped) == limit > 0
 
 
-@pytest.mark.parametrize("keep", (1, 3, 6))
-@pytest.mark.parametrize("scope", ("global", "per_block"))
+@pytest.mark.parametrize("keep", [1, 3, 6])
+@pytest.mark.parametrize("scope", ["global", "per_block"])
 @pytest.mark.parametrize("name", strategy_names())
 def test_every_block_keeps_what_it_has_to(bert, name, scope, keep):
     rules = Rules(scope=scope, keep_at_least=keep)
@@ -187,7 +187,7 @@ def test_shared_heads_go_in_the_units_of_their_policy(llama):
     assert all(len(u) == 1 for u in units(llama, scores, llama.mask, Rules(gqa="ungroup")))
 
 
-@pytest.mark.parametrize("inverse", (False, True))
+@pytest.mark.parametrize("inverse", [False, True])
 def test_equalise_takes_the_lowest_of_every_group_together(llama, inverse):
     scores, sign = drawn(llama), -1 if inverse else 1
     for unit in units(llama, scores, llama.mask, Rules(gqa="equalise", inverse=inverse))[:3]:
@@ -202,7 +202,7 @@ def test_equalise_takes_the_lowest_of_every_group_together(llama, inverse):
             assert sign * scores[head] == min(sign * scores[h] for h in later)
 
 
-@pytest.mark.parametrize("gqa", ("whole_groups", "equalise", "ungroup"))
+@pytest.mark.parametrize("gqa", ["whole_groups", "equalise", "ungroup"])
 @pytest.mark.parametrize("name", strategy_names())
 def test_every_mask_on_the_way_can_be_removed(llama, name, gqa):
     for move in moves(llama, drawn(llama), name=name, rules=Rules(gqa=gqa)):
@@ -239,7 +239,7 @@ def test_how_often_a_strategy_scores(bert, name):
     assert calls == (starts if name == "greedy" else [bert.mask])
 
 
-@pytest.mark.parametrize("scope", ("global", "per_block"))
+@pytest.mark.parametrize("scope", ["global", "per_block"])
 @pytest.mark.parametrize("name", strategy_names())
 def test_going_on_from_a_mask_gives_the_same_order(bert, name, scope):
     rules = Rules(scope=scope)

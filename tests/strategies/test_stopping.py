@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from models import make
 
 from deadhead import HeadModel, prune
 from deadhead.errors import BudgetError, UnknownNameError
 from deadhead.pruning import Recipe
 from deadhead.strategies import StopRules
 from deadhead.tasks import Evaluation, TaskSet
+from models import make
 
 
 class Planted:
@@ -56,7 +56,7 @@ def run(curve, *, selection=True, better=True, **recipe):
 BUMPY = [0.90, 0.89, 0.60, 0.90, 0.50, 0.50, 0.88, 0.40, 0.30]
 
 
-@pytest.mark.parametrize("strategy", ("greedy", "one_shot"))
+@pytest.mark.parametrize("strategy", ["greedy", "one_shot"])
 def test_without_max_drop_it_goes_to_the_limit_and_plans_the_last_step(strategy):
     found, _ = run(BUMPY, strategy=strategy)
     assert [s.metric for s in found.trajectory] == BUMPY
@@ -91,7 +91,7 @@ def test_a_dense_model_that_cannot_be_judged_is_not_cut():
     assert found.plan.mask.dropped == ()
 
 
-@pytest.mark.parametrize("every", (1, 2, 3, 5))
+@pytest.mark.parametrize("every", [1, 2, 3, 5])
 def test_every_so_many_moves_are_evaluated_and_the_last(every):
     found, task = run(BUMPY, evaluate_every=every)
     assert task.seen == sorted({0, *range(every, 8, every), 8})

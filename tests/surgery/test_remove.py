@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from masks import random_mask
-from models import DECODERS, MODEL_TYPES, batch, make, outputs
 
 from deadhead import Head, HeadMask, HeadModel, PruningPlan, masked, remove_
 from deadhead.errors import GroupError, HeadError, UnknownNameError, UnsupportedModelError
+from masks import random_mask
+from models import DECODERS, MODEL_TYPES, batch, make, outputs
 
 
 def plan_without(model, *heads, **options):

@@ -23,6 +23,7 @@ class SelectAlibi:
     def __call__(
         self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments with the slopes of the kept heads only."""
         alibi = kwargs["alibi"]  # (batch * original heads, 1, key)
         batch = args[0].shape[0]
         rows = alibi.reshape(batch, -1, *alibi.shape[1:])[:, list(self.kept)]

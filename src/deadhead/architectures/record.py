@@ -1,4 +1,4 @@
-"""The architecture record: where a model type keeps its heads. Data, with code only where needed."""
+"""The architecture record: where a model type keeps its heads. Data; code only where needed."""
 
 from __future__ import annotations
 

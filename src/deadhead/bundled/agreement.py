@@ -234,7 +234,8 @@ def _frame(rng: Random, clause: str) -> str:
 
 def _clause(rng: Random, rules: list[Callable[[Random], Pair]]) -> str:
     rule = rng.choice((*rules, npi_free))
-    return rule(rng) if rule is npi_free else rule(rng)[0]
+    made = rule(rng)
+    return made if isinstance(made, str) else made[0]
 
 
 def _noun_phrase(rng: Random, nouns: tuple[Pair, ...], number: int) -> str:

@@ -50,12 +50,12 @@ class DeadheadLoader(HfQuantizer):
                 del config._is_quantized
         return model
 
-    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+    def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Cut models are saved as they are."""
         return True
 
     @property
-    def is_trainable(self) -> bool:
+    def is_trainable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
         """Cut models train like any other."""
         return True
 

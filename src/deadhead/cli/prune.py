@@ -29,6 +29,14 @@ def prune(
     criterion: o.CriterionOption = "gradient_norm",
     strategy: o.StrategyOption = "greedy",
     heads: o.HeadsOption = "50%",
+    cut: Annotated[
+        str | None,
+        typer.Option(
+            help="How many the checkpoint loses, if fewer than the curve covers:"
+            " --heads 100% --cut 25%.",
+            rich_help_panel="Choosing",
+        ),
+    ] = None,
     per_step: o.PerStepOption = "1",
     inverse: o.InverseOption = False,
     scope: o.ScopeOption = "global",
@@ -112,6 +120,7 @@ def prune(
             criterion=criterion,
             strategy=strategy,
             heads=o.amount(heads),
+            cut=None if cut is None else o.amount(cut),
             per_step=o.amount(per_step),
             inverse=inverse,
             scope=scope,
@@ -144,12 +153,12 @@ def demo(
     """Do the whole job, offline, in about a minute: prune the bundled encoder and report it.
 
     Same as: deadhead prune bundled:encoder --task bundled:sentiment --criterion taylor
-    --heads 100% --max-drop .02 --patience 100
+    --heads 100% --cut 8 --random 20
     """
     settings = RunSettings(
         model=ModelSettings("bundled:encoder"),
         data=DataSettings(spec="bundled:sentiment", seed=seed),
-        recipe=Recipe(criterion="taylor", strategy="greedy", heads=1.0, seed=seed),
+        recipe=Recipe(criterion="taylor", strategy="greedy", heads=1.0, cut=8, seed=seed),
         output=output,
         random=random,
         command=typed_command(),

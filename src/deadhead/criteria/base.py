@@ -60,7 +60,9 @@ class Criterion(Protocol):
     needs: frozenset[str]
     loss: str | None
 
-    def scores(self) -> list[np.ndarray]: ...
+    def scores(self) -> list[np.ndarray]:
+        """Return the scores of the heads there now."""
+        ...
 
 
 C = TypeVar("C", bound=type)

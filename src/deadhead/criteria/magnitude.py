@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
 from deadhead.criteria.base import register_criterion
+from deadhead.errors import ScoreError
 from deadhead.heads import HeadModel
 from deadhead.types import Head
 
@@ -23,7 +26,11 @@ class Magnitude:
         self.view = view
 
     def scores(self) -> list[np.ndarray]:
-        """Return the norms."""
+        """Return the norms.
+
+        Raises:
+            ScoreError: a weight is not finite; names the head.
+        """
         return [
             np.array([self._norm(Head(b, i)) for i in block.held.heads], dtype=np.float64)
             for b, block in enumerate(self.view.blocks)
@@ -33,4 +40,10 @@ class Magnitude:
         weights = self.view.head_weights(head)
         v, o = weights["value"].detach().double(), weights["output"].detach().double()
         squared = ((v @ v.T) * (o.T @ o)).sum()  # norm(V.T O.T)^2 = trace(V V.T O.T O)
-        return float(torch.sqrt(squared.clamp(min=0)))
+        norm = float(torch.sqrt(squared.clamp(min=0)))
+        if not math.isfinite(norm):
+            raise ScoreError(
+                f"magnitude of head {head} is {norm}: its weights are not finite; load the"
+                " checkpoint again from where it was written"
+            )
+        return norm

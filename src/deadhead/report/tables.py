@@ -17,7 +17,7 @@ from deadhead.types import HeadMask, HeadScores
 
 SPARSITIES = (0.25, 0.50, 0.75, 0.90)
 TO_KEEP = (0.95, 0.99)
-LONG = 24  # steps; longer runs are abbreviated in the middle
+LONG = 30  # steps; longer runs are abbreviated in the middle
 MANY = 6  # heads of one step; more are counted
 
 

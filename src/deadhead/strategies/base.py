@@ -40,7 +40,9 @@ class Strategy(Protocol):
         per_step: int,
         limit: int,
         rules: Rules,
-    ) -> Iterator[Move]: ...
+    ) -> Iterator[Move]:
+        """Yield the moves."""
+        ...
 
 
 _REGISTRY: dict[str, Strategy] = {}

@@ -54,6 +54,11 @@ class Task(Protocol):
         """Short hex of the data."""
         ...
 
+    @property
+    def chance(self) -> float | None:
+        """The metric without a model (majority class, coin); None if that has no meaning."""
+        ...
+
     def batches(self) -> list[Batch]:
         """Return padded batches with `labels`: what criteria score on."""
         ...

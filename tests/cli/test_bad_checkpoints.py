@@ -1,0 +1,129 @@
+"""A checkpoint whose parts disagree is refused, and says which and where."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from command import DATA
+
+from deadhead.bundled import model_path
+
+
+def block(config):
+    return config["quantization_config"]["blocks"]["0"]
+
+
+def entry(config):
+    return config["quantization_config"]
+
+
+CONFIGS = {
+    "heads": (lambda c: block(c)["heads"].append(5), "block 0 .*contradicts itself: heads"),
+    "counts": (lambda c: block(c).update(num_attention_heads=3), "block 0 .*contradicts itself"),
+    "other heads": (
+        lambda c: block(c).update(
+            heads=[1], key_value_heads=[1], num_attention_heads=1, num_key_value_heads=1
+        ),
+        r"hold 'bert.*layer.0.*' with shape \[32, 48\], config.json asks for \[8, 48\]",
+    ),
+    "head size": (lambda c: block(c).update(head_dim=9), "block 0 has heads of 9 features by"),
+    "original": (
+        lambda c: block(c).update(original_num_attention_heads=12),
+        "block 0 had 12 heads and 6 key/value heads by the deadhead entry",
+    ),
+    "no heads": (lambda c: block(c).pop("heads"), "block 0 .*lacks 'heads'"),
+    "null": (lambda c: entry(c)["blocks"].update({"0": None}), "block 0 .*is damaged"),
+    "block 99": (
+        lambda c: entry(c)["blocks"].update({"99": block(c)}),
+        "lists block 99, the model has 4 blocks",
+    ),
+    "block x": (lambda c: entry(c)["blocks"].update({"x": block(c)}), "block 'x', which is no"),
+    "one block less": (lambda c: entry(c)["blocks"].pop("0"), "config.json asks for"),
+    "format": (lambda c: entry(c).update(format=9), "has format 9 .*upgrade deadhead"),
+    "no entry": (
+        lambda c: c.pop("quantization_config"),
+        r"hold 'bert.*' with shape \[.*\], config.json asks for \[.*take config.json and the",
+    ),
+    "entry a list": (lambda c: c.update(quantization_config=[1]), "cannot load"),
+    "wider": (lambda c: c.update(hidden_size=96), "block 0 has heads of 8 features by"),
+    "text for a number": (lambda c: c.update(hidden_size="x"), "cannot load .*hidden_size"),
+    "no type": (lambda c: c.pop("model_type"), "names no model_type; give a folder written by"),
+    "another type": (
+        lambda c: c.update(model_type="t5"),
+        r"model type 't5' is not known; known: albert.*\n  register it: register_architecture\("
+        r"Architecture\(model_type='t5'",
+    ),
+    "unknown class": (lambda c: c.update(architectures=["Nope"]), "BertModel gives no logits"),
+}
+
+
+def halve(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def take(folder: Path, name: str) -> None:
+    shutil.copy(model_path(name) / "model.safetensors", folder / "model.safetensors")
+
+
+FILES = {
+    "truncated": (halve, "'model.safetensors' is not a whole safetensors file.*copy it again"),
+    "not safetensors": (
+        lambda f: (f / "model.safetensors").write_bytes(b"x" * 99),
+        "'model.safetensors' is not a whole safetensors file",
+    ),
+    "no weights": (
+        lambda f: (f / "model.safetensors").unlink(),
+        r"lacks model.safetensors; deadhead reads safetensors only \(never pickles\)",
+    ),
+    "uncut weights": (
+        lambda f: take(f, "encoder"),
+        r"with shape \[48, 48\], config.json asks for \[32, 48\]; take both files from the same",
+    ),
+    "weights of a decoder": (
+        lambda f: take(f, "decoder"),
+        "the weights .*lack 'bert.*; take ",
+    ),
+    "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
+    "config not JSON": (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
+    "config a list": (lambda f: (f / "config.json").write_text("[]"), "names no model_type"),
+    "no tokenizer": (
+        lambda f: [p.unlink() for p in f.glob("tokenizer*")],
+        "the model has no tokenizer to read text with; put",
+    ),
+    "tokenizer not JSON": (lambda f: (f / "tokenizer.json").write_text("{"), "cannot load 'bad'"),
+}
+
+
+@pytest.mark.parametrize("what", [*CONFIGS, *FILES])
+def test_a_checkpoint_that_contradicts_itself_is_refused(deadhead, tmp_path, cut, what):
+    folder = tmp_path / "bad"
+    shutil.copytree(cut, folder)
+    if what in CONFIGS:
+        spoil, message = CONFIGS[what]
+        config = json.loads((folder / "config.json").read_text())
+        spoil(config)
+        (folder / "config.json").write_text(json.dumps(config))
+    else:
+        spoil, message = FILES[what]
+        spoil(folder)
+    line = deadhead("evaluate", "bad", *DATA[:2], "--test-size", "8").refused()
+    assert re.search(message, line), line
+
+
+def test_the_same_checkpoint_unspoilt_is_fine(deadhead, cut):
+    found = deadhead("evaluate", cut, *DATA[:2], "--test-size", "8", "--json")
+    assert 0 <= found.json["value"] <= 1
+
+
+def test_without_a_tokenizer_weights_can_still_be_scored_and_cut(deadhead, tmp_path, cut):
+    shutil.copytree(cut, tmp_path / "bare")
+    for file in (tmp_path / "bare").glob("tokenizer*"):
+        file.unlink()
+    assert deadhead("plan", "bare", "-c", "magnitude", "--heads", "6").code == 0
+    assert deadhead("apply", "bare", "-o", "out").code == 0
+    assert not list((tmp_path / "out").glob("tokenizer*"))

@@ -1,0 +1,174 @@
+"""Stop a run anywhere, go on, and nobody can tell."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_run import outcome, settings
+
+from deadhead.errors import CheckpointError, DataError, OutputExistsError
+from deadhead.runs import Journal, RunSettings, Watch, conduct
+from deadhead.runs.journal import partial_folder
+
+
+class Pulled(BaseException):
+    """The plug."""
+
+
+def unplugged(after: int) -> Watch:
+    """A watch that pulls the plug at its `after`-th call."""
+    calls = iter(range(after))
+
+    def tick(*args):
+        if next(calls, None) is None:
+            raise Pulled
+
+    return Watch(on_start=tick, on_step=tick, on_work=tick)
+
+
+def lines(output: Path) -> list[str]:
+    return (partial_folder(output) / "journal.jsonl").read_text().splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["greedy", "one_shot"])
+def test_a_run_stopped_anywhere_goes_on_to_the_same_end(no_figures, tmp_path, strategy):
+    whole = settings(tmp_path / "whole", strategy=strategy)
+    conduct(whole)
+    expected, stops = outcome(whole.output), 0
+    for after in range(100):
+        asked = replace(whole, output=tmp_path / f"run{after}")
+        try:
+            conduct(asked, watch=unplugged(after))
+        except Pulled:
+            stops += 1
+            assert not asked.output.exists()
+            conduct(asked, resume=True)
+            assert outcome(asked.output) == expected
+            assert not partial_folder(asked.output).exists()
+        else:
+            break
+    assert stops >= 12
+
+
+@pytest.mark.slow
+def test_a_run_stopped_again_and_again_ends_the_same(finished, again, no_figures):
+    for stop in range(3, 9):  # a little further every time
+        with pytest.raises(Pulled):
+            conduct(again, resume=stop > 3, watch=unplugged(stop))
+    conduct(again, resume=True)
+    assert outcome(again.output) == outcome(finished[0].output)
+
+
+def test_what_is_done_is_not_done_again(again, no_figures, monkeypatch):
+    with pytest.raises(Pulled):
+        conduct(again, watch=unplugged(10))
+    before = lines(again.output)
+    assert len(before) > 5
+    work = []
+    conduct(again, resume=True, watch=Watch(on_work=work.append))
+    drawn = sum("random" in json.loads(line) for line in before)
+    assert work.count("random draw") == 4 - drawn  # dense, 2 draws of 50%, and no heads at all
+    assert len([line for line in before if line.startswith('{"step"')]) > 1
+
+
+@pytest.mark.parametrize("torn", ['{"step": {"mask', '{"random": [0, 12', "{"])
+def test_a_torn_last_line_is_dropped(finished, again, no_figures, torn):
+    with pytest.raises(Pulled):
+        conduct(again, watch=unplugged(7))
+    file = partial_folder(again.output) / "journal.jsonl"
+    file.write_text(file.read_text() + torn)
+    conduct(again, resume=True)
+    assert outcome(again.output) == outcome(finished[0].output)
+
+
+def test_a_journal_is_there_with_its_whole_header_or_not_at_all(tmp_path, monkeypatch):
+    def full(self, text, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(CheckpointError, match="No space left on device; make room or choose"):
+        Journal.open(tmp_path / "run", {"a": 1}, resume=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_settings_are_refused_and_named(again, no_figures):
+    with pytest.raises(Pulled):
+        conduct(again, watch=unplugged(7))
+    before = lines(again.output)
+    for other, what in (
+        (replace(again, recipe=replace(again.recipe, heads=9)), "recipe"),
+        (replace(again, data=replace(again.data, test_size=25)), "data, fingerprints"),
+        (replace(again, random=3), "random"),
+    ):
+        with pytest.raises(DataError, match=f"started with another {what}; give the same options"):
+            conduct(other, resume=True)
+    assert lines(again.output) == before
+    conduct(replace(again, command="typed otherwise"), resume=True)
+
+
+def test_there_has_to_be_something_to_resume(again):
+    with pytest.raises(DataError, match=r"no interrupted run in .*start without --resume"):
+        conduct(again, resume=True)
+
+
+def test_a_second_start_does_not_overwrite_what_waits(again):
+    with pytest.raises(Pulled):
+        conduct(again, watch=unplugged(7))
+    before = lines(again.output)
+    with pytest.raises(OutputExistsError, match=r"an interrupted run is in .*go on with --resume"):
+        conduct(again)
+    assert lines(again.output) == before
+
+
+OPTIONS = ["--heads", "100%", "--calibration-size", "16", "--test-size", "24", "--no-speed"]
+
+
+def start(output: Path) -> subprocess.Popen:
+    """Start a process that will be stopped, and wait until it has done some steps."""
+    command = ["prune", "bundled:encoder", "-t", "bundled:sentiment", "-o", str(output), *OPTIONS]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deadhead", *command], stderr=subprocess.PIPE, text=True
+    )
+    file, end = partial_folder(output) / "journal.jsonl", time.monotonic() + 120
+    while time.monotonic() < end and not (file.exists() and file.read_text().count("\n") > 5):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    return process
+
+
+def finish(output: Path, *, resume: bool) -> dict:
+    """Do in this process what `start` began, and return what came out."""
+    base = settings(output, random=0, heads=1.0, per_step=1)
+    asked = replace(
+        base,
+        data=replace(base.data, selection_size=None),
+        random_fractions=RunSettings.random_fractions,
+    )
+    conduct(asked, resume=resume)
+    return outcome(output)
+
+
+@pytest.mark.slow
+def test_kill_and_ctrl_c_lose_nothing(no_figures, tmp_path):
+    with start(tmp_path / "killed") as killed:
+        killed.kill()
+        assert killed.wait() == -signal.SIGKILL
+    with start(tmp_path / "stopped") as stopped:
+        stopped.send_signal(signal.SIGINT)
+        message = stopped.communicate()[1]
+    assert stopped.returncode == 130
+    assert "go on with the same command and --resume" in message
+    assert "Traceback" not in message
+    assert {p.name for p in tmp_path.iterdir()} == {".killed.partial", ".stopped.partial"}
+    whole = finish(tmp_path / "whole", resume=False)
+    assert len(whole["steps"]) == 25
+    assert finish(tmp_path / "killed", resume=True) == whole
+    assert finish(tmp_path / "stopped", resume=True) == whole

@@ -1,0 +1,126 @@
+"""The examples of CONTRIBUTING.md: a criterion, and a hand-written encoder of the user's own."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deadhead import Head, HeadModel, PruningPlan, masked, remove_, score, score_all
+from masks import random_mask
+
+TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+BLOCKS = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", TEXT, re.DOTALL))
+
+
+class Attend(nn.Module):
+    """Attention as one writes it by hand."""
+
+    def __init__(self, hidden, heads):
+        super().__init__()
+        self.n_heads, self.head_dim = heads, hidden // heads
+        self.q, self.k, self.v, self.out = (nn.Linear(hidden, hidden) for _ in range(4))
+
+    def forward(self, x, mask):
+        def split(y):
+            return y.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)
+
+        scores = split(self.q(x)) @ split(self.k(x)).transpose(-1, -2) / self.head_dim**0.5
+        maps = scores.masked_fill(~mask[:, None, None], -1e30).softmax(-1)
+        return self.out((maps @ split(self.v(x))).transpose(1, 2).flatten(2)), maps
+
+
+class Layer(nn.Module):
+    def __init__(self, hidden, heads):
+        super().__init__()
+        self.attend, self.norm = Attend(hidden, heads), nn.LayerNorm(hidden)
+        self.mlp = nn.Sequential(nn.Linear(hidden, 16), nn.GELU(), nn.Linear(16, hidden))
+
+    def forward(self, x, mask):
+        x = self.norm(x + self.attend(x, mask)[0])
+        return x + self.mlp(x)
+
+
+class MyEncoder(nn.Module):
+    """Not a transformers class: no config, no base_model, returns a plain tensor."""
+
+    def __init__(self, hidden=12, heads=3, layers=2, classes=3):
+        super().__init__()
+        self.embed = nn.Embedding(20, hidden)
+        self.layers = nn.ModuleList(Layer(hidden, heads) for _ in range(layers))
+        self.classify = nn.Linear(hidden, classes)
+
+    def forward(self, input_ids, attention_mask):
+        x, mask = self.embed(input_ids), attention_mask.bool()
+        for layer in self.layers:
+            x = layer(x, mask)
+        weights = mask[..., None] / mask.sum(1)[:, None, None]
+        return self.classify((x * weights).sum(1))
+
+
+@pytest.fixture
+def model():
+    exec(BLOCKS["architecture"], {})
+    torch.manual_seed(0)
+    return MyEncoder().double().eval()
+
+
+@pytest.fixture
+def data():
+    torch.manual_seed(1)
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    ids = torch.randint(1, 20, (2, 6)) * mask
+    return [{"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 2])}]
+
+
+def logits(model, data):
+    with torch.no_grad():
+        return model(data[0]["input_ids"], data[0]["attention_mask"])
+
+
+def test_both_examples_are_complete_and_short():
+    assert set(BLOCKS) == {"criterion", "architecture"}
+    for code in BLOCKS.values():
+        assert len([line for line in code.splitlines() if line.strip()]) <= 15
+
+
+def test_a_hand_written_encoder_is_scored(model, data):
+    names = ["taylor", "gradient_norm", "attention_entropy", "magnitude", "random"]
+    scores = score_all(model, data, names)
+    assert all(s.counts == (3, 3) and np.isfinite(s.values).all() for s in scores.values())
+    with torch.no_grad():
+        HeadModel(model).head_weights(Head(1, 2))["value"].zero_()
+        HeadModel(model).head_weights(Head(1, 2))["value_bias"].zero_()
+    for name in ("taylor", "gradient_norm", "magnitude"):
+        assert score(model, data, name).ranking()[0] == Head(1, 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hand_written_encoder_is_masked_and_cut(model, data, seed):
+    mask = random_mask(HeadModel(model).mask, seed)
+    with masked(model, mask):
+        expected = logits(model, data)
+    assert not torch.equal(expected, logits(model, data))
+    cut = remove_(copy.deepcopy(model), PruningPlan(mask))
+    assert (logits(cut, data) - expected).abs().max() <= 1e-12
+    assert HeadModel(cut).mask == mask
+
+
+def test_the_example_criterion_works_and_shares_the_pass(model, data):
+    from deadhead.criteria import base
+
+    before = dict(base._REGISTRY)
+    try:
+        exec(BLOCKS["criterion"], {})
+        scores = score_all(model, data, ["fisher_sketch", "taylor"])
+    finally:
+        base._REGISTRY.clear()
+        base._REGISTRY.update(before)
+    fisher, taylor = (np.concatenate(scores[n].values) for n in ("fisher_sketch", "taylor"))
+    assert (fisher >= taylor**2 - 1e-15).all()  # mean of squares over square of mean
+    assert (fisher <= 2 * taylor**2 + 1e-15).all()  # two samples
