@@ -192,6 +192,4 @@ def test_importing_deadhead_leaves_slow_libraries_alone():
         for node in ast.parse(file.read_text()).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {n.split(".")[0] for n in names} & slow, (
-                f"{file}: import where used"
-            )
+            assert not {n.split(".")[0] for n in names} & slow, f"{file}: import where used"

@@ -125,7 +125,9 @@ def test_gate_gradients_match_finite_differences(model_type, loss):
     model, inputs = make(model_type), batch((7,))
     view = HeadModel(model)
     scores = score(model, [inputs], "taylor", loss=loss)
-    h, chosen = 4e-2, loss_named(loss)  # some models compute in float32 inside: no small steps
+    # these take norms or softmax in float32 whatever the weights are: no small steps
+    wide = model_type in ("bloom", "llama", "mistral", "qwen2", "qwen3")
+    h, chosen = 2e-2 if wide else 2e-3, loss_named(loss)
     for head in view.mask.heads[::5]:
 
         def at(value, head=head):
@@ -136,7 +138,7 @@ def test_gate_gradients_match_finite_differences(model_type, loss):
 
         near, far = at(1 + h) - at(1 - h), at(1 + 2 * h) - at(1 - 2 * h)
         slope = abs(8 * near - far) / (12 * h)  # central, fourth order
-        assert scores[head] == pytest.approx(slope, rel=1e-3, abs=1e-5)
+        assert scores[head] == pytest.approx(slope, rel=1e-3, abs=2e-5 if wide else 1e-9)
 
 
 def test_masked_heads_have_no_gradient():

@@ -38,9 +38,9 @@ def lines(output: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["greedy", "one_shot"])
-def test_a_run_stopped_anywhere_goes_on_to_the_same_end(no_figures, tmp_path, strategy):
-    whole = settings(tmp_path / "whole", strategy=strategy)
+@pytest.mark.parametrize(("strategy", "random"), [("greedy", 2), ("one_shot", 0)])
+def test_a_run_stopped_anywhere_goes_on_to_the_same_end(no_figures, tmp_path, strategy, random):
+    whole = settings(tmp_path / "whole", strategy=strategy, random=random)
     conduct(whole)
     expected, stops = outcome(whole.output), 0
     for after in range(100):
@@ -55,12 +55,12 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_end(no_figures, tmp_path, st
             assert not partial_folder(asked.output).exists()
         else:
             break
-    assert stops >= 12
+    assert stops >= (15 if random else 10)
 
 
 @pytest.mark.slow
 def test_a_run_stopped_again_and_again_ends_the_same(finished, again, no_figures):
-    for stop in range(3, 9):  # a little further every time
+    for stop in range(3, 6):  # a little further every time
         with pytest.raises(Pulled):
             conduct(again, resume=stop > 3, watch=unplugged(stop))
     conduct(again, resume=True)
