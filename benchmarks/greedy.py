@@ -24,6 +24,7 @@ from rich.table import Table
 
 from deadhead import HeadModel, load_model, masked, open_task, score
 from deadhead.report import markdown_table
+from deadhead.tasks.batching import group_rows
 
 PAIRS = 3  # timed turns of both sides, after one that is not counted
 
@@ -109,14 +110,9 @@ class RandomTask:
         self.order = sorted(lengths.tolist(), reverse=True)
         self.generator = generator
 
-    def batches(self, budget=2048):
-        """Batches of at most `budget` tokens."""
-        found, rows = [], list(self.order)
-        while rows:
-            size = max(1, budget // rows[0])
-            found.append(self._batch(rows[:size]))
-            rows = rows[size:]
-        return found
+    def batches(self):
+        """Batches as the product's tasks make them: by length, within a budget of tokens."""
+        return [self._batch(self.order[run]) for run in group_rows(self.order)]
 
     def _batch(self, lengths):
         shape = (len(lengths), lengths[0])

@@ -64,6 +64,13 @@ def test_json_and_data_frame_round_trips():
         np.testing.assert_array_equal([s.metric for s in other], [s.metric for s in found])
 
 
+def test_round_trip_of_a_run_that_started_from_a_cut_model():
+    start = Step(WHOLE.drop(Head(0, 0)), (), 0.9, 0.5)
+    step = Step(WHOLE.drop(Head(0, 0), Head(1, 0)), (Head(1, 0),), 0.8, 0.5, (0.1,))
+    found = Trajectory(start, (step,))
+    assert Trajectory.from_frame(found.to_frame(), WHOLE.counts) == found
+
+
 def test_csv_round_trip(tmp_path):
     import pandas as pd
 

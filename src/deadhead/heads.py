@@ -104,8 +104,14 @@ class HeadModel:
 
     def __init__(self, model: nn.Module):
         self.model = model
+        if hasattr(model, "_orig_mod"):
+            raise UnsupportedModelError(
+                "a model that torch.compile has compiled ignores hooks; give the model itself"
+                " (model._orig_mod) and compile it afterwards"
+            )
         self.architecture: Architecture = architecture_of(model)
-        reason = self.architecture.refuse(getattr(model, "config", None))
+        config = getattr(model, "config", None)
+        reason = self.architecture.refuse(config) or _quantised(config)
         if reason:
             raise UnsupportedModelError(f"cannot prune this {type(model).__name__}: {reason}")
         self.refresh()
@@ -122,14 +128,6 @@ class HeadModel:
         """The heads that the weights still hold."""
         return HeadMask.of(
             [i in block.held.heads for i in range(block.held.n_heads)] for block in self.blocks
-        )
-
-    @property
-    def kv_groups(self) -> tuple[tuple[int, ...], ...]:
-        """Per block, the original key/value head that each original query head reads."""
-        return tuple(
-            tuple(i * b.held.n_kv_heads // b.held.n_heads for i in range(b.held.n_heads))
-            for b in self.blocks
         )
 
     @property
@@ -221,6 +219,17 @@ class HeadModel:
         start = position * block.head_dim
         columns = output_rows(block.output)[:, start : start + block.head_dim]
         return {**slices, "output": columns}
+
+
+def _quantised(config: Any) -> str | None:
+    entry = getattr(config, "quantization_config", None)
+    if entry is None:
+        return None
+    get = entry.get if isinstance(entry, dict) else lambda name: getattr(entry, name, None)
+    method = get("quant_method")
+    if method == "deadhead":
+        return None
+    return f"its weights are quantised ({method}); prune the full-precision model, then quantise"
 
 
 def output_rows(module: Any) -> Tensor:

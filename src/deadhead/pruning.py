@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from deadhead.criteria import score_all
 from deadhead.criteria.base import criterion_class, make_criterion
 from deadhead.criteria.inputs import Batch
 from deadhead.criteria.losses import loss_named
-from deadhead.errors import BudgetError, HeadError
+from deadhead.errors import BudgetError, HeadError, ScoreError
 from deadhead.heads import HeadModel
 from deadhead.strategies import Move, Rules, ScoreFn, StopRules, droppable, strategy_named
 from deadhead.surgery import masked
@@ -92,7 +92,8 @@ class Progress:
     """Callbacks of a run; all optional.
 
     Attributes:
-        on_step: called after every step with (step, scores of the first move or None).
+        on_step: called after every step.
+        on_scores: called once, with the scores of the model as it was given.
         on_work: called with the name of what was just done: `score` or `evaluate`.
     """
 
@@ -147,6 +148,10 @@ def prune(
     limit = droppable(view, origin, recipe.rules, recipe.heads)
     make_criterion(recipe.criterion, view)  # a wrong option is refused before any work
     most = limit if recipe.cut is None else droppable(view, origin, recipe.rules, recipe.cut)
+    if most > limit:
+        raise BudgetError(
+            f"cut={recipe.cut!r} is more than the heads={recipe.heads!r} of the curve; ask for less"
+        )
     stop = StopRules(limit, recipe.max_drop, recipe.patience)
     on, judge = _judge(tasks, recipe)
 
@@ -174,16 +179,17 @@ def prune(
         steps = [Step(origin, (), evaluate(origin), time.perf_counter() - begun)]
         progress.on_step(steps[0])
     dense, better = steps[0].metric, judge.greater_is_better
-    moves = _moves(view, score, recipe, start=steps[-1].mask, limit=limit)
+    moves = _moves(view, score, recipe, start=steps[-1].mask, limits=(most, limit))
     if not first:
         score(origin)
     begun = time.perf_counter()
     while not stop.met(steps[1:], dense, greater_is_better=better):
         move = next(moves, None)
         if move is None:
+            _check_reached(steps[-1].mask, limit)
             break
         last = len(move.mask.dropped) >= limit
-        due = last or len(steps) % recipe.evaluate_every == 0
+        due = last or len(move.mask.dropped) == most or len(steps) % recipe.evaluate_every == 0
         metric = evaluate(move.mask) if due else float("nan")
         seconds = time.perf_counter() - begun
         steps.append(Step(move.mask, move.dropped, metric, seconds, move.scores))
@@ -206,6 +212,7 @@ def choose(
     *,
     scores: HeadScores | None = None,
     on_move: Callable[[Move], None] = lambda move: None,
+    on_batch: Callable[[], None] | None = None,
 ) -> PruningPlan:
     """Choose which heads go, without evaluating anything.
 
@@ -215,6 +222,7 @@ def choose(
         recipe: what to do; its stopping rules other than `heads` are not looked at.
         scores: scores to use instead of scoring (for `one_shot`).
         on_move: called after every move.
+        on_batch: called after every batch of a scoring.
 
     Cost: the scorings of the strategy.
 
@@ -233,35 +241,56 @@ def choose(
                     f" {list(mask.counts)}; score this model"
                 )
             return scores
-        return _score(view, data, recipe, mask)
+        return _score(view, data, recipe, mask, on_batch)
 
     mask = view.mask
     limit = droppable(view, mask, recipe.rules, recipe.heads)
-    for move in _moves(view, score, recipe, start=mask, limit=limit):
+    for move in _moves(view, score, recipe, start=mask, limits=(limit,)):
         on_move(move)
         mask = move.mask
+    _check_reached(mask, limit)
     return PruningPlan(mask, gqa=recipe.gqa)
 
 
 def _score(
-    view: HeadModel, data: Iterable[Batch] | None, recipe: Recipe, mask: HeadMask
+    view: HeadModel,
+    data: Iterable[Batch] | None,
+    recipe: Recipe,
+    mask: HeadMask,
+    on_batch: Callable[[], None] | None = None,
 ) -> HeadScores:
     name = recipe.criterion
-    return score_all(view, data, [name], mask=mask, loss=recipe.loss, seed=recipe.seed)[name]
+    options = {"mask": mask, "loss": recipe.loss, "seed": recipe.seed, "on_batch": on_batch}
+    return score_all(view, data, [name], **options)[name]
 
 
 def _moves(
-    view: HeadModel, score: ScoreFn, recipe: Recipe, *, start: HeadMask, limit: int
+    view: HeadModel, score: ScoreFn, recipe: Recipe, *, start: HeadMask, limits: Sequence[int]
 ) -> Iterator[Move]:
-    return strategy_named(recipe.strategy)(
-        view,
-        score,
-        origin=view.mask,
-        start=start,
-        per_step=max(1, count_heads(recipe.per_step, start.n_heads)),
-        limit=limit,
-        rules=recipe.rules,
-    )
+    """Chain the strategy's moves up to each limit in turn, so that a move ends on each."""
+    mask = start
+    for limit in sorted(set(limits)):
+        if len(mask.dropped) >= limit:
+            continue
+        for move in strategy_named(recipe.strategy)(
+            view,
+            score,
+            origin=view.mask,
+            start=mask,
+            per_step=max(1, count_heads(recipe.per_step, start.n_heads)),
+            limit=limit,
+            rules=recipe.rules,
+        ):
+            yield move
+            mask = move.mask
+
+
+def _check_reached(mask: HeadMask, limit: int) -> None:
+    if len(mask.dropped) < limit:
+        raise ScoreError(
+            f"only {len(mask.dropped)} of {limit} heads could be dropped: the others have no score;"
+            " score every head, or ask for fewer"
+        )
 
 
 def _judge(tasks: TaskSet, recipe: Recipe) -> tuple[str, Task]:

@@ -22,7 +22,8 @@ class Step:
     Attributes:
         mask: heads kept after the move.
         dropped: heads that this move dropped.
-        metric: value on the test set, or NaN where the step was not evaluated.
+        metric: value on the set that the run was judged on (test; selection under a stopping
+            rule), or NaN where the step was not evaluated.
         seconds: time for scoring and evaluation of this step.
         scores: score of each dropped head at the moment it was chosen.
     """
@@ -117,7 +118,10 @@ class Trajectory:
         return float(x[enough].max()) if enough.any() else 0.0
 
     def auc(self) -> float:
-        """Return the area under the curve (trapezoids), divided by the sparsity it spans."""
+        """Return the area under the curve (trapezoids), divided by the sparsity it spans.
+
+        Unit: the metric's.
+        """
         x, y = self.curve()
         span = x[-1] - x[0]
         return float(np.trapezoid(y, x) / span) if span > 0 else float(y[0])
@@ -151,7 +155,11 @@ class Trajectory:
                 "heads_dropped": [len(s.mask.dropped) for s in self],
                 "sparsity": [s.mask.sparsity for s in self],
                 self.metric: [s.metric for s in self],
-                "dropped": [" ".join(map(str, s.dropped)) for s in self],
+                # what was gone before the first move is in the first row
+                "dropped": [
+                    " ".join(map(str, s.dropped or (s.mask.dropped if s is self.start else ())))
+                    for s in self
+                ],
                 "score": [" ".join(f"{x:.17g}" for x in s.scores) for s in self],
                 "seconds": [s.seconds for s in self],
             }
@@ -168,5 +176,6 @@ class Trajectory:
             dropped = tuple(Head.parse(h) for h in str(row["dropped"]).split())
             mask = mask.drop(*dropped)
             scores = tuple(float(s) for s in str(row["score"]).split())
+            dropped = dropped if steps else ()
             steps.append(Step(mask, dropped, float(row[metric]), float(row["seconds"]), scores))
         return cls(steps[0], tuple(steps[1:]), str(metric), greater_is_better)

@@ -143,6 +143,23 @@ def test_a_cut_model_can_be_copied_cast_and_frozen(model_type):
     assert outputs(twin.float(), inputs).dtype == torch.float32
 
 
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_model_with_an_empty_block_can_be_pickled(model_type, tmp_path):
+    model, inputs = make(model_type), batch()
+    mask = HeadModel(model).mask
+    remove_(model, PruningPlan(mask.drop(*[h for h in mask.heads if h.block == 0])))
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(outputs(loaded, inputs), outputs(model, inputs))
+    assert HeadModel(loaded).mask == HeadModel(model).mask
+
+
+def test_a_plan_to_mask_is_not_cut():
+    model = make("bert")
+    with pytest.raises(HeadError, match="the plan's action is 'mask'"):
+        remove_(model, plan_without(model, Head(0, 0), action="mask"))
+
+
 def test_ungrouped_copies_that_have_been_trained_apart_are_cut_apart():
     model, inputs = make("llama"), batch()
     remove_(model, plan_without(model, Head(0, 0), gqa="ungroup"))

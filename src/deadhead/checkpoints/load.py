@@ -121,9 +121,20 @@ def _resolve(source: str) -> tuple[str, str]:
             raise CheckpointError(f"{source!r} is a file; give the folder that holds config.json")
         return str(path), path.resolve().name
     looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if looks_like_path or os.environ.get("HF_HUB_OFFLINE") == "1":
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    if looks_like_path or (offline and not _in_hub_cache(source)):
         raise _no_such_model(source, path)
     return source, source
+
+
+def _in_hub_cache(source: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(source, "config.json"), str)
+    except HFValidationError:
+        return False
 
 
 def _no_such_model(source: str, path: Path) -> UnknownNameError:

@@ -191,8 +191,13 @@ def evaluate(
     )
     judge = data.open_one("test", loaded.tokenizer, loaded.model.config)
     view = HeadModel(loaded.model)
-    with masked(view, chosen.mask if chosen else view.mask):
+    with (
+        masked(view, chosen.mask if chosen else view.mask),
+        progress_bar("evaluating", judge.passes, hidden=as_json) as advance,
+    ):
+        hook = loaded.model.register_forward_hook(lambda *_: advance())
         found = judge.evaluate(loaded.model)
+        hook.remove()
     low, high = found.interval()
     if as_json:
         show_json(

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from deadhead.cli import options as o
@@ -155,6 +156,7 @@ def demo(
     Same as: deadhead prune bundled:encoder --task bundled:sentiment --criterion taylor
     --heads 100% --cut 8 --random 20
     """
+    torch.set_num_threads(1)  # the bundled model is so small that a second thread slows it down
     settings = RunSettings(
         model=ModelSettings("bundled:encoder"),
         data=DataSettings(spec="bundled:sentiment", seed=seed),

@@ -109,7 +109,8 @@ def make_criterion(spec: str, view: HeadModel, *, seed: int = 0) -> Any:
     """
     name, *pairs = spec.split(":")
     cls = criterion_class(name)
-    known = {p for p in inspect.signature(cls).parameters if p not in ("view", "seed")}
+    parameters = inspect.signature(cls).parameters
+    known = {p: parameters[p].default for p in parameters if p not in ("view", "seed")}
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -119,10 +120,24 @@ def make_criterion(spec: str, view: HeadModel, *, seed: int = 0) -> Any:
                 if known
                 else UnknownNameError(f"criterion {name!r} has no options, got {pair!r}")
             )
-        options[key] = {"true": True, "false": False}.get(value.lower(), value)
-    if "seed" in inspect.signature(cls).parameters:
+        options[key] = _option(name, key, value, known[key])
+    if "seed" in parameters:
         options["seed"] = seed
     return cls(view, **options)
+
+
+def _option(criterion: str, key: str, text: str, default: Any) -> Any:
+    """Read an option's value as the type of its default."""
+    kind = type(default)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text) if kind in (int, float) else text
+    except (KeyError, ValueError) as error:
+        allowed = "true or false" if kind is bool else f"a number, as in {default}"
+        raise UnknownNameError(
+            f"option {key}={text!r} of {criterion} cannot be read; write {allowed}"
+        ) from error
 
 
 @dataclass
@@ -144,7 +159,7 @@ class SampleMean:
         Raises:
             ScoreError: a value is not finite; names the head and the batch.
         """
-        row = values.detach().sum(0, dtype=torch.float64).cpu()
+        row = values.detach().cpu().sum(0, dtype=torch.float64)  # some devices lack float64
         if not torch.isfinite(row).all():
             at = int(torch.nonzero(~torch.isfinite(row))[0])
             head = f"{block}.{self.view.blocks[block].held.heads[at]}"
@@ -156,6 +171,15 @@ class SampleMean:
         self.count[block] += len(values)
 
     def value(self) -> list[np.ndarray]:
-        """Return the means, one array per block; NaN where nothing was seen."""
-        means = (t / n if n else t * np.nan for t, n in zip(self.total, self.count, strict=True))
-        return [m.numpy() for m in means]
+        """Return the means, one array per block.
+
+        Raises:
+            ScoreError: nothing was seen of a block that has heads.
+        """
+        for number, (block, n) in enumerate(zip(self.view.blocks, self.count, strict=True)):
+            if block.n_heads and not n:
+                raise ScoreError(
+                    f"{self.criterion} saw nothing to count in block {number}; give longer samples"
+                    " (a single token has no choice of what to attend to)"
+                )
+        return [(t / max(1, n)).numpy() for t, n in zip(self.total, self.count, strict=True)]

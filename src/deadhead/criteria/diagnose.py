@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,16 +93,20 @@ class _Recorder:
                         f"batch {seen.batch}, block {number}, {part}: gradient is not finite"
                     )
                 total = torch.where(finite, norms, torch.zeros_like(norms)).sum(0)
-                self.totals[number][part] += total.double().cpu()
+                self.totals[number][part] += total.cpu().double()
 
     def means(self, number: int, part: str) -> np.ndarray:
         return (self.totals[number][part] / max(1, self.samples)).numpy()
 
 
 def diagnose(
-    model: nn.Module | HeadModel, data: Iterable[Batch], *, loss: str | Loss | None = None
+    model: nn.Module | HeadModel,
+    data: Iterable[Batch],
+    *,
+    loss: str | Loss | None = None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> Diagnosis:
-    """Look at activations, logits and gradients, block by block.
+    """Look at activations, logits and gradients, block by block; `on_batch` is for progress.
 
     Cost: two forward passes and one backward pass per batch.
 
@@ -117,6 +121,7 @@ def diagnose(
         for number, batch in enumerate(data):
             batch = aligned(to_device(batch, view.device))
             seen += 1
+            on_batch()
             trouble = _not_finite_forward(view, batch)
             if trouble:
                 recorder.not_finite.append(f"batch {number}, {trouble}")

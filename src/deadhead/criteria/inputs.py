@@ -15,13 +15,15 @@ Batch = Mapping[str, Tensor]
 def aligned(batch: Batch) -> dict[str, Tensor]:
     """Move padding to the right of every row, so that positions do not depend on its side.
 
-    Shape: every tensor shaped like `attention_mask`, (batch, tokens), is moved along with it.
+    Shape: every tensor that starts with the shape of `attention_mask`, (batch, tokens), is moved
+    along with it.
     """
     mask = batch.get("attention_mask")
     if mask is None or bool(mask[:, 0].all()):
         return dict(batch)
     order = torch.argsort(mask, dim=1, descending=True, stable=True)
-    return {k: v.gather(1, order) if v.shape == mask.shape else v for k, v in batch.items()}
+    rows = torch.arange(len(mask), device=mask.device)[:, None]
+    return {k: v[rows, order] if v.shape[:2] == mask.shape else v for k, v in batch.items()}
 
 
 def valid_tokens(batch: Batch) -> Tensor:
@@ -34,7 +36,8 @@ def valid_tokens(batch: Batch) -> Tensor:
 def call(model: nn.Module, batch: Batch) -> Any:
     """Run the model on a batch: without labels, and with no argument that it does not know."""
     known = inspect.signature(model.forward).parameters
-    inputs = {k: v for k, v in batch.items() if k != "labels" and k in known}
+    named = [n for n, p in known.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    inputs = {k: v for k, v in batch.items() if k != "labels" and (k in known or not named)}
     extra = {"use_cache": False} if "use_cache" in known else {}
     return model(**inputs, **extra)
 

@@ -41,8 +41,8 @@ def task(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
     causal models, which are scored on their own tokens when there are no labels.
 
     Raises:
-        DataError: the batch has no labels and the model is not a causal language model, or a
-            label is not among the model's classes.
+        DataError: the batch has no labels and the model is not a causal language model; the
+            labels do not fit the outputs; or a label is not among the model's classes.
     """
     logits, labels = _wide(logits_of(outputs)), batch.get("labels")
     causal = is_causal_lm(model)
@@ -52,7 +52,18 @@ def task(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
                 "the 'task' loss needs labels, and the batches have none;"
                 " give labels, or choose the loss 'logit_norm', which needs none"
             )
+        if "input_ids" not in batch:
+            raise DataError(
+                "the 'task' loss needs token labels, and the batches have neither labels nor"
+                " input_ids; give labels, or choose the loss 'logit_norm'"
+            )
         labels = batch["input_ids"].masked_fill(~valid_tokens(batch), -100)
+    if labels.dim() != logits.dim() - 1 or not _has_head(outputs):
+        raise DataError(
+            f"the 'task' loss does not fit: labels of shape {list(labels.shape)}, outputs of a"
+            f" {type(model).__name__} of shape {list(logits.shape)}; use a model with a head for"
+            " this task, or choose the loss 'logit_norm'"
+        )
     if logits.dim() == 2:
         return _class_loss(logits, labels)
     if causal:
@@ -81,6 +92,10 @@ def loss_named(loss: str | Loss) -> Loss:
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
     return LOSSES[loss]
+
+
+def _has_head(outputs: Any) -> bool:
+    return isinstance(outputs, Tensor) or hasattr(outputs, "logits")
 
 
 def _wide(logits: Tensor) -> Tensor:

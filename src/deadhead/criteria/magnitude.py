@@ -38,7 +38,7 @@ class Magnitude:
 
     def _norm(self, head: Head) -> float:
         weights = self.view.head_weights(head)
-        v, o = weights["value"].detach().double(), weights["output"].detach().double()
+        v, o = weights["value"].detach().cpu().double(), weights["output"].detach().cpu().double()
         squared = ((v @ v.T) * (o.T @ o)).sum()  # norm(V.T O.T)^2 = trace(V V.T O.T O)
         norm = float(torch.sqrt(squared.clamp(min=0)))
         if not math.isfinite(norm):

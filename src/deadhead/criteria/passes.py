@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deadhead.architectures import features
 from deadhead.criteria.base import Observation, Projected
 from deadhead.criteria.inputs import Batch, call, valid_tokens
-from deadhead.criteria.losses import Loss, logits_of
+from deadhead.criteria.losses import Loss, logit_norm, logits_of
 from deadhead.errors import ScoreError
 from deadhead.heads import Block, HeadModel
 from deadhead.maps import hook_maps
@@ -148,8 +148,7 @@ def _total(model: nn.Module, outputs: Any, batch: Batch, number: int, backward: 
     if backward.reduction == "sample":
         return per_sample.sum()
     # one number for the whole batch: norms add in squares, other losses are averaged
-    is_norm = getattr(backward.loss, "__name__", "") == "logit_norm"
-    return per_sample.norm() if is_norm else per_sample.mean()
+    return per_sample.norm() if backward.loss is logit_norm else per_sample.mean()
 
 
 def _gradients(loss: Tensor, tape: Tape, *, retain: bool) -> dict[int, Tensor]:

@@ -103,7 +103,7 @@ def score_all(
         if criterion.needs:
             provenance["samples"] = samples
         if criterion.loss is not None and shared is not None:
-            provenance["loss"] = shared if isinstance(shared, str) else shared.__name__
+            provenance["loss"] = _name(shared)
         rows = _in_original_order(view, criterion.scores(), mask)
         results[spec] = HeadScores(rows, spec, provenance)
     return results
@@ -115,6 +115,10 @@ def _shared_loss(criteria: Iterable[Any], loss: str | Loss | None) -> str | Loss
         loss_named(loss)
         return loss
     return "task" if "task" in wanted else next(iter(wanted), None)
+
+
+def _name(loss: str | Loss) -> str:
+    return loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
 
 
 def _backwards(criteria: Sequence[Any], loss: str | Loss | None) -> list[Backward]:

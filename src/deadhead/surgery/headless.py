@@ -7,25 +7,30 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deadhead.architectures import Architecture, project_nothing
+from deadhead.architectures import Architecture, architecture_named, project_nothing
 
 
 class Headless:
     """Mixed into the class of an attention module, in front of it: replaces its forward."""
 
-    deadhead_architecture: Architecture
-    deadhead_output: Any  # a function, so that the projection is not registered a second time
+    deadhead_model_type: str
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Return (what the block adds, attention maps of no heads)."""
-        _remember_tokens(self, hidden_states, (*args, *kwargs.values()))
-        headless = self.deadhead_architecture.headless
-        if headless is None:
-            result = project_nothing(self.deadhead_output(), hidden_states)
+        module: Any = self
+        _remember_tokens(module, hidden_states, (*args, *kwargs.values()))
+        architecture = architecture_named(self.deadhead_model_type)
+        if architecture.headless is None:
+            path = architecture.output.removeprefix(f"{architecture.attention}.")
+            result = project_nothing(module.get_submodule(path), hidden_states)
         else:
-            result = headless(self, hidden_states, args)  # type: ignore[arg-type]
+            result = architecture.headless(module, hidden_states, args)
         batch, tokens = hidden_states.shape[:2]
         return result, hidden_states.new_zeros(batch, 0, tokens, tokens)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle by the class that the module had, since this one is made on the fly."""
+        return _rebuild, (type(self).__mro__[2],), self.__dict__
 
 
 def _remember_tokens(attention: Any, hidden: Tensor, arguments: tuple[Any, ...]) -> None:
@@ -44,10 +49,12 @@ def _headless_class(cls: type[nn.Module]) -> type[nn.Module]:
     return type(f"Headless{cls.__name__}", (Headless, cls), {})
 
 
+def _rebuild(cls: type[nn.Module]) -> nn.Module:
+    made = _headless_class(cls)
+    return made.__new__(made)
+
+
 def behead_(attention: nn.Module, architecture: Architecture) -> None:
     """Make an attention module skip attention, in place; its children and names stay."""
     attention.__class__ = _headless_class(type(attention))
-    attention.deadhead_architecture = architecture  # type: ignore[assignment]
-    if architecture.headless is None:
-        path = architecture.output.removeprefix(f"{architecture.attention}.")
-        attention.deadhead_output = functools.partial(attention.get_submodule, path)  # type: ignore[assignment]
+    attention.deadhead_model_type = architecture.model_type  # type: ignore[assignment]

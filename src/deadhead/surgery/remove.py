@@ -39,6 +39,11 @@ def remove_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
 
 def cuts_of(view: HeadModel, plan: PruningPlan) -> list[Cut]:
     """Return what stays of each block under the plan, or raise as `remove_` does."""
+    if plan.action != "remove":
+        raise HeadError(
+            f"the plan's action is {plan.action!r}; remove_ obeys plans to 'remove', use masked for"
+            " a mask"
+        )
     if plan.copies:
         raise HeadError(
             f"the plan copies {len(plan.copies)} heads, which removal cannot do; use a plan without"

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from deadhead.criteria.inputs import call
 from deadhead.errors import DataError
 
 Batch = dict[str, torch.Tensor]
 
 # per batch, padding included; `BatchedTask` says why
 MAX_TOKENS = 2048
+BUSY_TOKENS = 256  # a batch of fewer leaves two CPU threads idle
+MUCH_SHORTER = 0.8
 
 # these count positions from pad_token_id + 1, so that many fewer tokens fit
 _OFFSET_POSITIONS = {"camembert", "roberta", "roberta-prelayernorm", "xlm-roberta"}
@@ -39,12 +42,18 @@ def group_rows(
 ) -> Iterator[slice]:
     """Cut lengths, sorted longest first, into runs of at most `max_tokens` padded tokens.
 
-    A single sequence beyond the budget is a run of its own.
+    A run also ends where the next sequence is much shorter than its first and the run is already
+    long enough to keep the processor busy: small sets would be half padding otherwise. A single
+    sequence beyond the budget is a run of its own.
     """
     start = 0
     while start < len(lengths):
-        fit = max(1, max_tokens // max(1, lengths[start]))
+        longest = max(1, lengths[start])
+        fit = max(1, max_tokens // longest)
         stop = min(len(lengths), start + (min(fit, batch_size) if batch_size else fit))
+        busy = start + max(1, min(BUSY_TOKENS, max_tokens) // longest)
+        short = (i for i in range(busy, stop) if lengths[i] < MUCH_SHORTER * longest)
+        stop = next(short, stop)
         yield slice(start, stop)
         start = stop
 
@@ -117,8 +126,9 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[Batch], torch.Tensor]]:
     cached = bool(getattr(config, "use_cache", False))
 
     def logits(batch: Batch) -> torch.Tensor:
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        outputs = model(**inputs)
+        outputs = call(model, batch)
+        if isinstance(outputs, torch.Tensor):  # a module of the user's own
+            return outputs
         if not hasattr(outputs, "logits"):
             raise DataError(
                 f"a {type(model).__name__} gives no logits to judge; use a model with a head on"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,14 +86,6 @@ class Examples:
             for name, quota in zip(names, quotas, strict=True)
         ]
         return self.take(np.sort(np.concatenate(chosen)))
-
-    def describe_groups(self) -> str:
-        """Say how many paradigms there are and how many examples each has."""
-        if self.groups is None:
-            return ""
-        sizes = Counter(self.groups).values()
-        each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-        return f"{len(sizes)} paradigm{'s' * (len(sizes) > 1)} of {each}"
 
 
 def _even_quotas(sizes: Sequence[int], n: int, rng: np.random.Generator) -> list[int]:

@@ -83,4 +83,4 @@ def _row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         # masked_fill, not a product: padding may hold infinities
         parts.append((scores.logsumexp(1) - picked).masked_fill(ids == -100, 0.0))
     # summed in float64: a window has up to thousands of terms
-    return torch.cat(parts).view(batch, tokens).double().sum(1)
+    return torch.cat(parts).view(batch, tokens).cpu().double().sum(1)

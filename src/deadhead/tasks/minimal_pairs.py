@@ -101,8 +101,9 @@ class MinimalPairsTask(BatchedTask):
         """Accuracy of tossing a coin."""
         return 0.5
 
+    @cached_property
     def evaluated(self) -> list[Packed]:
-        """Return the batches of both sides."""
+        """The batches of both sides."""
         return self.pack(self.sequences)
 
     @cached_property

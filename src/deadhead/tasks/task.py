@@ -59,6 +59,11 @@ class Task(Protocol):
         """The metric without a model (majority class, coin); None if that has no meaning."""
         ...
 
+    @property
+    def passes(self) -> int:
+        """Forward passes that `evaluate` makes."""
+        ...
+
     def batches(self) -> list[Batch]:
         """Return padded batches with `labels`: what criteria score on."""
         ...
@@ -147,6 +152,11 @@ class BatchedTask(ABC):
         return len(self.examples)
 
     @property
+    def passes(self) -> int:
+        """Forward passes that `evaluate` makes."""
+        return len(self.evaluated)
+
+    @property
     def chance(self) -> float | None:
         """What the metric is without a model; None where that has no meaning."""
         return None
@@ -200,13 +210,14 @@ class BatchedTask(ABC):
         if self._there is None or self._there[0] != device:
             there = [
                 Packed(p.rows, {name: tensor.to(device) for name, tensor in p.batch.items()})
-                for p in self.evaluated()
+                for p in self.evaluated
             ]
             self._there = (device, there)
         return self._there[1]
 
+    @cached_property
     def evaluated(self) -> list[Packed]:
-        """Return the batches that `evaluate` runs: those of `batches` unless a kind says else."""
+        """The batches that `evaluate` runs: those of `batches` unless a kind says else."""
         return self._packed
 
 
