@@ -13,10 +13,10 @@ demo: $(READY)
 	$(BIN)/deadhead demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 check: $(READY)
 	$(BIN)/ruff check .

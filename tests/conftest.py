@@ -27,3 +27,15 @@ def shared() -> Path:
     if not (SHARED / "models").is_dir():
         pytest.skip("needs the folder shared/ with real models and data, next to the checkout")
     return SHARED
+
+
+# `make test-fast` runs the laws on these only; the other model types are marked slow
+QUICK_TYPES = {"bert", "albert", "gpt2", "bloom", "llama"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        model_type = parameters.params.get("model_type") if parameters else None
+        if model_type is not None and model_type not in QUICK_TYPES:
+            item.add_marker(pytest.mark.slow)

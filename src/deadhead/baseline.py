@@ -49,12 +49,19 @@ class RandomBaseline:
         return np.quantile(self.values, 0.975, axis=0)
 
     def at(self, *, sparsity: float) -> tuple[float, float, float]:
-        """Return (mean, low, high) at a sparsity, linear in between; NaN outside the grid."""
-        mean, low, high = (
-            float(np.interp(sparsity, self.sparsity, grid, left=np.nan, right=np.nan))
-            for grid in (self.mean, self.low, self.high)
-        )
-        return mean, low, high
+        """Return (mean, low, high) at a sparsity; NaN outside the grid.
+
+        Between the points of the grid each draw is interpolated, and then summarised.
+        """
+        near = np.flatnonzero(np.isclose(self.sparsity, sparsity, rtol=0, atol=1e-9))
+        values = np.array(self.values)
+        if near.size:
+            drawn = values[:, near[0]]
+        else:
+            outside = {"left": np.nan, "right": np.nan}
+            drawn = np.array([np.interp(sparsity, self.sparsity, v, **outside) for v in values])
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        return float(drawn.mean()), float(low), float(high)
 
     def auc(self) -> np.ndarray:
         """Return each draw's normalised area under the curve; shape (draws,)."""
@@ -80,6 +87,7 @@ def random_baseline(
     rules: Rules,
     draws: int = 20,
     fractions: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
+    dropped: int | None = None,
     seed: int = 0,
     done: Mapping[tuple[int, int], float] | None = None,
     on_point: Callable[[int, int, float], None] = lambda draw, dropped, value: None,
@@ -92,6 +100,7 @@ def random_baseline(
         rules: what may be dropped; `inverse` makes no difference.
         draws: number of random orders; draw `i` uses seed + i.
         fractions: of all heads, each in (0, 1].
+        dropped: one more point, as a number of heads: that of the plan to compare with.
         seed: of the first draw.
         done: values of an interrupted baseline, by (draw, heads dropped).
         on_point: called with every new value.
@@ -100,8 +109,8 @@ def random_baseline(
     """
     done = dict(done or {})
     origin = view.mask
-    totals = sorted({reachable(view, origin, rules, f) for f in fractions})
-    totals = [t for t in totals if t > len(origin.dropped)]
+    found = {reachable(view, origin, rules, f) for f in fractions}
+    totals = sorted(t for t in found | {dropped or 0} if t > len(origin.dropped))
 
     def value(draw: int, mask: HeadMask) -> float:
         whole = mask in (origin, nothing)  # the same for every draw

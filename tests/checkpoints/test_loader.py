@@ -39,6 +39,7 @@ def cut(model_type, kind="classification", *, seed=0, dtype=torch.float32):
     return model
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_logits_bit_for_bit(tmp_path, request):
     expected = set()
     for model_type in MODEL_TYPES:
@@ -95,6 +96,7 @@ def test_a_backbone_loads_from_a_checkpoint_with_a_head_and_the_other_way_round(
     assert torch.equal(outputs(headed.base_model, batch()), outputs(base, batch()))
 
 
+@pytest.mark.slow
 def test_without_importing_deadhead_transformers_names_the_missing_loader(tmp_path):
     model = make("bert", dtype=torch.float32)
     mask = HeadModel(model).mask

@@ -74,7 +74,7 @@ MISSING = [
     (("score", MODEL), "no data is named; give --task or --calibration"),
     (("plan", MODEL), "no data is named; give --task or --calibration"),
     (("evaluate", MODEL), "no data is named; give --task or --test"),
-    (with_option("--resume"), "no interrupted run in '.out.partial'; start without --resume"),
+    (with_option("--resume"), "no interrupted run in '.*/.out.partial'; start without --resume"),
 ]
 
 
@@ -177,7 +177,7 @@ def test_a_full_output_folder_is_refused(deadhead, tmp_path):
 def test_folders_that_cannot_be_written_are_refused(deadhead, tmp_path):
     write(tmp_path, "file", "")
     line = deadhead("prune", MODEL, *SMALL, "-o", "file/out").refused()
-    assert "cannot write to 'file'" in line
+    assert f"cannot write to '{tmp_path / 'file'}'" in line
     for args in (
         ("plan", MODEL, *DATA, "--heads", "3", "-o", "file/plan.json"),
         ("score", MODEL, "-c", "magnitude", "-o", "file/scores.json"),
@@ -248,7 +248,8 @@ def test_scores_of_something_else_are_refused(deadhead, tmp_path):
     assert "cannot use 's.json'; choose one_shot" in plan("-c", "taylor", "-s", "greedy")
     decoder = deadhead("plan", "bundled:decoder", "--scores", "s.json", "-c", "taylor").refused()
     assert "blocks with [6, 6, 6, 6] heads, the model has [4, 4, 4, 4]; score this" in decoder
-    for wrong in ({"a": 1}, {"values": 3, "criterion": "taylor"}, {"values": [["x"]]}, {"a": {}}):
+    odd = ({"values": 3, "criterion": "taylor"}, {**scores, "provenance": 3})
+    for wrong in ({"a": 1}, {"values": [["x"]]}, {"a": {}}, *odd):
         write(tmp_path, "s.json", json.dumps(wrong))
         assert "'s.json' does not hold scores" in plan("-c", "taylor")
     write(tmp_path, "s.json", "[]")

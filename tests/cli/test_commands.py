@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,117 @@ def test_one_set_is_enough_for_who_looks_at_one(deadhead, tmp_path):
     assert split["data"]["size"] == 4  # the last 20%
 
 
+def test_one_split_of_a_folder_is_enough_for_who_looks_at_one(deadhead, tmp_path):
+    rows = "".join(f"fine film {i}\t{i % 2}\n" for i in range(12))
+    for name in ("test", "train"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.tsv").write_text("sentence\tlabel\n" + rows)
+    found = deadhead("evaluate", MODEL, "-t", "test", "--json")
+    assert found.json["data"]["size"] == 12
+    assert deadhead("evaluate", MODEL, "-t", "test[2:8]", "--json").json["data"]["size"] == 6
+    found = deadhead("score", MODEL, "-t", "train", "--json")
+    assert found.json["gradient_norm"]["provenance"]["samples"] == 12
+    assert "has no test set" in deadhead("evaluate", MODEL, "-t", "train").refused()
+    shutil.copy(tmp_path / "test" / "test.tsv", tmp_path / "train")  # the same texts
+    assert deadhead("score", MODEL, "-t", "train", "--json").code == 0
+
+
+def test_scores_and_plans_say_what_made_them(deadhead, tmp_path):
+    assert deadhead("score", MODEL, *DATA, "-c", "taylor", "--seed", "3", "-o", "s.json").code == 0
+    made = json.loads((tmp_path / "s.json").read_text())["taylor"]["provenance"]
+    assert made["model"] == MODEL
+    assert made["command"].startswith("deadhead score bundled:encoder")
+    assert "torch" in made["versions"]
+    assert made["data"]["calibration"]["size"] == 8
+    options = ("-c", "taylor", "--heads", "3", "--scores", "s.json")
+    plan = deadhead("plan", MODEL, *options, "--json").json["provenance"]
+    assert plan["scores"] == {"file": "s.json", **made}
+    assert not {"seed", "loss"} & set(plan), "the plan's own made nothing"
+    other = {"taylor": json.loads((tmp_path / "s.json").read_text())["taylor"]}
+    other["taylor"]["provenance"]["model"] = "another"
+    (tmp_path / "s.json").write_text(json.dumps(other))
+    found = deadhead("plan", MODEL, *options)
+    assert f"note: the scores were made for 'another', and the model is '{MODEL}'" in found.err
+
+
+def test_the_card_of_an_applied_plan_says_where_it_comes_from(deadhead, tmp_path):
+    assert deadhead("score", MODEL, *DATA, "-c", "taylor", "--seed", "3", "-o", "s.json").code == 0
+    direct = ("plan", MODEL, *DATA, "-c", "taylor", "--seed", "3", "--heads", "3")
+    given = ("plan", MODEL, "-c", "taylor", "--scores", "s.json", "--heads", "3")
+    for number, args in enumerate((direct, given)):
+        assert deadhead(*args).code == 0
+        found = deadhead("apply", MODEL, "-o", f"cut{number}")
+        assert "AutoModelForSequenceClassification.from_pretrained" in found.out
+        card = (tmp_path / f"cut{number}" / "README.md").read_text()
+        assert "AutoModelForSequenceClassification.from_pretrained" in card
+        assert "3 of 24 heads removed" in card
+        for row in ("criterion | taylor", "strategy | one_shot", "seed | 3", "calibration | "):
+            assert f"| {row}" in card, row
+        assert "base_model" not in card
+
+
+def test_an_evaluation_under_a_plan_says_so(planned, cut):
+    judge = (*DATA[:2], "--test-size", "8")
+    found = planned("evaluate", MODEL, "-p", "plan.json", *judge, "--json").json
+    assert found["plan"] == {"file": "plan.json", "heads_dropped": 3}
+    text = planned("evaluate", MODEL, "-p", "plan.json", *judge).out
+    assert text.startswith(f"{MODEL} with 3 heads switched off on 8 examples")
+    assert planned("evaluate", MODEL, *judge, "--json").json["plan"] is None
+    assert "switched off" not in planned("evaluate", MODEL, *judge).out
+
+
+def test_a_diagnosis_is_of_the_loss_that_the_criterion_uses(deadhead):
+    for criterion, options, loss in (
+        ("taylor", (), "task"),
+        ("gradient_norm", (), "logit_norm"),
+        ("magnitude,gradient_norm", (), "logit_norm"),
+        ("taylor", ("--loss", "logit_norm"), "logit_norm"),
+    ):
+        found = deadhead("score", MODEL, *DATA, "--diagnose", "-c", criterion, *options, "--json")
+        assert found.json["loss"] == loss
+
+
+@pytest.mark.parametrize(
+    ("args", "passes"),
+    [
+        (("score", "--diagnose"), 4),
+        (("plan", "--heads", "3"), 4),
+        (("plan", "--heads", "3", "-s", "greedy"), 12),
+    ],
+)
+def test_work_in_batches_has_a_bar_that_fills(deadhead, monkeypatch, args, passes):
+    bars = []
+
+    @contextmanager
+    def bar(what, total, *, hidden=False):
+        bars.append([total, 0])
+
+        def advance(step=1):
+            bars[-1][1] += step
+
+        yield advance
+
+    for module in ("plan", "score"):
+        monkeypatch.setattr(importlib.import_module(f"deadhead.cli.{module}"), "progress_bar", bar)
+    assert deadhead(args[0], MODEL, *DATA, "--batch-size", "2", *args[1:]).code == 0
+    assert bars == [[passes, passes]]
+
+
+def test_the_demo_can_be_told_where_to_run(deadhead, tmp_path):
+    assert "device 'cuda:99' is not available" in deadhead("demo", "--device", "cuda:99").refused()
+    assert "did you mean 'float32'" in deadhead("demo", "--dtype", "flot32").refused()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_can_fill_the_empty_folder_where_one_is(deadhead, no_figures, monkeypatch, tmp_path):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    found = deadhead("prune", MODEL, *SMALL, "-o", ".")
+    assert found.code == 0, found.err
+    assert (tmp_path / "here" / "model" / "config.json").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+
+
 def test_criteria_share_one_backward_pass_per_batch(deadhead, monkeypatch):
     calls, grad = [], torch.autograd.grad
 
@@ -138,7 +250,7 @@ def test_a_note_says_that_a_plan_was_made_for_another_model(planned, tmp_path, c
     both = PruningPlan(mask, provenance=plan.provenance)
     (tmp_path / "plan.json").write_text(json.dumps(both.to_json()))
     found = planned("apply", cut, "-o", "out")
-    assert f"note: the plan was made for '{MODEL}' and is applied to 'cut'" in found.err
+    assert f"note: the plan was made for '{MODEL}', and the model is 'cut'" in found.err
 
 
 def test_list_knows_everything(deadhead):

@@ -68,6 +68,7 @@ def test_a_full_disk_costs_a_line_and_no_work(deadhead, monkeypatch, tmp_path, r
         line = deadhead(*RUN).refused()
     assert "No space left on device" in line
     assert "go on with --resume" in line
+    assert "another folder" not in line, "the journal would not be found there"
     assert [p.name for p in tmp_path.iterdir()] == [".out.partial"]
     request.getfixturevalue("no_figures")
     found = deadhead(*RUN, "--resume")
@@ -80,7 +81,7 @@ def test_a_disk_that_is_full_from_the_start_leaves_nothing(deadhead, monkeypatch
     fill(monkeypatch, "journal")
     monkeypatch.setattr(Path, "write_text", full)
     line = deadhead(*RUN).refused()
-    assert "cannot write to '.': [Errno 28] No space left on device; make room or choose" in line
+    assert f"cannot write to '{tmp_path}': [Errno 28] No space left on device; make room" in line
     assert list(tmp_path.iterdir()) == []
 
 

@@ -69,6 +69,7 @@ def test_hooks_are_gone_after_an_exception(model_type):
     assert state(model) == before
 
 
+@pytest.mark.slow
 def test_importing_deadhead_patches_nothing(tmp_path):
     import subprocess
     import sys

@@ -74,6 +74,26 @@ def test_page_says_the_outcome_and_every_step(full, page):
     assert "@media print" in page
 
 
+def test_a_curve_on_selection_says_so_and_is_drawn_alone(full, page, tmp_path):
+    run = replace(full, run={**full.run, "evaluated_on": "selection"})
+    text = write_report(run, tmp_path).read_text(encoding="utf-8")
+    assert "measured on selection" in text
+    assert "The random baseline was measured on test" in text
+    assert "measured on test" in page
+    for gid in ("random", "chosen"):
+        assert f'id="curve-{gid}"' in page
+        assert f'id="curve-{gid}"' not in text
+
+
+def test_tiles_count_from_the_model_as_it_was_given(full):
+    start = replace(full.trajectory.start, mask=full.trajectory.steps[2].mask)
+    steps = full.trajectory.steps[3:]
+    run = replace(full, trajectory=replace(full.trajectory, start=start, steps=steps))
+    name, value, note = html._tiles(run)[0]
+    assert (name, value) == ("heads", "6 → 5")
+    assert note.startswith("removed (17%)")
+
+
 def test_figures_are_written_beside_the_page_and_nothing_else(full, tmp_path):
     write_report(full, tmp_path)
     write_report(full, tmp_path)  # again, over what is there

@@ -79,6 +79,34 @@ def test_better_than_random_is_not_flagged(full):
     assert "3 draws" in said(replace(full, random=make_random(n_draws=3)))
 
 
+def on_selection(summary):
+    """The curve is at .7 for the mask of the plan, and the cut model at .6 on test."""
+    evaluation = {**summary.evaluation, "pruned": {"accuracy": 0.6}}
+    run = {**summary.run, "evaluated_on": "selection"}
+    return replace(summary, evaluation=evaluation, run=run)
+
+
+def test_a_curve_on_selection_is_not_compared_with_a_baseline_on_test(full):
+    run = replace(on_selection(full), random=make_random(0.68))
+    assert "Worse than random: accuracy 0.600 of the cut model" in said(run)
+    assert "measured on selection" in said(run)
+    assert "other data, or a repair" not in said(run)
+    assert "0.700" not in said(run)
+
+
+def test_notes_on_the_data_are_caveats(full):
+    run = {**full.run, "notes": ["dropped 3 of 512 examples from calibration"]}
+    assert "Data: dropped 3 of 512 examples from calibration." in said(replace(full, run=run))
+
+
+def test_heads_are_counted_from_the_model_as_it_was_given(full):
+    trajectory = make_trajectory()
+    start = replace(trajectory.start, mask=trajectory.steps[2].mask)
+    again = replace(trajectory, start=start, steps=trajectory.steps[3:])
+    run = replace(full, trajectory=again, plan=replace(full.plan, copies={}))
+    assert outcome(run).startswith("1 of 6 heads removed (17%):")
+
+
 def test_guessing_is_flagged(full):
     evaluation = {**full.evaluation, "pruned": {"accuracy": 0.5}}
     assert "no better than guessing" in said(replace(full, evaluation=evaluation))

@@ -14,7 +14,7 @@ from small_run import outcome, settings
 
 from deadhead import HeadModel, HeadScores, PruningPlan, Trajectory, open_task
 from deadhead.errors import BudgetError, OutputExistsError, ScoreError
-from deadhead.report import RunSummary
+from deadhead.report import RunSummary, caveats
 from deadhead.runs import DataSettings, ModelSettings, conduct
 
 FILES = {
@@ -95,14 +95,14 @@ def test_the_plan_is_the_last_step_and_the_baseline_starts_at_the_dense_model(fi
     assert summary.plan.mask == summary.trajectory.steps[-1].mask
     assert len(summary.plan.mask.dropped) == 8
     random = summary.random
-    assert random.sparsity == (0.0, 0.5, 1.0)
+    assert random.sparsity == (0.0, 8 / 24, 0.5, 1.0)
     assert {row[0] for row in random.values} == {summary.trajectory.dense}
     assert len({row[-1] for row in random.values}) == 1  # no heads at all: the same for every draw
 
 
 def test_the_random_baseline_obeys_the_rules(no_figures, tmp_path):
     asked = settings(tmp_path / "run", keep_at_least=2, save=False)
-    assert conduct(asked).random.sparsity == (0.0, 0.5, pytest.approx(16 / 24))
+    assert conduct(asked).random.sparsity == (0.0, 8 / 24, 0.5, 16 / 24)
 
 
 def test_a_run_without_checkpoint_writes_none(no_figures, tmp_path):
@@ -148,6 +148,32 @@ def test_a_decoder_is_judged_on_pairs_and_says_what_its_cache_takes(no_figures, 
     facts = conduct(asked).model
     assert facts["auto_class"] == "AutoModelForCausalLM"
     assert facts["kv_bytes_per_token_after"] == facts["kv_bytes_per_token_before"] * 12 / 16
+
+
+def test_the_card_of_a_run_names_no_base_model_that_is_not_on_the_hub(finished):
+    card = (finished[0].output / "model" / "README.md").read_text()
+    assert "base_model" not in card
+    assert "AutoModelForSequenceClassification" in card
+
+
+def test_how_the_data_was_divided_is_written_down(no_figures, tmp_path):
+    rows = [json.dumps({"text": f"fine film {i}", "label": i % 2}) + "\n" for i in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(rows))
+    file = str(tmp_path / "rows.jsonl")
+    data = DataSettings(calibration=file, test=file, allow_overlap=True)
+    summary = conduct(replace(settings(tmp_path / "run", random=0), data=data))
+    run = read(tmp_path / "run" / "run.json")["run"]
+    assert ["overlap allowed: 12 examples" in note for note in run["notes"]] == [True]
+    assert f"Data: {run['notes'][0]}." in caveats(summary)
+    assert "overlap allowed" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_under_max_drop_what_is_compared_is_on_test(no_figures, tmp_path):
+    summary = conduct(settings(tmp_path / "run", max_drop=0.9, save=False))
+    assert summary.evaluated_on == "selection"
+    dense = summary.random.values[0][0]
+    assert dense == summary.before, "the baseline and the reported numbers are of one set"
+    assert any("measured on selection" in line for line in caveats(summary))
 
 
 def test_an_output_that_is_not_empty_is_refused_before_the_model_is_loaded(finished):

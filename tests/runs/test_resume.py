@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +17,7 @@ import pytest
 from small_run import outcome, settings
 
 from deadhead.errors import CheckpointError, DataError, OutputExistsError
-from deadhead.runs import Journal, RunSettings, Watch, conduct
+from deadhead.runs import Journal, ModelSettings, RunSettings, Watch, conduct
 from deadhead.runs.journal import partial_folder
 
 
@@ -75,7 +78,8 @@ def test_what_is_done_is_not_done_again(again, no_figures, monkeypatch):
     work = []
     conduct(again, resume=True, watch=Watch(on_work=work.append))
     drawn = sum("random" in json.loads(line) for line in before)
-    assert work.count("random draw") == 4 - drawn  # dense, 2 draws of 50%, and no heads at all
+    # dense, 2 draws of the plan's 8 heads, 2 of 50%, and no heads at all
+    assert work.count("random draw") == 6 - drawn
     assert len([line for line in before if line.startswith('{"step"')]) > 1
 
 
@@ -87,6 +91,66 @@ def test_a_torn_last_line_is_dropped(finished, again, no_figures, torn):
     file.write_text(file.read_text() + torn)
     conduct(again, resume=True)
     assert outcome(again.output) == outcome(finished[0].output)
+
+
+def test_a_torn_line_is_cut_off_without_writing(again, no_figures, monkeypatch):
+    with pytest.raises(Pulled):
+        conduct(again, watch=unplugged(7))
+    file = partial_folder(again.output) / "journal.jsonl"
+    whole = file.read_bytes()
+    torn = whole + '{"step": {"mäsk'.encode()[:-4]
+    file.write_bytes(torn)
+    header = json.loads(whole.splitlines()[0])["header"]
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.truncate", full)
+        with pytest.raises(CheckpointError, match=r"cannot read or repair .*No space left"):
+            Journal.open(again.output, header, resume=True)
+    assert file.read_bytes() == torn
+    monkeypatch.setattr(Path, "write_text", full)
+    journal = Journal.open(again.output, header, resume=True)
+    assert len(journal.steps) > 0
+    assert file.read_bytes() == whole
+
+
+def test_a_run_in_the_folder_where_one_is_waits_beside_it(monkeypatch, tmp_path):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert partial_folder(Path()) == tmp_path / ".here.partial"
+    assert partial_folder(Path("~/x")) == Path.home() / ".x.partial"
+
+
+def test_other_weights_and_versions_are_refused(finished, no_figures, monkeypatch, tmp_path):
+    shutil.copytree(finished[0].output / "model", tmp_path / "model")
+    asked = settings(tmp_path / "run", heads=12, random=0, save=False)
+    asked = replace(asked, model=ModelSettings(str(tmp_path / "model")))
+    with pytest.raises(Pulled):
+        conduct(asked, watch=unplugged(4))
+    weights = tmp_path / "model" / "model.safetensors"
+    before = weights.stat()
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    with pytest.raises(DataError, match="started with another weights; give the same"):
+        conduct(asked, resume=True)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with monkeypatch.context() as patch:
+        module = importlib.import_module("deadhead.runs.conduct")
+        patch.setattr(module, "versions", lambda: {"torch": "0"})
+        with pytest.raises(DataError, match="started with another versions; give the same"):
+            conduct(asked, resume=True)
+    conduct(asked, resume=True)
+
+
+def test_seconds_count_the_steps_of_earlier_processes(again, no_figures):
+    with pytest.raises(Pulled):
+        conduct(again, watch=unplugged(7))
+    file = partial_folder(again.output) / "journal.jsonl"
+    entries = [json.loads(line) for line in lines(again.output)]
+    next(e for e in entries if "step" in e)["step"]["seconds"] = 5000.0
+    file.write_text("".join(json.dumps(e) + "\n" for e in entries))
+    assert conduct(again, resume=True).run["seconds"] > 5000
 
 
 def test_a_journal_is_there_with_its_whole_header_or_not_at_all(tmp_path, monkeypatch):

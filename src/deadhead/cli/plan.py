@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,12 +19,20 @@ from deadhead.criteria.base import criterion_class
 from deadhead.errors import DataError, FileFormatError
 from deadhead.heads import HeadModel
 from deadhead.pruning import Recipe, choose
-from deadhead.report import RunSummary, model_card, parameter_count
+from deadhead.report import RunSummary, model_card
 from deadhead.report.atomic import replacing
-from deadhead.runs import DataSettings, versions
+from deadhead.runs import (
+    DataSettings,
+    ModelSettings,
+    data_facts,
+    model_facts,
+    model_size,
+    versions,
+)
+from deadhead.strategies import droppable
 from deadhead.surgery import masked, remove_
 from deadhead.trajectory import Step, Trajectory
-from deadhead.types import HeadMask, HeadScores, PruningPlan
+from deadhead.types import HeadMask, HeadScores, PruningPlan, count_heads
 
 PlanOption = Annotated[
     Path, typer.Option("--plan", "-p", help="A plan.json, of 'deadhead plan' or of a run.")
@@ -85,6 +95,10 @@ def plan(
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     view, batches = HeadModel(loaded.model), None
     provenance: dict[str, Any] = {"model": loaded.name, **recipe.__dict__, "versions": versions()}
+    if scores is not None and given is not None:
+        del provenance["seed"], provenance["loss"]  # the scores were made with their own
+        provenance["scores"] = {"file": scores.name, **given.provenance}
+        note_other_model("scores were", given.provenance, loaded.name)
     if given is None and criterion_class(criterion.split(":")[0]).needs:
         data = DataSettings(
             spec=task,
@@ -101,10 +115,10 @@ def plan(
         )
         source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
         batches = source.batches()
-        found = {"fingerprint": source.fingerprint, "size": source.size, "name": source.name}
-        provenance["data"] = {"calibration": found}
-    with progress_bar("choosing", None, hidden=as_json) as advance:
-        chosen = choose(view, batches, recipe, scores=given, on_move=lambda move: advance())
+        provenance["data"] = data_facts(calibration=source)
+    total = scorings(view, recipe) * len(batches) if batches else None
+    with progress_bar("choosing", total, hidden=as_json) as advance:
+        chosen = choose(view, batches, recipe, scores=given, on_batch=advance)
     chosen = replace(chosen, provenance=provenance)
     with replacing(output) as temporary:
         temporary.write_text(json.dumps(chosen.to_json(), indent=1) + "\n")
@@ -134,20 +148,18 @@ def apply(
     chosen = read_plan(plan_file)
     check_empty(output)
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    made_for = chosen.provenance.get("model")
-    if made_for not in (None, loaded.name):
-        say(f"note: the plan was made for {made_for!r} and is applied to {loaded.name!r}")
-    before = parameter_count(loaded.model)
+    note_other_model("plan was", chosen.provenance, loaded.name)
+    origin, before = HeadModel(loaded.model).mask, model_size(loaded.model)
     remove_(loaded.model, chosen)
-    after = parameter_count(loaded.model)
-    facts = {"name": loaded.name, "parameters_before": before, "parameters_after": after}
-    summary = unevaluated(chosen, {**facts, "model_type": loaded.model.config.model_type})
+    facts = model_facts(loaded.name, loaded.model, ModelSettings(model), before=before)
+    summary = unevaluated(chosen, origin, facts)
     save_model(loaded.model, loaded.tokenizer, output, card=model_card(summary))
     if as_json:
         show_json({"output": str(output), **facts, "plan": chosen.to_json()})
     else:
-        show(chosen.describe(), f"{before:,} parameters before, {after:,} after")
-        show(f"model: {output}  (import deadhead, then AutoModel.from_pretrained)")
+        sizes = (f"{facts[f'parameters_{when}']:,} {when}" for when in ("before", "after"))
+        show(chosen.describe(), f"parameters: {', '.join(sizes)}")
+        show(f"model: {output}  (import deadhead, then {facts['auto_class']}.from_pretrained)")
 
 
 def evaluate(
@@ -191,18 +203,23 @@ def evaluate(
     )
     judge = data.open_one("test", loaded.tokenizer, loaded.model.config)
     view = HeadModel(loaded.model)
+    mask = view.mask if chosen is None else chosen.mask
     with (
-        masked(view, chosen.mask if chosen else view.mask),
+        masked(view, mask),
         progress_bar("evaluating", judge.passes, hidden=as_json) as advance,
     ):
         hook = loaded.model.register_forward_hook(lambda *_: advance())
-        found = judge.evaluate(loaded.model)
-        hook.remove()
+        try:
+            found = judge.evaluate(loaded.model)
+        finally:
+            hook.remove()
     low, high = found.interval()
+    off = sum(not mask.keeps(head) for head in view.mask.heads)
     if as_json:
         show_json(
             {
                 "model": loaded.name,
+                "plan": plan_file and {"file": str(plan_file), "heads_dropped": off},
                 "data": {"name": judge.name, "size": judge.size, "fingerprint": judge.fingerprint},
                 "metric": found.metric,
                 "value": found.value,
@@ -211,23 +228,46 @@ def evaluate(
             }
         )
         return
-    show(f"{loaded.name} on {judge.size} examples of {judge.name}")
+    switched = f" with {off} heads switched off" if chosen else ""
+    show(f"{loaded.name}{switched} on {judge.size} examples of {judge.name}")
     for name, value in found.metrics.items():
         interval = f"  (95% interval {low:.4f} to {high:.4f})" if name == found.metric else ""
         show(f"  {name}: {value:.4f}{interval}")
 
 
-def unevaluated(chosen: PruningPlan, facts: dict[str, Any]) -> RunSummary:
+def scorings(view: HeadModel, recipe: Recipe) -> int:
+    """Count the scorings that a strategy makes."""
+    if recipe.strategy != "greedy":
+        return 1
+    limit = droppable(view, view.mask, recipe.rules, recipe.heads) - len(view.mask.dropped)
+    return math.ceil(limit / max(1, count_heads(recipe.per_step, view.mask.n_heads)))
+
+
+def note_other_model(what: str, provenance: Mapping[str, Any], name: str) -> None:
+    """Say if a file was made with another model than the one at hand."""
+    made_for = provenance.get("model")
+    if made_for not in (None, name):
+        say(f"note: the {what} made for {made_for!r}, and the model is {name!r}")
+
+
+def unevaluated(chosen: PruningPlan, origin: HeadMask, facts: dict[str, Any]) -> RunSummary:
     """Return what is known of a model that was cut by a plan and not judged."""
-    counts = chosen.mask.counts
-    start = Step(HeadMask.full(counts), (), float("nan"), 0.0)
+    scores = chosen.provenance.get("scores")
+    made = {**(scores if isinstance(scores, Mapping) else {}), **chosen.provenance}
+    start = Step(origin, (), float("nan"), 0.0)
+    blank = tuple(np.full(n, np.nan) for n in origin.counts)
     return RunSummary(
         title=f"{facts['name']}: by plan",
         trajectory=Trajectory(start, ()),
-        scores=HeadScores(tuple(np.full(n, np.nan) for n in counts), "none"),
+        scores=HeadScores(blank, str(made.get("criterion", "not known"))),
         plan=chosen,
         model=facts,
-        run={"command": typed_command(), "versions": versions()},
+        run={
+            "command": typed_command(),
+            "versions": versions(),
+            "seed": made.get("seed"),
+            "data": made.get("data"),
+        },
     )
 
 
@@ -246,7 +286,8 @@ def read_scores(file: Path, criterion: str) -> HeadScores:
     data = read_json(file, "scores")
     entries = [data] if "values" in data else data.values()
     try:
-        held = {s.criterion: s for s in map(HeadScores.from_json, entries)}
+        read = [HeadScores.from_json(entry) for entry in entries]
+        held = {s.criterion: replace(s, provenance=dict(s.provenance)) for s in read}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileFormatError(
             f"{str(file)!r} does not hold scores ({error!r}); make it with 'deadhead score -o'"

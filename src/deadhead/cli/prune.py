@@ -148,6 +148,8 @@ def demo(
     ),
     random: Annotated[int, typer.Option(help="Random orders, as a baseline.")] = 20,
     seed: o.SeedOption = 0,
+    device: o.DeviceOption = "cpu",
+    dtype: o.DtypeOption = None,
     resume: o.ResumeOption = False,
     as_json: o.JsonOption = False,
 ) -> None:
@@ -158,7 +160,7 @@ def demo(
     """
     torch.set_num_threads(1)  # the bundled model is so small that a second thread slows it down
     settings = RunSettings(
-        model=ModelSettings("bundled:encoder"),
+        model=ModelSettings("bundled:encoder", device, dtype),
         data=DataSettings(spec="bundled:sentiment", seed=seed),
         recipe=Recipe(criterion="taylor", strategy="greedy", heads=1.0, cut=8, seed=seed),
         output=output,
@@ -176,8 +178,9 @@ def run(settings: RunSettings, *, resume: bool, as_json: bool) -> None:
             view, recipe = HeadModel(loaded.model), settings.recipe
             limit = droppable(view, view.mask, recipe.rules, recipe.heads)
             each = 2 if recipe.strategy == "greedy" else 1
-            moves = math.ceil(limit / max(1, count_heads(recipe.per_step, view.mask.n_heads)))
-            draws = settings.random * len(settings.random_fractions)
+            here = limit - len(view.mask.dropped)
+            moves = math.ceil(here / max(1, count_heads(recipe.per_step, view.mask.n_heads)))
+            draws = settings.random * (len(settings.random_fractions) + 1)
             advance.total(moves * each + draws + 5)
             say(f"{loaded.name}: {view.mask.n_kept} heads in {len(view.blocks)} blocks")
             say(tasks.describe())
@@ -205,6 +208,8 @@ def report(summary: RunSummary, settings: RunSettings, *, as_json: bool) -> None
         show_json({"output": str(settings.output), **summary.to_json()})
         return
     show(step_table(summary.trajectory), summary_table({summary.title: summary.trajectory}))
+    if summary.evaluated_on != "test":
+        show(f"these steps were measured on {summary.evaluated_on}; what follows is on test")
     if summary.speed:
         show(speed_table(summary.speed))
     show(outcome(summary), f"report: {settings.output / 'report.html'}")

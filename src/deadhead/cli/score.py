@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from deadhead.checkpoints import load_model
 from deadhead.cli import options as o
-from deadhead.cli.console import progress_bar, say, show, show_json
+from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
 from deadhead.criteria import diagnose, score_all
 from deadhead.criteria.base import criterion_class
 from deadhead.criteria.losses import loss_named
@@ -18,7 +19,7 @@ from deadhead.heads import HeadModel
 from deadhead.report import score_table
 from deadhead.report.atomic import replacing
 from deadhead.report.diagnosis import diagnosis_table
-from deadhead.runs import DataSettings
+from deadhead.runs import DataSettings, data_facts, versions
 
 
 def score(
@@ -64,11 +65,11 @@ def score(
     names = criterion.split(",")
     if loss is not None:
         loss_named(loss)
-    for name in names:
-        criterion_class(name.split(":")[0])
+    kinds = [criterion_class(name.split(":")[0]) for name in names]
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     batches = []
-    if diagnosis or any(criterion_class(n.split(":")[0]).needs for n in names):
+    provenance = {"model": loaded.name, "command": typed_command(), "versions": versions()}
+    if diagnosis or any(kind.needs for kind in kinds):
         data = DataSettings(
             spec=task,
             kind=kind,
@@ -84,14 +85,21 @@ def score(
         )
         source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
         batches = source.batches()
+        provenance["data"] = data_facts(calibration=source)
         say(f"scoring on {source.size} examples of {source.name}")
     view = HeadModel(loaded.model)
     if diagnosis:
-        found = diagnose(view, batches, loss=loss)
+        wanted = [kind.loss for kind in kinds if kind.loss is not None]
+        differentiated = loss or ("task" if "task" in wanted else next(iter(wanted), None))
+        with progress_bar("diagnosing", len(batches), hidden=as_json) as advance:
+            found = diagnose(view, batches, loss=differentiated, on_batch=advance)
         show_json(found.to_json()) if as_json else show(*diagnosis_table(found))
         return
     with progress_bar("scoring", len(batches) or None, hidden=as_json) as advance:
         scores = score_all(view, batches, names, loss=loss, seed=seed, on_batch=advance)
+    scores = {
+        name: replace(s, provenance={**s.provenance, **provenance}) for name, s in scores.items()
+    }
     values = {name: s.to_json() for name, s in scores.items()}
     if output is not None:
         with replacing(output) as temporary:

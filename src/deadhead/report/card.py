@@ -21,8 +21,8 @@ model = {auto_class}.from_pretrained("path/to/this/folder")"""
 def model_card(summary: RunSummary) -> str:
     """Write the README.md of a cut checkpoint, with front matter for the Hugging Face Hub.
 
-    `summary.run["command"]` and `summary.model["name"]` appear as the caller gives them, except
-    that an absolute path is reduced to its last part: a card does not tell about a machine.
+    `summary.run["command"]` appears as it was typed, so that it can be typed again. An absolute
+    path in `summary.model["name"]` is reduced to its last part.
     """
     title = markdown_text(summary.title)
     parts = [
@@ -56,8 +56,8 @@ def _front_matter(summary: RunSummary) -> str:
     import yaml  # comes with huggingface_hub
 
     fields: dict[str, Any] = {"library_name": "transformers", "tags": ["deadhead", "pruned"]}
-    if summary.model.get("name"):
-        fields = {"base_model": _public_name(str(summary.model["name"])), **fields}
+    if hub_id := summary.model.get("hub_id"):  # a link: nothing else can be followed
+        fields = {"base_model": " ".join(str(hub_id).split()), **fields}
     # one line per value: a value that is wrapped could put "---" at the start of a line
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=float("inf"))
 

@@ -69,6 +69,7 @@ def curve_figure(
     random: RandomBaseline | None = None,
     chance: float | None = None,
     chosen: tuple[float, float] | None = None,
+    measured_on: str | None = None,
 ) -> Figure:
     """Draw the metric against the share of heads removed.
 
@@ -77,6 +78,7 @@ def curve_figure(
         random: shaded 95% interval and mean of random removal.
         chance: metric of guessing, a dotted line.
         chosen: (sparsity, metric) of the model that was kept in the end, ringed.
+        measured_on: name of the set, for the axis; what else is drawn has to be of the same.
 
     Raises:
         DataError: no curves, or curves of different metrics.
@@ -101,7 +103,7 @@ def curve_figure(
             axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2, label="chance")
         if chosen is not None and not math.isnan(chosen[1]):
             _draw_chosen(axes, chosen)
-        _label_curve_axes(axes, metrics[0], list(curves.values()))
+        _label_curve_axes(axes, metrics[0], list(curves.values()), measured_on)
     return figure
 
 
@@ -160,12 +162,15 @@ def _draw_chosen(axes: Axes, chosen: tuple[float, float]) -> None:
     )
 
 
-def _label_curve_axes(axes: Axes, metric: str, curves: Sequence[Trajectory]) -> None:
+def _label_curve_axes(
+    axes: Axes, metric: str, curves: Sequence[Trajectory], measured_on: str | None
+) -> None:
     from matplotlib.ticker import PercentFormatter
 
     better = "higher" if curves[0].greater_is_better else "lower"
     axes.set_xlabel("heads removed")
-    axes.set_ylabel(f"{_label(metric)} ({better} is better)")
+    where = f" on {measured_on}" if measured_on else ""
+    axes.set_ylabel(_label(f"{metric}{where} ({better} is better)"))
     axes.xaxis.set_major_formatter(PercentFormatter(decimals=None))
     furthest = max((step.mask.sparsity for curve in curves for step in curve), default=1)
     axes.set_xlim(-1.5, max(100 * furthest, 1) + 1.5)

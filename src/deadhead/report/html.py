@@ -57,6 +57,8 @@ def render(summary: RunSummary, figures: Mapping[str, str]) -> str:
         criterion=summary.scores.criterion,
         costs=cost_rows(summary),
         speed=speed_rows(summary.speed),
+        evaluated_on=summary.evaluated_on,
+        has_random=summary.random is not None,
         readings=summary_rows({summary.title: summary.trajectory}),
         steps=step_rows(summary.trajectory, full=True),
         data=data_rows(summary.run.get("data") or {}),
@@ -66,12 +68,16 @@ def render(summary: RunSummary, figures: Mapping[str, str]) -> str:
 
 
 def _write_figures(summary: RunSummary, folder: Path) -> dict[str, str]:
+    on_test = {
+        "random": summary.random,
+        "chance": summary.evaluation.get("chance"),
+        "chosen": (summary.plan.mask.sparsity, summary.after),
+    }
     figures = {
         "curve": curve_figure(
             {summary.scores.criterion: summary.trajectory},
-            random=summary.random,
-            chance=summary.evaluation.get("chance"),
-            chosen=(summary.plan.mask.sparsity, summary.after),
+            measured_on=summary.evaluated_on,
+            **(on_test if summary.evaluated_on == "test" else {}),
         ),
         "head_map": head_map_figure(summary.scores, summary.plan.mask),
     }
@@ -90,9 +96,10 @@ def _inline(svg: str, name: str) -> str:
 def _tiles(summary: RunSummary) -> list[tuple[str, str, str]]:
     """Return (name, value, note) of the numbers on top."""
     mask, metric, model = summary.plan.mask, summary.trajectory.metric, summary.model
+    start = summary.trajectory.start.mask
     notes = deed(summary).partition(" heads ")[2]
     tiles = [
-        ("heads", f"{mask.n_heads} → {mask.n_kept}", notes),
+        ("heads", f"{start.n_kept} → {mask.n_kept}", notes),
         (metric, f"{number(summary.before)} → {number(summary.after)}", retained(summary)),
     ]
     before, after = model.get("parameters_before"), model.get("parameters_after")

@@ -26,15 +26,17 @@ class RunSummary:
         trajectory: the metric after each step.
         scores: scores of the dense model.
         plan: what was cut in the end.
-        model: `name`, `model_type`, `parameters_before`, `parameters_after`,
-            `kv_bytes_per_token_before`, `kv_bytes_per_token_after` (None for encoders) and
-            `auto_class` (e.g. `AutoModelForCausalLM`; for the card).
+        model: `name`, `hub_id` (None for what is not on the Hub), `model_type`,
+            `parameters_before`, `parameters_after`, `kv_bytes_per_token_before`,
+            `kv_bytes_per_token_after` (None for encoders) and `auto_class` (e.g.
+            `AutoModelForCausalLM`; for the card).
         speed: timings.
         evaluation: `dense` and `pruned` (each `{metric: value}`), `interval` (`{"dense": [low,
             high], "pruned": [low, high]}` of the trajectory's metric, 95%) and `chance`.
         random: the random baseline, or None.
-        run: `command`, `versions`, `data` (`{role: {"fingerprint": ..., "size": ...}}`), `seed`,
-            `date`, `seconds`.
+        run: `command`, `versions`, `data` (`{role: {"fingerprint": ..., "size": ...}}`), `notes` on
+            how the data was divided, `seed`, `date`, `seconds`, and `evaluated_on`: the set that
+            the trajectory was measured on.
     """
 
     title: str
@@ -59,6 +61,11 @@ class RunSummary:
         Without an evaluation of its own this is the trajectory's value for the plan's mask.
         """
         return self._evaluated("pruned", self.on_curve)
+
+    @property
+    def evaluated_on(self) -> str:
+        """The set that the trajectory was measured on; everything else is on test."""
+        return str(self.run.get("evaluated_on") or "test")
 
     @property
     def on_curve(self) -> float:

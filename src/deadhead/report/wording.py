@@ -50,9 +50,12 @@ def retained(summary: RunSummary) -> str:
 
 
 def deed(summary: RunSummary) -> str:
-    """Print what was done to how many heads: `36 of 72 heads removed (50%)`."""
-    plan = summary.plan
-    gone, total = len(plan.mask.dropped), plan.mask.n_heads
+    """Print what was done to how many heads: `36 of 72 heads removed (50%)`.
+
+    Counted are the heads that the model had at the start, which may have been cut before.
+    """
+    plan, total = summary.plan, summary.trajectory.start.mask.n_kept
+    gone = total - plan.mask.n_kept
     share = f"({gone / total:.0%})" if total else ""
     verb = {"remove": "removed", "mask": "masked"}.get(plan.action, f"gone by {plan.action}")
     folded = sum(not plan.mask.keeps(head) for head in plan.copies)
@@ -111,11 +114,12 @@ def _random_caveats(summary: RunSummary) -> Iterator[str]:
         return
     if summary.random.n_draws < 20:
         yield f"The random baseline has {summary.random.n_draws} draws; 20 or more are advised."
-    if sparsity == 0:
+    if summary.plan.mask == summary.trajectory.start.mask:
         return
-    # the baseline is not repaired, so the fair comparison is with the curve, not the final model
+    # the baseline is not repaired, so the fair comparison is with the curve, not the final model;
+    # but it is on test
     value, which = summary.on_curve, "on the curve"
-    if math.isnan(value):
+    if math.isnan(value) or summary.evaluated_on != "test":
         value, which = summary.after, "of the cut model"
     mean, low, high = summary.random.at(sparsity=sparsity)
     sign = 1 if summary.trajectory.greater_is_better else -1
@@ -149,7 +153,12 @@ def _metric_caveats(summary: RunSummary) -> Iterator[str]:
     chance = summary.evaluation.get("chance")
     if chance is not None and sign * summary.after <= sign * chance:
         yield f"Useless: {metric} is no better than guessing ({number(chance)})."
-    if not math.isnan(summary.on_curve) and abs(summary.on_curve - summary.after) > 1e-9:
+    if summary.evaluated_on != "test":
+        yield (
+            f"The curve was measured on {summary.evaluated_on}, which decided where to stop: its"
+            " values are too good. Every other number is on test."
+        )
+    elif not math.isnan(summary.on_curve) and abs(summary.on_curve - summary.after) > 1e-9:
         yield (
             f"The curve has {metric} {number(summary.on_curve)} for this mask and the evaluation"
             f" {number(summary.after)}: other data, or a repair in between."
@@ -198,3 +207,4 @@ def _data_caveats(summary: RunSummary) -> Iterator[str]:
     for shared in roles.values():
         if len(shared) > 1:
             yield f"Same data for {' and '.join(shared)}: the metric is not a test on unseen data."
+    yield from (f"Data: {note}." for note in summary.run.get("notes") or ())

@@ -1,6 +1,7 @@
 """Runs: from settings to one folder with everything in it, stoppable at any moment."""
 
-from deadhead.runs.conduct import Watch, conduct, versions, write_run
+from deadhead.runs.conduct import Watch, conduct, write_run
+from deadhead.runs.facts import data_facts, model_facts, model_size, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.settings import DataSettings, ModelSettings, RunSettings
 
@@ -11,6 +12,9 @@ __all__ = [
     "RunSettings",
     "Watch",
     "conduct",
+    "data_facts",
+    "model_facts",
+    "model_size",
     "versions",
     "write_run",
 ]

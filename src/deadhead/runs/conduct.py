@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,11 @@ import torch
 from deadhead.baseline import RandomBaseline, random_baseline
 from deadhead.checkpoints import Loaded, check_empty, load_model, save_model, whole_folder
 from deadhead.criteria.inputs import to_device
-from deadhead.errors import CheckpointError
+from deadhead.errors import CheckpointError, OutputExistsError
 from deadhead.heads import HeadModel
 from deadhead.pruning import Progress, Pruning, prune
-from deadhead.report import (
-    RunSummary,
-    SpeedRow,
-    measure_all,
-    model_card,
-    parameter_count,
-    write_report,
-)
+from deadhead.report import RunSummary, SpeedRow, measure_all, model_card, write_report
+from deadhead.runs.facts import data_facts, model_facts, model_size, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.settings import RunSettings
 from deadhead.surgery import masked, remove_
@@ -66,10 +59,18 @@ def conduct(
     loaded = load_model(**settings.model.__dict__)
     view = HeadModel(loaded.model)
     tasks = settings.data.open(loaded.tokenizer, loaded.model.config)
-    data = _data(tasks)
+    data = data_facts(calibration=tasks.calibration, selection=tasks.selection, test=tasks.test)
     journal = Journal.open(
-        settings.output, {**settings.header(), "fingerprints": data}, resume=resume
+        settings.output,
+        {
+            **settings.header(),
+            "fingerprints": data,
+            "weights": settings.model.fingerprint(),
+            "versions": versions(),
+        },
+        resume=resume,
     )
+    before = sum(step.seconds for step in journal.steps)
     try:
         watch.on_start(loaded, tasks)
         pruning = prune(
@@ -85,21 +86,26 @@ def conduct(
         if len(journal.steps) <= 1 and not resume:  # nothing but the dense model was judged
             journal.remove()
         raise
-    baseline = _baseline(view, tasks, settings, journal, watch)
+    baseline = _baseline(view, tasks, settings, pruning, journal, watch)
     plan = replace(pruning.plan, provenance=_provenance(loaded.name, settings, data))
-    pruning = replace(pruning, plan=plan)
+    made = {"model": loaded.name, "data": {"calibration": data["calibration"]}}
+    scores = replace(
+        pruning.scores, provenance={**pruning.scores.provenance, **made, "versions": versions()}
+    )
     cut = remove_(copy.deepcopy(loaded.model), plan)
     watch.on_work("cut")
-    evaluation = _evaluation(loaded.model, cut, tasks, pruning, watch)
+    evaluation = _evaluation(loaded.model, cut, tasks, watch)
     speed = _speed(loaded.model, cut, tasks) if settings.measure_speed else []
     watch.on_work("time")
     run = {
         "command": settings.command,
         "versions": versions(),
         "data": data,
+        "notes": list(tasks.notes),
         "seed": settings.recipe.seed,
         "date": datetime.now(UTC).date().isoformat(),
-        "seconds": time.perf_counter() - begun,
+        # a resumed run has taken at least this: loading and random draws come on top
+        "seconds": before + time.perf_counter() - begun,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads,"
         f" {settings.model.device}",
         "settings": settings.header(),
@@ -108,9 +114,9 @@ def conduct(
     summary = RunSummary(
         title=f"{loaded.name}: {_title(settings)}",
         trajectory=pruning.trajectory,
-        scores=pruning.scores,
+        scores=scores,
         plan=plan,
-        model=_model_facts(loaded, view, cut),
+        model=model_facts(loaded.name, cut, settings.model, before=model_size(loaded.model)),
         speed=speed,
         evaluation=evaluation,
         random=baseline,
@@ -123,6 +129,11 @@ def conduct(
                 save_model(cut, loaded.tokenizer, folder / "model", card=model_card(summary))
     except CheckpointError as error:
         raise CheckpointError(f"{error}, and go on with --resume") from error
+    except OutputExistsError as error:
+        raise OutputExistsError(
+            f"{str(settings.output)!r} was filled by someone else while this ran; move that away"
+            " and go on with --resume"
+        ) from error
     journal.remove()
     return summary
 
@@ -135,12 +146,6 @@ def write_run(summary: RunSummary, folder: Path) -> None:
     summary.trajectory.to_frame().to_csv(folder / "trajectory.csv", index=False)
     (folder / "run.json").write_text(json.dumps(values, indent=1) + "\n")
     write_report(summary, folder)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    packages = ("deadhead", "torch", "transformers", "numpy")
-    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
 
 
 def _journalled(journal: Journal, watch: Watch) -> Progress:
@@ -157,7 +162,12 @@ def _journalled(journal: Journal, watch: Watch) -> Progress:
 
 
 def _baseline(
-    view: HeadModel, tasks: TaskSet, settings: RunSettings, journal: Journal, watch: Watch
+    view: HeadModel,
+    tasks: TaskSet,
+    settings: RunSettings,
+    pruning: Pruning,
+    journal: Journal,
+    watch: Watch,
 ) -> RandomBaseline | None:
     if not settings.random:
         return None
@@ -176,16 +186,16 @@ def _baseline(
         rules=settings.recipe.rules,
         draws=settings.random,
         fractions=settings.random_fractions,
+        dropped=len(pruning.plan.mask.dropped),  # where the two are compared
         seed=settings.recipe.seed,
         done=journal.random,
         on_point=on_point,
     )
 
 
-def _evaluation(
-    dense: Any, cut: Any, tasks: TaskSet, pruning: Pruning, watch: Watch
-) -> dict[str, Any]:
+def _evaluation(dense: Any, cut: Any, tasks: TaskSet, watch: Watch) -> dict[str, Any]:
     """Judge the dense and the cut model on the test set: the numbers that are reported once."""
+    # the curve has these values too if it is on test, but not their intervals and other metrics
     found: dict[str, Any] = {"interval": {}, "chance": tasks.test.chance}
     for name, model in (("dense", dense), ("pruned", cut)):
         evaluation = tasks.test.evaluate(model)
@@ -202,15 +212,6 @@ def _speed(dense: Any, cut: Any, tasks: TaskSet) -> list[SpeedRow]:
     return measure_all(dense, cut, inputs, repeats=15, warmup=3)
 
 
-def _data(tasks: TaskSet) -> dict[str, Any]:
-    sets = {"calibration": tasks.calibration, "selection": tasks.selection, "test": tasks.test}
-    return {
-        role: {"fingerprint": task.fingerprint, "size": task.size, "name": task.name}
-        for role, task in sets.items()
-        if task is not None
-    }
-
-
 def _provenance(name: str, settings: RunSettings, data: dict[str, Any]) -> dict[str, Any]:
     recipe = settings.header()["recipe"]
     return {"model": name, **recipe, "data": data, "versions": versions()}
@@ -220,30 +221,3 @@ def _title(settings: RunSettings) -> str:
     recipe = settings.recipe
     inverse = " inverse" if recipe.inverse else ""
     return f"{recipe.strategy}{inverse} {recipe.criterion}"
-
-
-def _model_facts(loaded: Loaded, view: HeadModel, cut: Any) -> dict[str, Any]:
-    cut_view = HeadModel(cut)
-    decodes = hasattr(loaded.model, "generate") and loaded.model.can_generate()
-    return {
-        "name": loaded.name,
-        "model_type": loaded.model.config.model_type,
-        "auto_class": _auto_class(loaded.model),
-        "parameters_before": parameter_count(loaded.model),
-        "parameters_after": parameter_count(cut),
-        "kv_bytes_per_token_before": view.kv_bytes_per_token() if decodes else None,
-        "kv_bytes_per_token_after": cut_view.kv_bytes_per_token() if decodes else None,
-    }
-
-
-def _auto_class(model: Any) -> str:
-    name = type(model).__name__
-    for ending, auto in (
-        ("ForSequenceClassification", "AutoModelForSequenceClassification"),
-        ("ForMaskedLM", "AutoModelForMaskedLM"),
-        ("ForCausalLM", "AutoModelForCausalLM"),
-        ("LMHeadModel", "AutoModelForCausalLM"),
-    ):
-        if name.endswith(ending):
-            return auto
-    return "AutoModel"

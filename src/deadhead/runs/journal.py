@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from deadhead.types import HeadScores
 
 def partial_folder(output: Path) -> Path:
     """Return where an interrupted run waits to go on: beside the output folder, hidden."""
-    return output.with_name(f".{output.name}.partial")
+    whole = Path(output).expanduser().absolute()  # "." has no name to put another beside
+    return whole.with_name(f".{whole.name}.partial")
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Journal:
             OutputExistsError: `output` is not empty, or an interrupted run is there and `resume`
                 is not set.
             DataError: nothing to resume, or it was made with other settings.
+            CheckpointError: the journal cannot be read or repaired.
         """
         folder = partial_folder(output)
         check_empty(output)
@@ -76,11 +79,7 @@ class Journal:
     @classmethod
     def _read(cls, folder: Path, file: Path, header: Mapping[str, Any]) -> Journal:
         journal = cls(folder)
-        lines = file.read_text().split("\n")
-        whole, torn = lines[:-1], lines[-1]
-        if torn:
-            file.write_text("".join(f"{line}\n" for line in whole))
-        entries = [json.loads(line) for line in whole]
+        entries = [json.loads(line) for line in _whole_lines(file)]
         before = entries[0]["header"]
         if before != header:
             parts = [k for k in header if before.get(k) != header[k]]
@@ -124,3 +123,21 @@ class Journal:
     def remove(self) -> None:
         """Delete the journal, once the run is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _whole_lines(file: Path) -> list[bytes]:
+    """Read the lines of a file and cut a torn last one off, which takes no room on the disk.
+
+    Raises:
+        CheckpointError: the file cannot be read, or not be cut; it is as it was.
+    """
+    try:
+        content = file.read_bytes()
+        length = content.rfind(b"\n") + 1
+        if length < len(content):
+            os.truncate(file, length)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read or repair {str(file)!r}: {error}; check its rights and --resume again"
+        ) from error
+    return content[:length].splitlines()

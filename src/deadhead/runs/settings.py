@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from deadhead.errors import BudgetError, DataError
 from deadhead.pruning import Recipe
 from deadhead.tasks import Task, TaskSet, open_task
+from deadhead.tasks.data import data_files, split_slice
+from deadhead.tasks.splits import ROLES
+
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,34 @@ class ModelSettings:
     device: str = "cpu"
     dtype: str | None = None
     trust_remote_code: bool = False
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder that `source` names; None for a bundled model or a hub id."""
+        path = Path(self.source).expanduser()
+        return path if not self.source.startswith("bundled:") and path.is_dir() else None
+
+    @property
+    def hub_id(self) -> str | None:
+        """The model's id on the Hugging Face Hub, if it comes from there."""
+        local = self.source.startswith("bundled:") or self.folder is not None
+        return None if local else self.source
+
+    def fingerprint(self) -> str | None:
+        """Return a short hex that changes with the files of a local folder; else None.
+
+        Read are names, sizes, times and the first MiB of each file, where safetensors keep the
+        shapes: the weights of a large model take too long.
+        """
+        if self.folder is None:
+            return None
+        found = blake2b(digest_size=6)
+        for file in sorted([*self.folder.glob("*.safetensors"), self.folder / "config.json"]):
+            about = file.stat()
+            found.update(f"{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
+            with file.open("rb") as stream:
+                found.update(stream.read(MIB))
+        return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -65,19 +98,31 @@ class DataSettings:
     def open_one(self, role: str, tokenizer: Any, config: Any) -> Task:
         """Open the `calibration` or `test` set alone, for commands that look at no other.
 
+        The other sets may lack, and may overlap with it.
+
         Raises:
             DataError: as `open`.
         """
-        given = getattr(self, role)
+        given = getattr(self, role) or self._file_of(role)
         if given is None and self.spec is None:
             raise DataError(
                 f"no data is named; give --task or --{role}"
                 " (bundled:sentiment and bundled:agreement need no files)"
             )
-        if given is None:
-            return getattr(self.open(tokenizer, config), role)
-        alone = replace(self, spec=None, calibration=given, selection=None, test=given)
-        return getattr(replace(alone, allow_overlap=True).open(tokenizer, config), role)
+        alone = replace(self, allow_overlap=True)
+        if given is not None:
+            alone = replace(alone, spec=None, calibration=given, selection=None, test=given)
+        return getattr(alone.open(tokenizer, config), role)
+
+    def _file_of(self, role: str) -> str | None:
+        """Return the file of one role in the folder that `spec` names, if that is how it is."""
+        place, _ = split_slice(self.spec or "")
+        folder = Path(place).expanduser()
+        if not self.spec or not folder.is_dir():
+            return None
+        files = {file.stem.lower(): file for file in data_files(folder)}
+        file = next((files[name] for name in ROLES[role] if name in files), None)
+        return None if file is None else f"{file}{self.spec.removeprefix(place)}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +144,7 @@ class RunSettings:
     recipe: Recipe
     output: Path
     random: int = 0
-    random_fractions: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+    random_fractions: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     measure_speed: bool = True
     save: bool = True
     command: str = field(default="", compare=False)

@@ -1,0 +1,62 @@
+"""What a result has to say about its model, its data and its software."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from deadhead.heads import HeadModel
+from deadhead.report import parameter_count
+from deadhead.runs.settings import ModelSettings
+from deadhead.tasks import Task
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = ("deadhead", "torch", "transformers", "numpy")
+    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
+
+
+def data_facts(**sets: Task | None) -> dict[str, Any]:
+    """Return `{role: {fingerprint, size, name}}` of the sets that are there."""
+    return {
+        role: {"fingerprint": task.fingerprint, "size": task.size, "name": task.name}
+        for role, task in sets.items()
+        if task is not None
+    }
+
+
+def model_size(model: Any) -> dict[str, int | None]:
+    """Return parameters, and the bytes of KV cache per token (None for encoders)."""
+    decodes = hasattr(model, "generate") and model.can_generate()
+    cache = HeadModel(model).kv_bytes_per_token() if decodes else None
+    return {"parameters": parameter_count(model), "kv_bytes_per_token": cache}
+
+
+def model_facts(
+    name: str, model: Any, settings: ModelSettings, *, before: dict[str, int | None]
+) -> dict[str, Any]:
+    """Return `RunSummary.model` of a cut model; `before` is its `model_size` before the cut."""
+    after = model_size(model)
+    return {
+        "name": name,
+        "hub_id": settings.hub_id,
+        "model_type": model.config.model_type,
+        "auto_class": _auto_class(model),
+        **{f"{size}_before": value for size, value in before.items()},
+        **{f"{size}_after": value for size, value in after.items()},
+    }
+
+
+def _auto_class(model: Any) -> str:
+    name = type(model).__name__
+    for ending, auto in (
+        ("ForSequenceClassification", "AutoModelForSequenceClassification"),
+        ("ForMaskedLM", "AutoModelForMaskedLM"),
+        ("ForCausalLM", "AutoModelForCausalLM"),
+        ("LMHeadModel", "AutoModelForCausalLM"),
+    ):
+        if name.endswith(ending):
+            return auto
+    return "AutoModel"
