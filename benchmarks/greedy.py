@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 
 import torch
@@ -168,6 +169,8 @@ def compare(name, model, calibration, test):
             ratios["accuracy"].append(b[1] / a[1])
             ratios["step"].append(sum(b) / sum(a))
             seconds.append((sum(a), sum(b)))
+        print(f"{name}: turn {turn} of {PAIRS}", file=sys.stderr, flush=True)
+    print({k: [f"{x:.1f}" for x in v] for k, v in ratios.items()}, file=sys.stderr, flush=True)
     medians = [statistics.median(r) for r in ratios.values()]
     ours_s, theirs_s = (statistics.median(s) for s in zip(*seconds, strict=True))
     return [
@@ -206,7 +209,7 @@ def main():
         name, model = "MiniLM shape (6 x 12 heads, 384)", random_bert(6, 384, 12)
         data = RandomTask(args.calibration, 1).batches(), RandomTask(args.test, 2).batches()
     rows.append(compare(name, model, *data))
-    base = [RandomTask(32, seed).batches() for seed in (3, 4)]
+    base = [RandomTask(16, seed).batches() for seed in (3, 4)]
     rows.append(compare("BERT-base shape (12 x 12 heads, 768)", random_bert(12, 768, 12), *base))
     columns = [
         "model",
