@@ -174,11 +174,15 @@ def _projected(
     parts = {}
     for part in PARTS:
         owner = next(p for p, m in _modules(block).items() if m is getattr(block, part))
-        applied = torch.cat([gradients[id(t)] for t in tape.outputs[number, owner]], dim=1)
+        applied = _joined([gradients[id(t)] for t in tape.outputs[number, owner]])
         heads = range(block.shape.count(part))
-        rows = features(view.architecture.layout, part, heads, block.shape)
-        at = (
-            applied if owner == part and owner != "query" else applied[..., rows.to(applied.device)]
-        )
-        parts[part] = at.unflatten(-1, (len(heads), block.head_dim))
-    return Projected(torch.cat(tape.inputs[number], dim=1), **parts)
+        if view.architecture.fused:
+            rows = features(view.architecture.layout, part, heads, block.shape)
+            applied = applied[..., rows.to(applied.device)]
+        parts[part] = applied.unflatten(-1, (len(heads), block.head_dim))
+    return Projected(_joined(tape.inputs[number]), **parts)
+
+
+def _joined(applications: list[Tensor]) -> Tensor:
+    """Put the applications of a shared block one after the other; one alone is not copied."""
+    return applications[0] if len(applications) == 1 else torch.cat(applications, dim=1)
