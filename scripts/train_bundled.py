@@ -1,7 +1,7 @@
 """Train the two bundled models again and print what they are worth as pruning examples.
 
     python scripts/train_bundled.py                     # both, into src/deadhead/bundled/
-    python scripts/train_bundled.py --only decoder --seed 1 --out /tmp/models
+    python scripts/train_bundled.py --only decoder --seed 1 --out models
 
 What is printed: size, training time, dense accuracy, accuracy with every head gone, and the greedy
 curve: at each step every remaining head is tried and the one whose removal keeps the calibration

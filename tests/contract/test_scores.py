@@ -16,7 +16,7 @@ from models import BACKENDS, DECODERS, MODEL_TYPES, batch, make
 
 CRITERIA = [*criterion_names(), "attention_entropy:normalized=true"]
 WITH_DATA = [c for c in CRITERIA if criterion_class(c.split(":")[0]).needs]
-LENGTHS = (9, 6, 4, 7, 5, 9, 2, 3)
+LENGTHS = (9, 6, 4, 7, 5, 9, 2, 3) * 4
 
 
 def rows_of(inputs, size):
@@ -40,7 +40,7 @@ def reference(model_type):
     return score_all(make(model_type), [batch(LENGTHS)], CRITERIA)
 
 
-@pytest.mark.parametrize("size", (1, 3, 8))
+@pytest.mark.parametrize("size", (1, 8))
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_scores_do_not_depend_on_batch_size(model_type, size):
     batches = list(rows_of(batch(LENGTHS), size))
