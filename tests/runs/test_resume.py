@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from small_run import outcome, settings
 
 from deadhead.errors import CheckpointError, DataError, OutputExistsError
@@ -198,8 +199,12 @@ OPTIONS = ["--heads", "100%", "--calibration-size", "16", "--test-size", "24", "
 def start(output: Path) -> subprocess.Popen:
     """Start a process that will be stopped, and wait until it has done some steps."""
     command = ["prune", "bundled:encoder", "-t", "bundled:sentiment", "-o", str(output), *OPTIONS]
+    threads = str(torch.get_num_threads())  # the order of float sums, and so their last bits
     process = subprocess.Popen(
-        [sys.executable, "-m", "deadhead", *command], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "deadhead", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
     )
     file, end = partial_folder(output) / "journal.jsonl", time.monotonic() + 120
     while time.monotonic() < end and not (file.exists() and file.read_text().count("\n") > 5):
