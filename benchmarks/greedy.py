@@ -7,7 +7,7 @@ in the order of the data, padded to the longest of them; ours are sorted by leng
 here on the same model, as many calibration as test sentences, in turns, and must agree on the
 scores of the batch reduction over the same batches.
 
-Takes about 10 minutes on 2 cores. Needs no argument; `--model FOLDER --task DATA` uses a real model
+Takes about 15 minutes on 2 cores. Needs no argument; `--model FOLDER --task DATA` uses a real model
 and data instead of a random one of MiniLM's shape.
 """
 
@@ -209,7 +209,8 @@ def main():
         name, model = "MiniLM shape (6 x 12 heads, 384)", random_bert(6, 384, 12)
         data = RandomTask(args.calibration, 1).batches(), RandomTask(args.test, 2).batches()
     rows.append(compare(name, model, *data))
-    base = [RandomTask(16, seed).batches() for seed in (3, 4)]
+    sizes = {3: args.calibration, 4: args.test}
+    base = [RandomTask(samples, seed).batches() for seed, samples in sizes.items()]
     rows.append(compare("BERT-base shape (12 x 12 heads, 768)", random_bert(12, 768, 12), *base))
     columns = [
         "model",
