@@ -8,7 +8,7 @@ from deadhead.checkpoints import load_model, register_loader, save_model
 from deadhead.criteria import register_criterion, score, score_all
 from deadhead.heads import HeadModel
 from deadhead.pruning import Pruning, Recipe, prune
-from deadhead.surgery import masked, remove_
+from deadhead.surgery import applied, apply_, duplicate_, fold_, masked, remove_
 from deadhead.tasks import TaskSet, open_task
 from deadhead.trajectory import Step, Trajectory
 from deadhead.types import Head, HeadMask, HeadScores, PruningPlan
@@ -28,6 +28,10 @@ __all__ = [
     "Step",
     "TaskSet",
     "Trajectory",
+    "applied",
+    "apply_",
+    "duplicate_",
+    "fold_",
     "load_model",
     "masked",
     "open_task",

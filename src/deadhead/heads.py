@@ -26,12 +26,14 @@ class BlockHeads:
         n_kv_heads: original number of key/value heads.
         heads: original indices of the query heads there now, in order.
         kv_heads: original index of the key/value head in each slot there now, in order.
+        slopes: original index whose ALiBi slope each head has; empty: each its own.
     """
 
     n_heads: int
     n_kv_heads: int
     heads: tuple[int, ...]
     kv_heads: tuple[int, ...]
+    slopes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deadhead.errors import BudgetError, HeadError
+from deadhead.errors import BudgetError, DeadheadError, HeadError, unknown_name
 
 Counts = Sequence[int]
+ACTIONS = ("remove", "mask", "duplicate", "fold")
+COPYING = ("duplicate", "fold")  # actions that look at a plan's copies
+SLOPES = ("target", "source")
 
 
 class Head(NamedTuple):
@@ -244,8 +247,10 @@ class PruningPlan:
     Attributes:
         mask: heads kept.
         copies: `{head: source}` for heads that take over another head's Q, K, V.
-        action: `"remove"` or `"mask"`.
+        action: what becomes of the dropped heads: `remove`, `mask`, `duplicate` (each takes over
+            the Q, K, V of its source) or `fold` (the same logits, with the heads gone).
         gqa: policy for shared key/value heads: `whole_groups`, `equalise` or `ungroup`.
+        slope: whose ALiBi slope a copy has: its own (`target`) or its source's (`source`).
         provenance: model, criterion, strategy, seed, data fingerprints, versions; JSON values.
     """
 
@@ -253,7 +258,13 @@ class PruningPlan:
     copies: Mapping[Head, Head] = field(default_factory=dict)
     action: str = "remove"
     gqa: str = "whole_groups"
+    slope: str = "target"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for kind, given, known in (("action", self.action, ACTIONS), ("slope", self.slope, SLOPES)):
+            if given not in known:
+                raise unknown_name(kind, given, known)
 
     def describe(self) -> str:
         """Say what will be cut, a line per block."""
@@ -263,9 +274,17 @@ class PruningPlan:
         ]
         for block, row in enumerate(self.mask.kept):
             gone = [i for i, k in enumerate(row) if not k]
-            what = "nothing" if not gone else f"heads {', '.join(map(str, gone))}"
+            names = [self._named(Head(block, i)) for i in gone]
+            what = "nothing" if not gone else f"heads {', '.join(names)}"
             lines.append(f"  block {block}: {what}; {sum(row)} of {len(row)} stay")
         return "\n".join(lines)
+
+    def _named(self, head: Head) -> str:
+        source = self.copies.get(head)
+        if source is None or self.action not in COPYING:
+            return str(head.index)
+        of = source.index if source.block == head.block else source
+        return f"{head.index} (as {of})"
 
     def __str__(self) -> str:
         return self.describe()
@@ -277,6 +296,7 @@ class PruningPlan:
             "copies": {str(k): str(v) for k, v in self.copies.items()},
             "action": self.action,
             "gqa": self.gqa,
+            "slope": self.slope,
             "provenance": json.loads(json.dumps(dict(self.provenance))),
         }
 
@@ -296,10 +316,11 @@ class PruningPlan:
                 copies={Head.parse(k): Head.parse(v) for k, v in data.get("copies", {}).items()},
                 action=str(data.get("action", "remove")),
                 gqa=str(data.get("gqa", "whole_groups")),
+                slope=str(data.get("slope", "target")),
                 provenance=dict(data.get("provenance", {})),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, HeadError):
+            if isinstance(error, DeadheadError):
                 raise
             raise HeadError(
                 f"this is not a pruning plan ({error!r}); make one with 'deadhead plan'"

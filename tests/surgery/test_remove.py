@@ -51,13 +51,6 @@ def test_a_plan_for_another_model_is_refused():
         remove_(make("bert"), PruningPlan(HeadMask.full([6, 6])))
 
 
-def test_a_plan_with_copies_is_refused():
-    model = make("bert")
-    plan = plan_without(model, copies={Head(0, 1): Head(0, 2)})
-    with pytest.raises(HeadError, match="copies 1 heads, which removal cannot do"):
-        remove_(model, plan)
-
-
 def test_an_unknown_model_type_comes_with_the_record_to_fill_in():
     with pytest.raises(UnsupportedModelError, match=r"register_architecture\(Architecture\("):
         HeadModel(torch.nn.Linear(2, 2))

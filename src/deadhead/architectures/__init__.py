@@ -2,6 +2,7 @@
 
 from deadhead.architectures import decoders, encoders, fused  # noqa: F401 - they register
 from deadhead.architectures.layouts import (
+    PARTS,
     HeadCounts,
     features,
     fused_by_part,
@@ -19,6 +20,7 @@ from deadhead.architectures.record import (
 )
 
 __all__ = [
+    "PARTS",
     "Architecture",
     "HeadCounts",
     "architecture_named",

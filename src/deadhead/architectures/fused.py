@@ -12,7 +12,7 @@ from deadhead.architectures.record import Architecture, project_nothing, registe
 
 
 class SelectAlibi:
-    """Forward pre-hook: give a cut BLOOM attention the slopes of its heads' original indices.
+    """Forward pre-hook: give a BLOOM attention the slopes of these original indices.
 
     BLOOM builds one ALiBi tensor for all blocks, with a row per original head.
     """
@@ -79,6 +79,7 @@ register_architecture(
         shrink={"num_heads": "heads"},
         headless=_bloom,
         after_cut=_select_alibi,
+        slopes=True,
         maps="output",
         refuse=_refuse_slow_bloom,
     ),

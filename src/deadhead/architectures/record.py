@@ -43,6 +43,8 @@ class Architecture:
             hidden states, further positional arguments). Default: the output's bias.
         after_cut: called with (attention module, original indices of the kept heads) for what
             else moves with a head, e.g. ALiBi slopes.
+        slopes: whether what else moves with a head is an ALiBi slope, so that a head with another's
+            weights still computes something else.
         maps: `interface` if the model takes its attention from transformers' AttentionInterface,
             `output` if the attention module returns (output, maps) whatever the backend.
         refuse: returns why a config cannot be handled, or None.
@@ -60,6 +62,7 @@ class Architecture:
     shrink: Mapping[str, str] = field(default_factory=dict)
     headless: Headless | None = None
     after_cut: Callable[[nn.Module, tuple[int, ...]], None] | None = None
+    slopes: bool = False
     maps: str = "interface"
     refuse: Callable[[Any], str | None] = lambda config: None
 

@@ -24,6 +24,7 @@ from deadhead.heads import HeadModel
 from deadhead.surgery.manifest import QUANT_METHOD, DeadheadConfig, record_in_config
 from deadhead.surgery.remove import cut_
 from deadhead.surgery.slicing import Cut
+from deadhead.surgery.slopes import set_slopes_
 
 
 class DeadheadLoader(HfQuantizer):
@@ -88,6 +89,8 @@ def cut_to_manifest_(model: nn.Module, manifest: DeadheadConfig) -> None:
                 " was written"
             )
         cut_(block, view.architecture, Cut(held.heads, held.kv_heads))
+        if held.slopes:
+            set_slopes_(block.attention, view.architecture, held, held.slopes)
 
 
 def register_loader() -> None:

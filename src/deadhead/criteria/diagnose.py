@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deadhead.architectures import PARTS
 from deadhead.criteria.base import Observation
 from deadhead.criteria.gradient_norm import weight_gradient_norms
 from deadhead.criteria.inputs import Batch, aligned, call, to_device
@@ -17,8 +18,6 @@ from deadhead.criteria.losses import Loss, logits_of, loss_named
 from deadhead.criteria.passes import Backward, run_batch
 from deadhead.errors import DataError
 from deadhead.heads import HeadModel
-
-PARTS = ("query", "key", "value")
 
 
 @dataclass(frozen=True)

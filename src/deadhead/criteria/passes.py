@@ -10,15 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deadhead.architectures import features
+from deadhead.architectures import PARTS, features
 from deadhead.criteria.base import Observation, Projected
 from deadhead.criteria.inputs import Batch, call, valid_tokens
 from deadhead.criteria.losses import Loss, logit_norm, logits_of
 from deadhead.errors import ScoreError
 from deadhead.heads import Block, HeadModel
 from deadhead.maps import hook_maps
-
-PARTS = ("query", "key", "value")
 
 
 @dataclass

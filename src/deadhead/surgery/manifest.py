@@ -24,7 +24,8 @@ class DeadheadConfig(QuantizationConfigMixin):
         format: version of this entry.
         blocks: per block number (as text), `num_attention_heads`, `num_key_value_heads`,
             `head_dim`, the original indices `heads` and `key_value_heads`, and the original
-            counts. Blocks that are whole are not listed.
+            counts; `slopes` if heads have the ALiBi slopes of others. Blocks that are whole are
+            not listed.
 
     Raises:
         CheckpointError: the entry was written by a newer deadhead, or lacks its blocks.
@@ -79,7 +80,9 @@ def _is_cut(block: Block) -> bool:
 
 
 def _entry(block: Block) -> dict[str, Any]:
+    slopes = {"slopes": list(block.held.slopes)} if block.held.slopes else {}
     return {
+        **slopes,
         "num_attention_heads": block.n_heads,
         "num_key_value_heads": block.n_kv_heads,
         "head_dim": block.head_dim,
@@ -97,6 +100,7 @@ def _held(number: str, entry: dict[str, Any]) -> BlockHeads:
             entry["original_num_key_value_heads"],
             tuple(entry["heads"]),
             tuple(entry["key_value_heads"]),
+            tuple(entry.get("slopes", ())),
         )
         heads, kv_heads = held.heads, held.kv_heads
         counts = (entry["num_attention_heads"], entry["num_key_value_heads"])
@@ -105,6 +109,8 @@ def _held(number: str, entry: dict[str, Any]) -> BlockHeads:
             and list(heads) == sorted(set(heads))
             and all(0 <= h < held.n_heads for h in heads)
             and all(0 <= h < held.n_kv_heads for h in kv_heads)
+            and all(0 <= h < held.n_heads for h in held.slopes)
+            and len(held.slopes) in (0, len(heads))
             and (len(heads) % len(kv_heads) == 0 if kv_heads else not heads)
         )
     except (KeyError, TypeError) as error:

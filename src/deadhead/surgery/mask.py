@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from deadhead.heads import HeadModel
-from deadhead.types import HeadMask
+from deadhead.heads import HeadModel, output_rows
+from deadhead.types import HeadMask, PruningPlan
 
 
 @contextmanager
@@ -34,3 +34,22 @@ def masked(model: nn.Module | HeadModel, mask: HeadMask) -> Iterator[nn.Module]:
         gates.append(torch.tensor(kept, device=block.output.weight.device))  # type: ignore[arg-type]
     with view.gated(gates):
         yield view.model
+
+
+def mask_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
+    """Switch off the heads that a plan drops for good: their output slices become zero, in place.
+
+    Nothing gets smaller, and any tool loads the checkpoint. Logits equal those of `masked`.
+
+    Raises:
+        HeadError: the plan is for another model.
+    """
+    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    plan.mask.check_shape(view.mask.counts)
+    with torch.no_grad():
+        for row, block in zip(plan.mask.kept, view.blocks, strict=True):
+            columns = output_rows(block.output).detach().unflatten(1, (-1, block.head_dim))
+            for position, index in enumerate(block.held.heads):
+                if not row[index]:
+                    columns[:, position] = 0
+    return view.model

@@ -25,7 +25,7 @@ def remove_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
     Cost: one copy of each cut block's kept weights; no forward pass.
 
     Raises:
-        HeadError: the plan is for another model, copies heads, or keeps a head that is gone.
+        HeadError: the plan is for another model or action, or keeps a head that is gone.
         GroupError: the plan cuts half a key/value group, against its `gqa` policy.
         UnknownNameError: the plan's `gqa` policy is not known.
     """
@@ -41,12 +41,8 @@ def cuts_of(view: HeadModel, plan: PruningPlan) -> list[Cut]:
     """Return what stays of each block under the plan, or raise as `remove_` does."""
     if plan.action != "remove":
         raise HeadError(
-            f"the plan's action is {plan.action!r}; remove_ obeys plans to 'remove', use masked for"
-            " a mask"
-        )
-    if plan.copies:
-        raise HeadError(
-            f"the plan copies {len(plan.copies)} heads, which removal cannot do; use a plan without"
+            f"the plan's action is {plan.action!r}, and remove_ obeys 'remove' only; apply_ obeys"
+            " every plan"
         )
     present = view.mask
     plan.mask.check_shape(present.counts)
@@ -84,9 +80,10 @@ def cut_(block: Block, architecture: Architecture, cut: Cut) -> None:
         block.held.n_kv_heads,
         tuple(block.held.heads[i] for i in cut.heads),
         tuple(block.held.kv_heads[i] for i in cut.kv_heads),
+        tuple(block.held.slopes[i] for i in cut.heads) if block.held.slopes else (),
     )
     block.attention.deadhead_heads = held  # type: ignore[assignment]
     if not held.heads:
         behead_(block.attention, architecture)
     elif architecture.after_cut is not None:
-        architecture.after_cut(block.attention, held.heads)
+        architecture.after_cut(block.attention, held.slopes or held.heads)

@@ -1,0 +1,59 @@
+"""Obeying a plan whatever its action: for good, or for as long as a context lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import nn
+
+from deadhead.heads import HeadModel
+from deadhead.surgery.duplicate import duplicate_, duplicated
+from deadhead.surgery.fold import check_folds, fold_
+from deadhead.surgery.mask import mask_, masked
+from deadhead.surgery.remove import cuts_of, remove_
+from deadhead.types import COPYING, PruningPlan
+
+ACTION: dict[str, Callable[[HeadModel, PruningPlan], nn.Module]] = {
+    "remove": remove_,
+    "mask": mask_,
+    "duplicate": duplicate_,
+    "fold": fold_,
+}
+
+
+def apply_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
+    """Do to a model what a plan says, in place: remove, mask, duplicate or fold.
+
+    The whole plan is checked before the first weight is touched.
+
+    Raises:
+        HeadError, GroupError: as `remove_`, `mask_`, `duplicate_` and `fold_`.
+    """
+    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    return ACTION[plan.action](view, plan)
+
+
+@contextmanager
+def applied(model: nn.Module | HeadModel, plan: PruningPlan) -> Iterator[nn.Module]:
+    """Let a model compute what it would after `apply_`, until the context is left.
+
+    Removal is done by gates and folding by duplication, which give the same logits to rounding;
+    the weights come back bit for bit. So one loaded model serves any number of plans.
+
+    Raises:
+        HeadError, GroupError: as `apply_`.
+    """
+    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    if plan.action == "remove":
+        cuts_of(view, plan)
+    if plan.action == "fold":
+        check_folds(view, plan)
+    with ExitStack() as stack:
+        mask = plan.mask
+        if plan.action in COPYING:
+            stack.enter_context(duplicated(view, plan))
+            alone = [h for h in plan.mask.dropped if h not in plan.copies]
+            mask = view.mask.drop(*alone)
+        stack.enter_context(masked(view, mask))
+        yield view.model

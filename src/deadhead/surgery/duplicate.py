@@ -1,0 +1,167 @@
+"""Duplication: heads that take over another head's query, key and value weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from deadhead.architectures import PARTS, features
+from deadhead.errors import GroupError, HeadError
+from deadhead.heads import HeadModel, is_conv1d
+from deadhead.surgery.groups import members_of, slot_of
+from deadhead.surgery.manifest import record_in_config
+from deadhead.surgery.slopes import set_slopes_, slopes_with, with_slopes
+from deadhead.types import Head, PruningPlan
+
+Copies = Mapping[Head, Head]
+
+
+def duplicate_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
+    """Give every head in `plan.copies` the query, key and value weights of its source, in place.
+
+    Each head keeps its own slice of the output projection. Nothing gets smaller: this is what
+    explainabloomity did; `fold_` gives the same logits with the heads gone. Where a head's
+    position carries an ALiBi slope, `plan.slope` says whose slope the copy has. The whole plan is
+    checked before the first weight is touched.
+
+    Cost: one copy of the copied slices; no forward pass.
+
+    Raises:
+        HeadError: a head or source that the model does not hold, or a source that is copied over.
+        GroupError: a head would need another key/value head than the ones it shares it with.
+    """
+    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    plan.mask.check_shape(view.mask.counts)
+    check_copies(view, plan.copies)
+    for tensor, rows, values in list(_writes(view, plan.copies)):
+        tensor[rows] = values
+    if plan.slope == "source":
+        for number, slopes in slopes_with(view, plan.copies).items():
+            block = view.blocks[number]
+            set_slopes_(block.attention, view.architecture, block.held, slopes)
+        view.refresh()
+        record_in_config(view)
+    return view.model
+
+
+@contextmanager
+def duplicated(model: nn.Module | HeadModel, plan: PruningPlan) -> Iterator[nn.Module]:
+    """Duplicate as `duplicate_` does, until the context is left; weights come back bit for bit.
+
+    Raises:
+        HeadError, GroupError: as `duplicate_`.
+    """
+    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    plan.mask.check_shape(view.mask.counts)
+    check_copies(view, plan.copies)
+    slopes = slopes_with(view, plan.copies) if plan.slope == "source" else {}
+    writes = list(_writes(view, plan.copies))
+    before = [(tensor, rows, tensor[rows].clone()) for tensor, rows, _ in writes]
+    with ExitStack() as stack:
+        for tensor, rows, values in before:
+            stack.callback(tensor.__setitem__, rows, values)
+        for number, indices in slopes.items():
+            stack.enter_context(with_slopes(view.blocks[number], view.architecture, indices))
+        for tensor, rows, values in writes:
+            tensor[rows] = values
+        yield view.model
+
+
+def check_copies(view: HeadModel, copies: Copies) -> None:
+    """Refuse copies that cannot be made.
+
+    Raises:
+        HeadError, GroupError: as `duplicate_`.
+    """
+    for head, source in copies.items():
+        for each in (head, source):
+            if not view.mask.keeps(each):
+                raise HeadError(
+                    f"the plan copies head {source} onto {head}, and this model has lost {each};"
+                    " plan from the model as it is now"
+                )
+        if source in copies:
+            raise HeadError(
+                f"head {source} is copied onto {head} and is a copy itself, of {copies[source]};"
+                " name the first source"
+            )
+        widths = [view.blocks[h.block].head_dim for h in (head, source)]
+        if widths[0] != widths[1]:
+            raise HeadError(
+                f"head {source} has {widths[1]} features and cannot be copied onto {head} with"
+                f" {widths[0]}; copy within one block"
+            )
+        if kv_differ(view, head, source):
+            _check_group(view, head, source, copies)
+
+
+def kv_differ(view: HeadModel, head: Head, source: Head) -> bool:
+    """Whether a copy needs other keys and values than its head has now."""
+    if head.block != source.block:
+        return True
+    block = view.blocks[head.block]
+    return slot_of(block, head.index) != slot_of(block, source.index)
+
+
+def _check_group(view: HeadModel, head: Head, source: Head, copies: Copies) -> None:
+    """Let shared keys and values be replaced only for all of their query heads alike."""
+    mine, theirs = _group(view, head), _group(view, source)
+    if len(mine) == len(theirs) and all(
+        copies.get(a) == b for a, b in zip(mine, theirs, strict=True)
+    ):
+        return
+    raise GroupError(
+        f"cannot copy head {source} onto {head}: they read different key/value heads, and"
+        f" {head} shares its own with {', '.join(str(h) for h in mine if h != head) or 'none'}\n"
+        "  group whole key/value heads (--unit kv), or choose the action mask or remove"
+    )
+
+
+def _group(view: HeadModel, head: Head) -> list[Head]:
+    block = view.blocks[head.block]
+    return [Head(head.block, i) for i in members_of(block)[slot_of(block, head.index)]]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The rows of one part of one head in a weight or bias, as (output features, ...)."""
+
+    tensor: Tensor
+    rows: Tensor
+
+
+def _writes(view: HeadModel, copies: Copies) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield (tensor, rows, new values) for every slice that the copies replace, without writing.
+
+    Values are taken before the first is written; a key/value head is written once.
+    """
+    seen: set[tuple[int, str, int]] = set()
+    for head, source in copies.items():
+        parts = PARTS if kv_differ(view, head, source) else PARTS[:1]
+        for part in parts:
+            at = (head.block, part, _position(view, head, part))
+            if at in seen:
+                continue
+            seen.add(at)
+            for to, of in zip(_places(view, head, part), _places(view, source, part), strict=True):
+                yield to.tensor, to.rows, of.tensor[of.rows].clone()
+
+
+def _position(view: HeadModel, head: Head, part: str) -> int:
+    block = view.blocks[head.block]
+    return block.position(head.index) if part == "query" else slot_of(block, head.index)
+
+
+def _places(view: HeadModel, head: Head, part: str) -> list[_Place]:
+    block = view.blocks[head.block]
+    module = getattr(block, part)
+    rows = features(view.architecture.layout, part, [_position(view, head, part)], block.shape)
+    rows = rows.to(module.weight.device)
+    weight = module.weight.data
+    places = [_Place(weight.t() if is_conv1d(module) else weight, rows)]
+    if module.bias is not None:
+        places.append(_Place(module.bias.data, rows))
+    return places

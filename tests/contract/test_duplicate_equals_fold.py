@@ -1,0 +1,97 @@
+"""The law of folding: the logits of duplication, with fewer heads."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from deadhead import Head, HeadModel, PruningPlan
+from deadhead.surgery import applied, apply_, duplicate_, fold_
+from deadhead.surgery.groups import members_of
+from models import BACKENDS, MODEL_TYPES, batch, kinds_of, make, outputs
+
+GQA = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def plan_for(model, seed, *, action="duplicate", unit="head"):
+    """Copy random heads onto others of their block: onto what shares their keys, or in groups."""
+    rng, view, copies = random.Random(seed), HeadModel(model), {}
+    for number, block in enumerate(view.blocks):
+        groups = [[Head(number, i) for i in members] for members in members_of(block)]
+        if block.n_heads == block.n_kv_heads:
+            cells = [[[h] for group in groups for h in group]]
+        elif unit == "kv":
+            cells = [groups]
+        else:
+            cells = [[[h] for h in group] for group in groups]
+        for cell in cells:
+            rng.shuffle(cell)
+            sources = cell[: rng.randint(1, len(cell))]
+            for unit_ in cell[len(sources) :]:
+                copies.update(zip(unit_, rng.choice(sources), strict=True))
+    gqa = "whole_groups" if unit == "kv" else "ungroup"
+    mask = view.mask.drop(*copies)
+    slope = "source" if view.architecture.slopes else "target"
+    return PruningPlan(mask, copies, action=action, gqa=gqa, slope=slope)
+
+
+def check(model_type, kind, seed, *, backend="sdpa", unit="head"):
+    inputs = batch()
+    both = [make(model_type, kind, backend=backend) for _ in range(2)]
+    dense = outputs(both[0], inputs)
+    plan = plan_for(both[0], seed, unit=unit)
+    fold = PruningPlan(plan.mask, plan.copies, "fold", plan.gqa, plan.slope)
+    with applied(both[0], plan):
+        expected = outputs(both[0], inputs)
+    with applied(both[0], fold):
+        assert torch.equal(outputs(both[0], inputs), expected)
+    assert torch.equal(outputs(both[0], inputs), dense), "the context left something behind"
+    assert (expected - dense).abs().max() > 1e-6, "duplication does nothing"
+    duplicate_(both[0], plan)
+    assert torch.equal(outputs(both[0], inputs), expected)
+    fold_(both[1], fold)
+    assert (outputs(both[1], inputs) - expected).abs().max() <= 1e-10
+    assert HeadModel(both[1]).mask == plan.mask
+    small, big = (sum(p.numel() for p in m.parameters()) for m in (both[1], both[0]))
+    shared = any(b.n_heads != b.n_kv_heads for b in HeadModel(both[0]).blocks)
+    assert small < big or (shared and unit == "head")  # ungrouped: each head its own keys
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_duplicate_equals_fold(model_type, backend):
+    for seed in range(3):
+        for kind in kinds_of(model_type):
+            check(model_type, kind, seed, backend=backend)
+
+
+@pytest.mark.parametrize("model_type", GQA)
+def test_duplicate_equals_fold_for_whole_key_value_groups(model_type):
+    check(model_type, "causal_lm", 4, unit="kv")
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_context_gives_weights_back_bit_for_bit_also_after_an_error(model_type):
+    model = make(model_type, "base")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    hooks = {name: len(m._forward_pre_hooks) for name, m in model.named_modules()}
+    for action in ("duplicate", "fold", "mask", "remove"):
+        plan = plan_for(model, 1, action=action)
+        with pytest.raises(RuntimeError, match="stop"), applied(model, plan):
+            raise RuntimeError("stop")
+    assert all(torch.equal(before[n], value) for n, value in model.state_dict().items())
+    assert hooks == {name: len(m._forward_pre_hooks) for name, m in model.named_modules()}
+    assert not any(hasattr(b.attention, "deadhead_heads") for b in HeadModel(model).blocks)
+
+
+@pytest.mark.parametrize("action", ["mask", "remove"])
+def test_other_actions_do_not_look_at_copies(action):
+    inputs, model = batch(), make("bert")
+    plan = plan_for(model, 1, action=action)
+    with applied(model, plan):
+        expected = outputs(model, inputs)
+    apply_(model, plan)
+    assert (outputs(model, inputs) - expected).abs().max() <= 1e-10
+    assert HeadModel(model).mask == (plan.mask if action == "remove" else plan.mask.full((6,) * 3))
