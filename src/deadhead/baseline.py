@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -129,6 +129,10 @@ def random_baseline(
     return RandomBaseline(tuple(sparsity), tuple(rows), seed)
 
 
+def _no_grams(scope: str) -> NoReturn:
+    raise AssertionError("random orders look at no attention maps")
+
+
 def _masks(view: HeadModel, totals: Sequence[int], rules: Rules, seed: int) -> list[HeadMask]:
     origin, one_shot = view.mask, strategy_named("one_shot")
     scores = score(view, None, "random", seed=seed)
@@ -137,6 +141,7 @@ def _masks(view: HeadModel, totals: Sequence[int], rules: Rules, seed: int) -> l
         moves = one_shot(
             view,
             lambda _: scores,
+            _no_grams,
             origin=origin,
             start=mask,
             per_step=total,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -15,11 +15,12 @@ from deadhead.criteria.inputs import Batch
 from deadhead.criteria.losses import loss_named
 from deadhead.errors import BudgetError, HeadError, ScoreError
 from deadhead.heads import HeadModel
+from deadhead.similarity import Clustering, GramFn, HeadGrams, head_grams
 from deadhead.strategies import Move, Rules, ScoreFn, StopRules, droppable, strategy_named
-from deadhead.surgery import masked
+from deadhead.surgery import applied, masked
 from deadhead.tasks import Task, TaskSet
 from deadhead.trajectory import Step, Trajectory
-from deadhead.types import HeadMask, HeadScores, PruningPlan, count_heads
+from deadhead.types import COPYING, Head, HeadMask, HeadScores, PruningPlan, count_heads
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class Recipe:
         evaluate_every: evaluate every so many moves, and the last.
         loss: loss for gradient criteria; None: the criterion's own.
         seed: for criteria that draw.
+        action: what becomes of the heads that go: `remove`, `mask`; of `clusters` also `duplicate`
+            and `fold`.
+        slope: see `PruningPlan`.
+        clustering: how the strategy `clusters` groups heads.
     """
 
     criterion: str = "gradient_norm"
@@ -70,6 +75,9 @@ class Recipe:
     evaluate_every: int = 1
     loss: str | None = None
     seed: int = 0
+    action: str = "remove"
+    slope: str = "target"
+    clustering: Clustering = field(default_factory=Clustering)
 
     def __post_init__(self) -> None:
         strategy_named(self.strategy)
@@ -80,11 +88,36 @@ class Recipe:
         StopRules(0, self.max_drop, self.patience)
         if self.evaluate_every < 1:
             raise BudgetError(f"evaluate_every is {self.evaluate_every}; give 1 or more moves")
+        self.plan(HeadMask(()))  # checks itself
+        if self.strategy == "clusters":
+            self._check_clusters()
+        elif self.action in COPYING:
+            raise BudgetError(
+                f"action {self.action!r} needs to know whose copy a head becomes, which strategy"
+                f" {self.strategy!r} does not say; choose strategy clusters, or action remove, mask"
+            )
+
+    def _check_clusters(self) -> None:
+        plain = Recipe()
+        for name in ("cut", "inverse", "scope", "keep_at_least"):
+            if getattr(self, name) != getattr(plain, name):
+                raise BudgetError(
+                    f"{name}={getattr(self, name)!r} means nothing to strategy 'clusters', which"
+                    " groups all heads at once; leave it out"
+                )
 
     @property
     def rules(self) -> Rules:
         """What may be dropped."""
-        return Rules(self.inverse, self.scope, self.keep_at_least, self.gqa)
+        gqa = self.gqa
+        if self.strategy == "clusters":  # whole key/value heads by unit; heads alone in any number
+            gqa = "whole_groups" if self.clustering.unit == "kv" else "ungroup"
+        clustering = replace(self.clustering, seed=self.seed)
+        return Rules(self.inverse, self.scope, self.keep_at_least, gqa, clustering)
+
+    def plan(self, mask: HeadMask, copies: Mapping[Head, Head] | None = None) -> PruningPlan:
+        """Return the plan that leaves a mask."""
+        return PruningPlan(mask, copies or {}, self.action, self.gqa, self.slope)
 
 
 @dataclass
@@ -115,6 +148,7 @@ def prune(
     tasks: TaskSet,
     recipe: Recipe | None = None,
     *,
+    prompts: Iterable[Batch] | None = None,
     done: Done | None = None,
     progress: Progress | None = None,
     **changes: Any,
@@ -126,6 +160,7 @@ def prune(
         tasks: calibration data for scores, selection data for stopping rules, test data for the
             curve (`deadhead.open_task` makes them).
         recipe: what to do.
+        prompts: batches that `clusters` compares heads on; None: the calibration data.
         done: steps of an interrupted run to go on from.
         progress: callbacks.
         **changes: fields of the recipe to override: `prune(model, tasks, heads=.75)`.
@@ -136,6 +171,7 @@ def prune(
     Raises:
         BudgetError: the heads asked for cannot be had under the rules.
         UnknownNameError: a criterion, strategy, scope or policy that is not known.
+        HeadError: the plan's action cannot be had for this model (folding, where it is not exact).
 
     Example:
         >>> run = prune(model, tasks, criterion="taylor", heads=0.5)  # doctest: +SKIP
@@ -155,8 +191,8 @@ def prune(
     stop = StopRules(limit, recipe.max_drop, recipe.patience)
     on, judge = _judge(tasks, recipe)
 
-    def evaluate(mask: HeadMask) -> float:
-        with masked(view, mask):
+    def evaluate(mask: HeadMask, copies: Mapping[Head, Head]) -> float:
+        with applied(view, recipe.plan(mask, copies)) if copies else masked(view, mask):
             value = judge.evaluate(view.model).value
         progress.on_work("evaluate")
         return value
@@ -176,10 +212,13 @@ def prune(
     steps = list(done.steps)
     if not steps:
         begun = time.perf_counter()
-        steps = [Step(origin, (), evaluate(origin), time.perf_counter() - begun)]
+        steps = [Step(origin, (), evaluate(origin, {}), time.perf_counter() - begun)]
         progress.on_step(steps[0])
     dense, better = steps[0].metric, judge.greater_is_better
-    moves = _moves(view, score, recipe, start=steps[-1].mask, limits=(most, limit))
+    data = tasks.calibration.batches() if prompts is None else prompts
+    grams = _grams(view, data, recipe)
+    moves = _moves(view, score, grams, recipe, start=steps[-1].mask, limits=(most, limit))
+    copies: dict[HeadMask, Mapping[Head, Head]] = {}
     if not first:
         score(origin)
     begun = time.perf_counter()
@@ -190,7 +229,8 @@ def prune(
             break
         last = len(move.mask.dropped) >= limit
         due = last or len(move.mask.dropped) == most or len(steps) % recipe.evaluate_every == 0
-        metric = evaluate(move.mask) if due else float("nan")
+        copies[move.mask] = move.copies
+        metric = evaluate(move.mask, move.copies) if due else float("nan")
         seconds = time.perf_counter() - begun
         steps.append(Step(move.mask, move.dropped, metric, seconds, move.scores))
         progress.on_step(steps[-1])
@@ -201,8 +241,11 @@ def prune(
         for s in steps[1:]
         if len(s.mask.dropped) <= most and stop.acceptable(s, dense, greater_is_better=better)
     ]
-    plan = PruningPlan((good or steps[:1])[-1].mask, gqa=recipe.gqa)
-    return Pruning(trajectory, first[0], plan, on)
+    mask = (good or steps[:1])[-1].mask
+    if recipe.strategy == "clusters" and mask != origin and mask not in copies:  # a resumed run
+        again = next(_moves(view, score, grams, recipe, start=origin, limits=(limit,)))
+        copies[again.mask] = again.copies
+    return Pruning(trajectory, first[0], recipe.plan(mask, copies.get(mask)), on)
 
 
 def choose(
@@ -211,6 +254,7 @@ def choose(
     recipe: Recipe,
     *,
     scores: HeadScores | None = None,
+    prompts: Iterable[Batch] | None = None,
     on_move: Callable[[Move], None] = lambda move: None,
     on_batch: Callable[[], None] | None = None,
 ) -> PruningPlan:
@@ -220,7 +264,8 @@ def choose(
         model: the model.
         batches: calibration batches; None if `scores` are given or need none.
         recipe: what to do; its stopping rules other than `heads` are not looked at.
-        scores: scores to use instead of scoring (for `one_shot`).
+        scores: scores to use instead of scoring (for `one_shot`, and the budgets of `clusters`).
+        prompts: batches that `clusters` compares heads on; None: the calibration batches.
         on_move: called after every move.
         on_batch: called after every batch of a scoring.
 
@@ -245,11 +290,13 @@ def choose(
 
     mask = view.mask
     limit = droppable(view, mask, recipe.rules, recipe.heads)
-    for move in _moves(view, score, recipe, start=mask, limits=(limit,)):
+    copies: Mapping[Head, Head] = {}
+    grams = _grams(view, data if prompts is None else prompts, recipe, on_batch)
+    for move in _moves(view, score, grams, recipe, start=mask, limits=(limit,)):
         on_move(move)
-        mask = move.mask
+        mask, copies = move.mask, move.copies
     _check_reached(mask, limit)
-    return PruningPlan(mask, gqa=recipe.gqa)
+    return recipe.plan(mask, copies)
 
 
 def _score(
@@ -264,8 +311,34 @@ def _score(
     return score_all(view, data, [name], **options)[name]
 
 
+def _grams(
+    view: HeadModel,
+    data: Iterable[Batch] | None,
+    recipe: Recipe,
+    on_batch: Callable[[], None] | None = None,
+) -> GramFn:
+    def grams(scope: str) -> HeadGrams:
+        how = recipe.clustering
+        return head_grams(
+            view,
+            data or (),
+            scope=scope,
+            include_padding=how.include_padding,
+            first_token=how.first_token,
+            on_batch=on_batch,
+        )
+
+    return grams
+
+
 def _moves(
-    view: HeadModel, score: ScoreFn, recipe: Recipe, *, start: HeadMask, limits: Sequence[int]
+    view: HeadModel,
+    score: ScoreFn,
+    grams: GramFn,
+    recipe: Recipe,
+    *,
+    start: HeadMask,
+    limits: Sequence[int],
 ) -> Iterator[Move]:
     """Chain the strategy's moves up to each limit in turn, so that a move ends on each."""
     mask = start
@@ -275,6 +348,7 @@ def _moves(
         for move in strategy_named(recipe.strategy)(
             view,
             score,
+            grams,
             origin=view.mask,
             start=mask,
             per_step=max(1, count_heads(recipe.per_step, start.n_heads)),

@@ -149,11 +149,11 @@ def test_the_card_of_an_applied_plan_says_where_it_comes_from(deadhead, tmp_path
 def test_an_evaluation_under_a_plan_says_so(planned, cut):
     judge = (*DATA[:2], "--test-size", "8")
     found = planned("evaluate", MODEL, "-p", "plan.json", *judge, "--json").json
-    assert found["plan"] == {"file": "plan.json", "heads_dropped": 3}
+    assert found["plan"] == {"file": "plan.json", "action": "remove", "heads_dropped": 3}
     text = planned("evaluate", MODEL, "-p", "plan.json", *judge).out
-    assert text.startswith(f"{MODEL} with 3 heads switched off on 8 examples")
+    assert text.startswith(f"{MODEL} with 3 heads gone (remove) on 8 examples")
     assert planned("evaluate", MODEL, *judge, "--json").json["plan"] is None
-    assert "switched off" not in planned("evaluate", MODEL, *judge).out
+    assert "gone" not in planned("evaluate", MODEL, *judge).out
 
 
 def test_a_diagnosis_is_of_the_loss_that_the_criterion_uses(deadhead):
@@ -277,7 +277,7 @@ def test_ctrl_c_says_how_to_go_on_or_that_nothing_was_done(
         assert "stopped before anything was done" in found.err
         assert list(tmp_path.iterdir()) == []
     with monkeypatch.context() as patch:
-        patch.setattr(module, "remove_", stop)
+        patch.setattr(module, "apply_", stop)
         found = deadhead(*RUNS["prune"])
         assert found.code == 130
         assert "go on with the same command and --resume" in found.err

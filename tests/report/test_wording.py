@@ -4,9 +4,8 @@ import pytest
 
 from deadhead.report import caveats, outcome
 from deadhead.report.wording import change, number, signed
-from deadhead.types import HeadMask
 
-from .conftest import COUNTS, make_random, make_speed, make_trajectory
+from .conftest import make_random, make_speed, make_trajectory
 
 
 def said(summary):
@@ -22,10 +21,18 @@ def test_outcome_has_the_cost_and_the_gain(full):
     )
 
 
-def test_outcome_tells_duplicates_from_folded_heads(full):
-    assert "4 of 9 heads removed (44%), 1 of them folded into kept heads:" in outcome(full)
-    copies = replace(full.plan, mask=HeadMask.full(COUNTS))
-    assert "1 of 9 heads made copies of others, none removed" in outcome(replace(full, plan=copies))
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ("remove", "removed"),
+        ("mask", "masked"),
+        ("duplicate", "made copies of kept ones"),
+        ("fold", "folded into kept ones"),
+    ],
+)
+def test_outcome_tells_what_became_of_the_heads(full, action, words):
+    said = outcome(replace(full, plan=replace(full.plan, action=action)))
+    assert f"4 of 9 heads {words} (44%):" in said
 
 
 def test_outcome_of_a_model_that_was_not_judged(bare):

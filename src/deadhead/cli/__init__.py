@@ -12,8 +12,9 @@ from deadhead.errors import DeadheadError
 
 
 def _app() -> typer.Typer:
+    from deadhead.cli.evaluate import evaluate
     from deadhead.cli.listing import names
-    from deadhead.cli.plan import apply, evaluate, plan
+    from deadhead.cli.plan import apply, plan
     from deadhead.cli.prune import demo, prune
     from deadhead.cli.score import score
 

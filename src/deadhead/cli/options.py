@@ -99,7 +99,8 @@ StrategyOption = Annotated[
     typer.Option(
         "--strategy",
         "-s",
-        help="greedy (score again after every move) or one_shot.",
+        help="greedy (score again after every move), one_shot, or clusters (one head stands for"
+        " each group with alike attention maps).",
         rich_help_panel="Choosing",
     ),
 ]
@@ -132,6 +133,100 @@ GqaOption = Annotated[
         help="Shared key/value heads: whole_groups (shrinks the cache), equalise, or ungroup"
         " (exact for any mask, larger cache).",
         rich_help_panel="Choosing",
+    ),
+]
+CLUSTERS = "Clusters"
+ActionOption = Annotated[
+    str,
+    typer.Option(
+        help="What becomes of the heads that go: remove, mask; of clusters also duplicate (take"
+        " over the weights of the head that stands for them) or fold (the same logits, smaller).",
+        rich_help_panel="Choosing",
+    ),
+]
+DistanceOption = Annotated[
+    str,
+    typer.Option(help="Between attention maps: cosine or euclidean.", rich_help_panel=CLUSTERS),
+]
+GroupingOption = Annotated[
+    str,
+    typer.Option(
+        help="balanced, nearest_pairs, importance_budget, global (groups may span blocks), or"
+        " random (baseline).",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+RepresentativeOption = Annotated[
+    str, typer.Option(help="Who stays of a group: medoid or random.", rich_help_panel=CLUSTERS)
+]
+UnitOption = Annotated[
+    str,
+    typer.Option(
+        help="What is grouped: head, or kv (whole key/value heads with their query heads).",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+WardOption = Annotated[
+    str,
+    typer.Option(
+        help="Ward on unit vectors (unit), or on the distances as they are (raw, as published).",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+PaddingOption = Annotated[
+    bool,
+    typer.Option(
+        "--include-padding",
+        help="Let padding into the head vectors, as published.",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+FirstTokenOption = Annotated[
+    str,
+    typer.Option(
+        help="keep, drop or renormalise what is attended to the first token.",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+ImportanceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Table of scores for importance_budget (.npy, .csv, .json, .safetensors, a pickled"
+        " tensor); by default --criterion scores.",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+SlopeOption = Annotated[
+    str,
+    typer.Option(
+        help="ALiBi slope of a copy: its own (target, as published) or its source's (source, which"
+        " folding needs).",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+PromptsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Texts that heads are compared on: a file (prompt TAB id, .txt, .jsonl, .csv), FILE"
+        "[0:800], a folder, a datasets id; by default the calibration data.",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+PromptCountOption = Annotated[
+    str,
+    typer.Option(
+        "--n-prompts", "-n", help="Prompts drawn by seed; or all.", rich_help_panel=CLUSTERS
+    ),
+]
+PromptColumnOption = Annotated[
+    str | None, typer.Option(help="Column of the prompts.", rich_help_panel=CLUSTERS)
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse prompts longer than the model's context, instead of truncating.",
+        rich_help_panel=CLUSTERS,
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything that draws.")]

@@ -1,36 +1,39 @@
-"""deadhead plan, apply and evaluate: the parts of a prune, one at a time."""
+"""deadhead plan and apply: choosing and cutting, one at a time."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from deadhead.atomic import replacing
 from deadhead.checkpoints import check_empty, load_model, save_model
 from deadhead.cli import options as o
-from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
+from deadhead.cli.console import progress_bar, show, show_json, typed_command
+from deadhead.cli.reading import note_other_model, read_plan, read_scores
 from deadhead.criteria.base import criterion_class
-from deadhead.errors import DataError, FileFormatError
+from deadhead.errors import DataError
 from deadhead.heads import HeadModel
 from deadhead.pruning import Recipe, choose
 from deadhead.report import RunSummary, model_card
-from deadhead.report.atomic import replacing
 from deadhead.runs import (
     DataSettings,
     ModelSettings,
+    PromptSettings,
     data_facts,
     model_facts,
     model_size,
     versions,
 )
+from deadhead.similarity import Clustering
 from deadhead.strategies import droppable
-from deadhead.surgery import masked, remove_
+from deadhead.surgery import apply_
 from deadhead.trajectory import Step, Trajectory
 from deadhead.types import HeadMask, HeadScores, PruningPlan, count_heads
 
@@ -55,6 +58,20 @@ def plan(
     keep_at_least: o.KeepOption = 0,
     gqa: o.GqaOption = "whole_groups",
     loss: o.LossOption = None,
+    action: o.ActionOption = "remove",
+    distance: o.DistanceOption = "cosine",
+    grouping: o.GroupingOption = "balanced",
+    representative: o.RepresentativeOption = "medoid",
+    unit: o.UnitOption = "head",
+    ward_on: o.WardOption = "unit",
+    include_padding: o.PaddingOption = False,
+    first_token: o.FirstTokenOption = "keep",
+    importance: o.ImportanceOption = None,
+    slope: o.SlopeOption = "target",
+    prompts: o.PromptsOption = None,
+    n_prompts: o.PromptCountOption = "100",
+    prompt_column: o.PromptColumnOption = None,
+    strict: o.StrictOption = False,
     kind: o.KindOption = None,
     calibration: o.CalibrationOption = None,
     text_column: o.TextColumnOption = None,
@@ -85,21 +102,42 @@ def plan(
         gqa=gqa,
         loss=loss,
         seed=seed,
+        action=action,
+        slope=slope,
+        clustering=Clustering(
+            distance=distance,
+            grouping=grouping,
+            representative=representative,
+            unit=unit,
+            ward_on=ward_on,
+            include_padding=include_padding,
+            first_token=first_token,
+            importance=importance,
+        ),
     )
-    if scores is not None and strategy != "one_shot":
+    if scores is not None and strategy not in ("one_shot", "clusters"):
         raise DataError(
             f"strategy {strategy!r} scores again after every move and cannot use {str(scores)!r};"
-            " choose one_shot, or leave out --scores"
+            " choose one_shot or clusters, or leave out --scores"
         )
     given = None if scores is None else read_scores(scores, criterion)
+    asked = None
+    if prompts is not None:
+        asked = PromptSettings(prompts, o.size(n_prompts), prompt_column, max_length, strict, seed)
+        if strategy != "clusters":
+            raise DataError(
+                f"strategy {strategy!r} compares no heads on prompts; leave --prompts out, or"
+                " choose --strategy clusters"
+            )
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     view, batches = HeadModel(loaded.model), None
-    provenance: dict[str, Any] = {"model": loaded.name, **recipe.__dict__, "versions": versions()}
+    provenance: dict[str, Any] = {"model": loaded.name, **asdict(recipe), "versions": versions()}
     if scores is not None and given is not None:
         del provenance["seed"], provenance["loss"]  # the scores were made with their own
         provenance["scores"] = {"file": scores.name, **given.provenance}
         note_other_model("scores were", given.provenance, loaded.name)
-    if given is None and criterion_class(criterion.split(":")[0]).needs:
+    texts = None if asked is None else asked.open(loaded.tokenizer, loaded.model.config)
+    if needs_calibration(recipe, prompts=texts is not None, scores=given is not None):
         data = DataSettings(
             spec=task,
             kind=kind,
@@ -116,9 +154,12 @@ def plan(
         source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
         batches = source.batches()
         provenance["data"] = data_facts(calibration=source)
-    total = scorings(view, recipe) * len(batches) if batches else None
+    if texts is not None:
+        provenance["data"] = {**provenance.get("data", {}), **data_facts(prompts=texts)}
+    shown = None if texts is None else texts.batches()
+    total = scorings(view, recipe) * len(batches) if batches else len(shown or ()) or None
     with progress_bar("choosing", total, hidden=as_json) as advance:
-        chosen = choose(view, batches, recipe, scores=given, on_batch=advance)
+        chosen = choose(view, batches, recipe, scores=given, prompts=shown, on_batch=advance)
     chosen = replace(chosen, provenance=provenance)
     with replacing(output) as temporary:
         temporary.write_text(json.dumps(chosen.to_json(), indent=1) + "\n")
@@ -134,23 +175,34 @@ def apply(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the cut checkpoint.")
     ] = Path("pruned"),
+    action: Annotated[
+        str | None,
+        typer.Option(help="remove, mask, duplicate or fold, instead of what the plan says."),
+    ] = None,
+    slope: Annotated[
+        str | None, typer.Option(help="target or source, instead of what the plan says.")
+    ] = None,
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = None,
     trust_remote_code: o.RemoteCodeOption = False,
     as_json: o.JsonOption = False,
 ) -> None:
-    """Cut the heads of a plan out of a model and save the checkpoint.
+    """Do to a model what a plan says, and save the checkpoint.
 
-    After `import deadhead`, plain AutoModel.from_pretrained loads it.
+    The plan is a plan.json, or a pruning log (layer, kept, removed). After `import deadhead`,
+    plain AutoModel.from_pretrained loads what was cut.
 
     Example: deadhead apply bundled:encoder --plan plan.json -o small
     """
-    chosen = read_plan(plan_file)
+    if not plan_file.is_file():  # before anything is loaded
+        raise DataError(f"{str(plan_file)!r} is not there; give the file that holds a plan")
     check_empty(output)
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    counts = HeadModel(loaded.model).mask.counts
+    chosen = read_plan(plan_file, counts, action=action, slope=slope)
     note_other_model("plan was", chosen.provenance, loaded.name)
     origin, before = HeadModel(loaded.model).mask, model_size(loaded.model)
-    remove_(loaded.model, chosen)
+    apply_(loaded.model, chosen)
     facts = model_facts(loaded.name, loaded.model, ModelSettings(model), before=before)
     summary = unevaluated(chosen, origin, facts)
     save_model(loaded.model, loaded.tokenizer, output, card=model_card(summary))
@@ -162,77 +214,15 @@ def apply(
         show(f"model: {output}  (import deadhead, then {facts['auto_class']}.from_pretrained)")
 
 
-def evaluate(
-    model: o.ModelArgument,
-    task: o.TaskOption = None,
-    plan_file: Annotated[
-        Path | None, typer.Option("--plan", "-p", help="Switch off the heads that a plan drops.")
-    ] = None,
-    kind: o.KindOption = None,
-    test: o.TestOption = None,
-    text_column: o.TextColumnOption = None,
-    text_pair_column: o.TextPairColumnOption = None,
-    label_column: o.LabelColumnOption = None,
-    test_size: o.TestSizeOption = "all",
-    batch_size: o.BatchSizeOption = None,
-    max_length: o.MaxLengthOption = None,
-    seed: o.SeedOption = 0,
-    device: o.DeviceOption = "cpu",
-    dtype: o.DtypeOption = None,
-    trust_remote_code: o.RemoteCodeOption = False,
-    as_json: o.JsonOption = False,
-) -> None:
-    """Judge a model, cut or uncut, on a task's test set, with a 95% interval.
-
-    Example: deadhead evaluate small --task bundled:sentiment
-    """
-    chosen = None if plan_file is None else read_plan(plan_file)
-    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    data = DataSettings(
-        spec=task,
-        kind=kind,
-        test=test,
-        text_column=text_column,
-        text_pair_column=text_pair_column,
-        label_column=label_column,
-        test_size=o.size(test_size),
-        batch_size=batch_size,
-        max_length=max_length,
-        seed=seed,
-        allow_overlap=True,  # no other set is looked at
+def needs_calibration(recipe: Recipe, *, prompts: bool, scores: bool) -> bool:
+    """Whether choosing looks at calibration data."""
+    scored = not scores and bool(criterion_class(recipe.criterion.split(":")[0]).needs)
+    if recipe.strategy != "clusters":
+        return scored
+    how = recipe.clustering
+    return not prompts or (
+        how.grouping == "importance_budget" and how.importance is None and scored
     )
-    judge = data.open_one("test", loaded.tokenizer, loaded.model.config)
-    view = HeadModel(loaded.model)
-    mask = view.mask if chosen is None else chosen.mask
-    with (
-        masked(view, mask),
-        progress_bar("evaluating", judge.passes, hidden=as_json) as advance,
-    ):
-        hook = loaded.model.register_forward_hook(lambda *_: advance())
-        try:
-            found = judge.evaluate(loaded.model)
-        finally:
-            hook.remove()
-    low, high = found.interval()
-    off = sum(not mask.keeps(head) for head in view.mask.heads)
-    if as_json:
-        show_json(
-            {
-                "model": loaded.name,
-                "plan": plan_file and {"file": str(plan_file), "heads_dropped": off},
-                "data": {"name": judge.name, "size": judge.size, "fingerprint": judge.fingerprint},
-                "metric": found.metric,
-                "value": found.value,
-                "interval": [low, high],
-                "metrics": found.metrics,
-            }
-        )
-        return
-    switched = f" with {off} heads switched off" if chosen else ""
-    show(f"{loaded.name}{switched} on {judge.size} examples of {judge.name}")
-    for name, value in found.metrics.items():
-        interval = f"  (95% interval {low:.4f} to {high:.4f})" if name == found.metric else ""
-        show(f"  {name}: {value:.4f}{interval}")
 
 
 def scorings(view: HeadModel, recipe: Recipe) -> int:
@@ -241,13 +231,6 @@ def scorings(view: HeadModel, recipe: Recipe) -> int:
         return 1
     limit = droppable(view, view.mask, recipe.rules, recipe.heads) - len(view.mask.dropped)
     return math.ceil(limit / max(1, count_heads(recipe.per_step, view.mask.n_heads)))
-
-
-def note_other_model(what: str, provenance: Mapping[str, Any], name: str) -> None:
-    """Say if a file was made with another model than the one at hand."""
-    made_for = provenance.get("model")
-    if made_for not in (None, name):
-        say(f"note: the {what} made for {made_for!r}, and the model is {name!r}")
 
 
 def unevaluated(chosen: PruningPlan, origin: HeadMask, facts: dict[str, Any]) -> RunSummary:
@@ -269,52 +252,3 @@ def unevaluated(chosen: PruningPlan, origin: HeadMask, facts: dict[str, Any]) ->
             "data": made.get("data"),
         },
     )
-
-
-def read_plan(file: Path) -> PruningPlan:
-    """Read a plan; see `read_json` for what it refuses."""
-    return PruningPlan.from_json(read_json(file, "a plan"))
-
-
-def read_scores(file: Path, criterion: str) -> HeadScores:
-    """Read the scores of one criterion from what `deadhead score -o` or a run wrote.
-
-    Raises:
-        FileFormatError: the file is not scores.
-        DataError: none of the criteria it holds is the one asked for.
-    """
-    data = read_json(file, "scores")
-    entries = [data] if "values" in data else data.values()
-    try:
-        read = [HeadScores.from_json(entry) for entry in entries]
-        held = {s.criterion: replace(s, provenance=dict(s.provenance)) for s in read}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileFormatError(
-            f"{str(file)!r} does not hold scores ({error!r}); make it with 'deadhead score -o'"
-        ) from error
-    if criterion not in held:
-        raise DataError(
-            f"{str(file)!r} has no scores of {criterion!r}; it holds {', '.join(sorted(held))};"
-            " name one with --criterion"
-        )
-    return held[criterion]
-
-
-def read_json(file: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        DataError: there is no such file.
-        FileFormatError: it is not a JSON object.
-    """
-    try:
-        data = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise DataError(f"{str(file)!r} is not there; give the file that holds {what}") from error
-    except (ValueError, OSError) as error:
-        raise FileFormatError(
-            f"{str(file)!r} is not JSON ({error}); it should hold {what}"
-        ) from error
-    if not isinstance(data, dict):
-        raise FileFormatError(f"{str(file)!r} is not a JSON object; it should hold {what}")
-    return data

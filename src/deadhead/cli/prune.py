@@ -14,8 +14,16 @@ from deadhead.cli.console import progress_bar, say, show, show_json, typed_comma
 from deadhead.heads import HeadModel
 from deadhead.pruning import Recipe
 from deadhead.report import RunSummary, outcome, speed_table, step_table, summary_table
-from deadhead.runs import DataSettings, ModelSettings, RunSettings, Watch, conduct
+from deadhead.runs import (
+    DataSettings,
+    ModelSettings,
+    PromptSettings,
+    RunSettings,
+    Watch,
+    conduct,
+)
 from deadhead.runs.journal import partial_folder
+from deadhead.similarity import Clustering
 from deadhead.strategies import droppable
 from deadhead.types import count_heads
 
@@ -44,6 +52,20 @@ def prune(
     keep_at_least: o.KeepOption = 0,
     gqa: o.GqaOption = "whole_groups",
     loss: o.LossOption = None,
+    action: o.ActionOption = "remove",
+    distance: o.DistanceOption = "cosine",
+    grouping: o.GroupingOption = "balanced",
+    representative: o.RepresentativeOption = "medoid",
+    unit: o.UnitOption = "head",
+    ward_on: o.WardOption = "unit",
+    include_padding: o.PaddingOption = False,
+    first_token: o.FirstTokenOption = "keep",
+    importance: o.ImportanceOption = None,
+    slope: o.SlopeOption = "target",
+    prompts: o.PromptsOption = None,
+    n_prompts: o.PromptCountOption = "100",
+    prompt_column: o.PromptColumnOption = None,
+    strict: o.StrictOption = False,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -98,6 +120,8 @@ def prune(
       deadhead prune my-bert --task data/ --criterion taylor --heads 100% --random 20
 
       deadhead prune my-gpt --task pairs.jsonl --max-drop .01 --selection dev.jsonl
+
+      deadhead prune my-opt --task pairs.jsonl --strategy clusters --action fold --heads 25%
     """
     settings = RunSettings(
         model=ModelSettings(model, device, dtype, trust_remote_code),
@@ -132,8 +156,28 @@ def prune(
             evaluate_every=evaluate_every,
             loss=loss,
             seed=seed,
+            action=action,
+            slope=slope,
+            clustering=Clustering(
+                distance=distance,
+                grouping=grouping,
+                representative=representative,
+                unit=unit,
+                ward_on=ward_on,
+                include_padding=include_padding,
+                first_token=first_token,
+                importance=importance,
+            ),
         ),
-        output=o.output_folder(output, Path(model).name, criterion, strategy, heads),
+        prompts=None
+        if prompts is None
+        else PromptSettings(prompts, o.size(n_prompts), prompt_column, max_length, strict, seed),
+        output=o.output_folder(
+            output,
+            Path(model).name,
+            *((distance, grouping, action) if strategy == "clusters" else (criterion, strategy)),
+            heads,
+        ),
         random=random,
         measure_speed=speed,
         save=save,
@@ -214,7 +258,6 @@ def report(summary: RunSummary, settings: RunSettings, *, as_json: bool) -> None
         show(speed_table(summary.speed))
     show(outcome(summary), f"report: {settings.output / 'report.html'}")
     if settings.save:
-        show(
-            f"model:  {settings.output / 'model'}  (import deadhead, then"
-            f" {summary.model['auto_class']}.from_pretrained)"
-        )
+        needs = "import deadhead, then " if summary.plan.action in ("remove", "fold") else ""
+        loader = f"{needs}{summary.model['auto_class']}.from_pretrained"
+        show(f"model:  {settings.output / 'model'}  ({loader})")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deadhead.atomic import replacing
 from deadhead.baseline import RandomBaseline
 from deadhead.errors import DataError, MissingDependencyError
-from deadhead.report.atomic import replacing
 from deadhead.report.wording import number
 from deadhead.trajectory import Trajectory
 from deadhead.types import HeadMask, HeadScores
@@ -119,7 +119,7 @@ def _draw_curve(axes: Axes, name: str, curve: Trajectory, i: int) -> None:
         markersize=4.5 if len(x) <= 40 else 3,
         markevery=max(1, math.ceil(len(x) / MANY_POINTS)),
         linewidth=1.8,
-        label=_label(name),
+        label=label_text(name),
         gid=f"curve-{i}",
     )
 
@@ -170,7 +170,7 @@ def _label_curve_axes(
     better = "higher" if curves[0].greater_is_better else "lower"
     axes.set_xlabel("heads removed")
     where = f" on {measured_on}" if measured_on else ""
-    axes.set_ylabel(_label(f"{metric}{where} ({better} is better)"))
+    axes.set_ylabel(label_text(f"{metric}{where} ({better} is better)"))
     axes.xaxis.set_major_formatter(PercentFormatter(decimals=None))
     furthest = max((step.mask.sparsity for curve in curves for step in curve), default=1)
     axes.set_xlim(-1.5, max(100 * furthest, 1) + 1.5)
@@ -203,7 +203,7 @@ def head_map_figure(scores: HeadScores, mask: HeadMask | None = None) -> Figure:
     exists = np.zeros(values.shape, dtype=bool)
     for block, n in enumerate(scores.counts):
         exists[block, :n] = True
-    shown, norm, label = _scale(values, _label(scores.criterion))
+    shown, norm, label = _scale(values, label_text(scores.criterion))
     n_blocks, widest = values.shape
     cell = float(np.clip(min(7.0 / max(widest, 1), 9.0 / max(n_blocks, 1)), 0.16, 0.42))
     size = (max(widest * cell + 2.0, 4.6), max(n_blocks * cell + 1.3, 2.6))
@@ -333,7 +333,7 @@ def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
     return paths
 
 
-def _label(text: str) -> str:
+def label_text(text: str) -> str:
     """Make a name safe as a label: no mathtext, no line breaks, no leading underscore (hidden)."""
     line = " ".join(text.split()).replace("$", r"\$")
     return f" {line}" if line.startswith("_") else line

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 
+from deadhead.atomic import replacing
 from deadhead.errors import MissingDependencyError
-from deadhead.report.atomic import replacing
 from deadhead.report.contents import cost_rows, data_rows, facts_of
 from deadhead.report.figures import curve_figure, head_map_figure, save_figure
+from deadhead.report.page import render_page
 from deadhead.report.summary import RunSummary
 from deadhead.report.tables import grid_text, speed_rows, step_rows, summary_rows
 from deadhead.report.wording import NOTHING, caveats, change, deed, number, outcome, retained
@@ -37,22 +36,13 @@ def write_report(summary: RunSummary, folder: Path | str) -> Path:
 
 def render(summary: RunSummary, figures: Mapping[str, str]) -> str:
     """Return the page; `figures` holds SVG source for `curve` and `head_map`, or is empty."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    source = (
-        resources.files("deadhead.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(source).render(
+    return render_page(
+        "report.html.j2",
+        figures,
         title=summary.title,
         outcome=outcome(summary),
         caveats=caveats(summary),
         tiles=_tiles(summary),
-        # matplotlib has escaped the text in its SVG, and draws it as outlines
-        figures={name: Markup(_inline(svg, name)) for name, svg in figures.items()},
         grid=grid_text(summary.plan.mask),
         criterion=summary.scores.criterion,
         costs=cost_rows(summary),
@@ -83,14 +73,6 @@ def _write_figures(summary: RunSummary, folder: Path) -> dict[str, str]:
     }
     written = {name: save_figure(figure, folder, name) for name, figure in figures.items()}
     return {name: paths[-1].read_text(encoding="utf-8") for name, paths in written.items()}
-
-
-def _inline(svg: str, name: str) -> str:
-    """Fit an SVG file into HTML: no prolog, comments or namespaces, and ids of its own."""
-    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href=", "href=")
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    return svg.replace("<svg ", '<svg aria-hidden="true" ', 1)
 
 
 def _tiles(summary: RunSummary) -> list[tuple[str, str, str]]:

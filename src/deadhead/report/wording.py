@@ -10,6 +10,12 @@ from deadhead.report.speed import SpeedRow
 from deadhead.report.summary import RunSummary
 
 NOTHING = "—"  # there is no such value
+DEEDS = {
+    "remove": "removed",
+    "mask": "masked",
+    "duplicate": "made copies of kept ones",
+    "fold": "folded into kept ones",
+}
 
 
 def number(value: float | None) -> str:
@@ -57,14 +63,7 @@ def deed(summary: RunSummary) -> str:
     plan, total = summary.plan, summary.trajectory.start.mask.n_kept
     gone = total - plan.mask.n_kept
     share = f"({gone / total:.0%})" if total else ""
-    verb = {"remove": "removed", "mask": "masked"}.get(plan.action, f"gone by {plan.action}")
-    folded = sum(not plan.mask.keeps(head) for head in plan.copies)
-    duplicates = len(plan.copies) - folded
-    if duplicates and not gone:
-        return f"{duplicates} of {total} heads made copies of others, none {verb}"
-    text = f"{gone} of {total} heads {verb} {share}".rstrip()
-    text += f", {folded} of them folded into kept heads" if folded else ""
-    return text + (f", {duplicates} others made copies" if duplicates else "")
+    return f"{gone} of {total} heads {DEEDS[plan.action]} {share}".rstrip()
 
 
 def speed_words(row: SpeedRow) -> str:
@@ -189,7 +188,10 @@ def _size_caveats(summary: RunSummary) -> Iterator[str]:
     model, plan = summary.model, summary.plan
     before, after = model.get("parameters_before"), model.get("parameters_after")
     if before and after is not None and after >= before:
-        why = ": masked heads are still computed" if plan.action == "mask" else ""
+        why = {
+            "mask": ": masked heads are still computed",
+            "duplicate": ": copies are still computed (action fold gives the same logits without)",
+        }.get(plan.action, "")
         yield f"The model did not become smaller{why}."
     cache = model.get("kv_bytes_per_token_before"), model.get("kv_bytes_per_token_after")
     if cache[0] and cache[1] is not None and cache[1] >= cache[0]:

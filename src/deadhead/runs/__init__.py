@@ -3,12 +3,13 @@
 from deadhead.runs.conduct import Watch, conduct, write_run
 from deadhead.runs.facts import data_facts, model_facts, model_size, versions
 from deadhead.runs.journal import Journal
-from deadhead.runs.settings import DataSettings, ModelSettings, RunSettings
+from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings, RunSettings
 
 __all__ = [
     "DataSettings",
     "Journal",
     "ModelSettings",
+    "PromptSettings",
     "RunSettings",
     "Watch",
     "conduct",

@@ -17,14 +17,15 @@ import torch
 from deadhead.baseline import RandomBaseline, random_baseline
 from deadhead.checkpoints import Loaded, check_empty, load_model, save_model, whole_folder
 from deadhead.criteria.inputs import to_device
-from deadhead.errors import CheckpointError, OutputExistsError
+from deadhead.errors import CheckpointError, DataError, OutputExistsError
 from deadhead.heads import HeadModel
 from deadhead.pruning import Progress, Pruning, prune
 from deadhead.report import RunSummary, SpeedRow, measure_all, model_card, write_report
 from deadhead.runs.facts import data_facts, model_facts, model_size, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.settings import RunSettings
-from deadhead.surgery import masked, remove_
+from deadhead.similarity.prompts import Prompts
+from deadhead.surgery import apply_, masked
 from deadhead.tasks import TaskSet
 from deadhead.trajectory import Step
 from deadhead.types import HeadMask
@@ -59,7 +60,10 @@ def conduct(
     loaded = load_model(**settings.model.__dict__)
     view = HeadModel(loaded.model)
     tasks = settings.data.open(loaded.tokenizer, loaded.model.config)
-    data = data_facts(calibration=tasks.calibration, selection=tasks.selection, test=tasks.test)
+    prompts = _prompts(loaded, settings)
+    data = data_facts(
+        calibration=tasks.calibration, selection=tasks.selection, test=tasks.test, prompts=prompts
+    )
     journal = Journal.open(
         settings.output,
         {
@@ -77,6 +81,7 @@ def conduct(
             view,
             tasks,
             settings.recipe,
+            prompts=None if prompts is None else prompts.batches(),
             done=journal.done,
             progress=_journalled(journal, watch),
         )
@@ -92,7 +97,7 @@ def conduct(
     scores = replace(
         pruning.scores, provenance={**pruning.scores.provenance, **made, "versions": versions()}
     )
-    cut = remove_(copy.deepcopy(loaded.model), plan)
+    cut = apply_(copy.deepcopy(loaded.model), plan)
     watch.on_work("cut")
     evaluation = _evaluation(loaded.model, cut, tasks, watch)
     speed = _speed(loaded.model, cut, tasks) if settings.measure_speed else []
@@ -101,7 +106,7 @@ def conduct(
         "command": settings.command,
         "versions": versions(),
         "data": data,
-        "notes": list(tasks.notes),
+        "notes": [*tasks.notes, *(prompts.notes if prompts else ())],
         "seed": settings.recipe.seed,
         "date": datetime.now(UTC).date().isoformat(),
         # a resumed run has taken at least this: loading and random draws come on top
@@ -146,6 +151,17 @@ def write_run(summary: RunSummary, folder: Path) -> None:
     summary.trajectory.to_frame().to_csv(folder / "trajectory.csv", index=False)
     (folder / "run.json").write_text(json.dumps(values, indent=1) + "\n")
     write_report(summary, folder)
+
+
+def _prompts(loaded: Loaded, settings: RunSettings) -> Prompts | None:
+    if settings.prompts is None:
+        return None
+    if settings.recipe.strategy != "clusters":
+        raise DataError(
+            f"strategy {settings.recipe.strategy!r} compares no heads on prompts; leave --prompts"
+            " out, or choose --strategy clusters"
+        )
+    return settings.prompts.open(loaded.tokenizer, loaded.model.config)
 
 
 def _journalled(journal: Journal, watch: Watch) -> Progress:
@@ -219,5 +235,7 @@ def _provenance(name: str, settings: RunSettings, data: dict[str, Any]) -> dict[
 
 def _title(settings: RunSettings) -> str:
     recipe = settings.recipe
+    if recipe.strategy == "clusters":
+        return f"clusters {recipe.clustering.name}, {recipe.action}"
     inverse = " inverse" if recipe.inverse else ""
     return f"{recipe.strategy}{inverse} {recipe.criterion}"

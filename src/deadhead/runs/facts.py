@@ -9,6 +9,7 @@ from typing import Any
 from deadhead.heads import HeadModel
 from deadhead.report import parameter_count
 from deadhead.runs.settings import ModelSettings
+from deadhead.similarity.prompts import Prompts
 from deadhead.tasks import Task
 
 
@@ -18,7 +19,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: version(p) for p in packages}}
 
 
-def data_facts(**sets: Task | None) -> dict[str, Any]:
+def data_facts(**sets: Task | Prompts | None) -> dict[str, Any]:
     """Return `{role: {fingerprint, size, name}}` of the sets that are there."""
     return {
         role: {"fingerprint": task.fingerprint, "size": task.size, "name": task.name}

@@ -11,6 +11,7 @@ from typing import Any
 
 from deadhead.errors import BudgetError, DataError
 from deadhead.pruning import Recipe
+from deadhead.similarity.prompts import Prompts, open_prompts
 from deadhead.tasks import Task, TaskSet, open_task
 from deadhead.tasks.data import data_files, split_slice
 from deadhead.tasks.splits import ROLES
@@ -126,11 +127,33 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class PromptSettings:
+    """Which prompts the strategy `clusters` compares heads on; see `open_prompts`."""
+
+    spec: str
+    n: int | None = 100
+    column: str | None = None
+    max_length: int | None = None
+    strict: bool = False
+    seed: int = 0
+
+    def open(self, tokenizer: Any, config: Any) -> Prompts:
+        """Open them.
+
+        Raises:
+            DataError: as `open_prompts`.
+        """
+        options = asdict(self)
+        return open_prompts(options.pop("spec"), tokenizer, config=config, **options)
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """A whole `deadhead prune`.
 
     Attributes:
         model, data, recipe: see there.
+        prompts: for `clusters`; None: the calibration data.
         output: folder of the run.
         random: draws of the random baseline; 0: none.
         random_fractions: where it is evaluated.
@@ -147,6 +170,7 @@ class RunSettings:
     random_fractions: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     measure_speed: bool = True
     save: bool = True
+    prompts: PromptSettings | None = None
     command: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -160,5 +184,6 @@ class RunSettings:
             "data": asdict(self.data),
             "recipe": asdict(self.recipe),
             "random": [self.random, *self.random_fractions],
+            "prompts": None if self.prompts is None else asdict(self.prompts),
         }
         return json.loads(json.dumps(values))

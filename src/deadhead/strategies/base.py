@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from deadhead.errors import unknown_name
 from deadhead.heads import HeadModel
+from deadhead.similarity import GramFn
 from deadhead.strategies.units import Rules, Unit
 from deadhead.types import Head, HeadMask, HeadScores
 
@@ -16,16 +17,21 @@ ScoreFn = Callable[[HeadMask], HeadScores]
 
 @dataclass(frozen=True)
 class Move:
-    """What a strategy does next: the heads it drops, their scores then, and the mask after it."""
+    """What a strategy does next: the heads it drops, their scores then, and the mask after it.
+
+    `copies` names for a dropped head the one that stands for it, where the strategy knows.
+    """
 
     mask: HeadMask
     dropped: tuple[Head, ...]
     scores: tuple[float, ...]
+    copies: Mapping[Head, Head] = field(default_factory=dict)
 
 
 class Strategy(Protocol):
     """Yield moves from `start` for as long as something may be dropped.
 
+    `score(mask)` scores what a mask leaves, `grams("per_block" or "global")` runs the prompts.
     `origin` is the mask the run began with; it differs from `start` when a run is resumed. A move
     drops about `per_step` heads, and all moves together never leave more than `limit` dropped.
     """
@@ -34,6 +40,7 @@ class Strategy(Protocol):
         self,
         view: HeadModel,
         score: ScoreFn,
+        grams: GramFn,
         *,
         origin: HeadMask,
         start: HeadMask,

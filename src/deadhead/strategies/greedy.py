@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from deadhead.heads import HeadModel
+from deadhead.similarity import GramFn
 from deadhead.strategies.base import Move, ScoreFn, next_move, register_strategy
 from deadhead.strategies.units import Rules, units
 from deadhead.types import HeadMask
@@ -14,6 +15,7 @@ from deadhead.types import HeadMask
 def greedy(
     view: HeadModel,
     score: ScoreFn,
+    grams: GramFn,
     *,
     origin: HeadMask,
     start: HeadMask,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from deadhead.errors import BudgetError, unknown_name
 from deadhead.heads import HeadModel
+from deadhead.similarity import Clustering
 from deadhead.surgery.groups import members_of, policy_named
 from deadhead.types import Head, HeadMask, HeadScores, count_heads
 
@@ -25,12 +26,14 @@ class Rules:
         scope: `global` ranks all heads together; `per_block` drops the same number in each block.
         keep_at_least: heads that every block keeps.
         gqa: policy for shared key/value heads; binds heads that have to go together.
+        clustering: how the strategy `clusters` groups heads.
     """
 
     inverse: bool = False
     scope: str = "global"
     keep_at_least: int = 0
     gqa: str = "whole_groups"
+    clustering: Clustering = field(default_factory=Clustering)
 
     def __post_init__(self) -> None:
         policy_named(self.gqa)

@@ -52,7 +52,7 @@ def find_splits(
         found, notes = _from_spec(str(spec), explicit, sizes, seed, labels)
     for role, given in explicit.items():
         if given is not None:
-            found[role] = _one(str(given), role, sizes, seed, labels)
+            found[role] = read_split(str(given), role, sizes, seed, labels)
     for role in ("calibration", "test"):
         if role not in found:
             raise DataError(
@@ -85,7 +85,7 @@ def _from_spec(spec, explicit, sizes, seed, labels) -> tuple[Found, list[str]]:
     return {role: whole.take(rows) for role, rows in parts.items()}, [note]
 
 
-def _one(spec: str, role: str, sizes, seed, labels) -> Rows:
+def read_split(spec: str, role: str, sizes, seed, labels) -> Rows:
     """Read the one set that was named for a role."""
     named, whole = _read(spec, [role], sizes, seed, labels)
     if whole is not None:

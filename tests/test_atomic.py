@@ -1,6 +1,6 @@
 import pytest
 
-from deadhead.report.atomic import replacing
+from deadhead.atomic import replacing
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -1,0 +1,47 @@
+"""How alike heads are: distances between their attention maps, and groups of heads alike."""
+
+from deadhead.similarity.agreement import adjusted_rand, agreement, removed_share
+from deadhead.similarity.clustering import UNITS, Clustering, GramFn, cluster, measured
+from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON, cut, linkage
+from deadhead.similarity.distances import (
+    METRICS,
+    HeadDistances,
+    Unit,
+    distances,
+    kv_units,
+    read_distances,
+    save_distances,
+)
+from deadhead.similarity.gram import FIRST_TOKEN, SCOPES, HeadGrams, head_grams
+from deadhead.similarity.groupings import GROUPINGS, Group, copies_of, group, labels_of
+
+__all__ = [
+    "FIRST_TOKEN",
+    "GROUPINGS",
+    "METRICS",
+    "REPRESENTATIVES",
+    "SCOPES",
+    "UNITS",
+    "WARD_ON",
+    "Clustering",
+    "GramFn",
+    "Group",
+    "HeadDistances",
+    "HeadGrams",
+    "Unit",
+    "adjusted_rand",
+    "agreement",
+    "cluster",
+    "copies_of",
+    "cut",
+    "distances",
+    "group",
+    "head_grams",
+    "kv_units",
+    "labels_of",
+    "linkage",
+    "measured",
+    "read_distances",
+    "removed_share",
+    "save_distances",
+]

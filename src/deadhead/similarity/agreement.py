@@ -1,0 +1,182 @@
+"""How much clusterings agree, between prompts and tasks, and how many important heads a plan drops.
+
+Both are set beside chance: the adjusted Rand index is 0 for random groups of the same sizes, and
+the share of important heads comes with what as many heads drawn at random would hit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, combinations_with_replacement, product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deadhead.errors import BudgetError, DataError, HeadError
+from deadhead.similarity.distances import Unit
+from deadhead.similarity.groupings import Group, importance_of, labels_of, named
+from deadhead.types import Head, HeadScores, count_heads
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Clustering = Sequence[Group]
+INTERVAL = (2.5, 97.5)
+
+
+def adjusted_rand(a: Clustering, b: Clustering) -> float:
+    """Compare two clusterings of the same units: 1 = the same, 0 = as alike as by chance.
+
+    The index is computed inside each block, where the clusters were made, and averaged with the
+    numbers of heads as weights; blocks that were clustered together (groups that span blocks, in
+    either clustering) are compared as one. A block of single units in both counts as 1, since they
+    agree: compare clusterings that drop something there. Single units against anything else is 0.
+
+    Unit: at most 1, may be negative; higher = more alike.
+    Cost: O(units) per block.
+
+    Raises:
+        HeadError: the clusterings are of different units.
+
+    Source: Hubert and Arabie 1985, as in `sklearn.metrics.adjusted_rand_score`.
+    """
+    from sklearn.metrics import adjusted_rand_score  # takes a second to import
+
+    first, second = _labels(a), _labels(b)
+    if first.keys() != second.keys():
+        odd = min(first.keys() ^ second.keys())
+        raise HeadError(
+            f"the clusterings are of different units: {named(odd)} is in one only; compare"
+            " clusterings of the same heads of the same model"
+        )
+    cells = list(_cells(first, one=_spans_blocks(a) or _spans_blocks(b)))
+    indices = [
+        adjusted_rand_score([first[u] for u in cell], [second[u] for u in cell]) for cell in cells
+    ]
+    return float(np.average(indices, weights=[sum(map(len, cell)) for cell in cells]))
+
+
+def agreement(
+    clusterings: Mapping[str, Sequence[Clustering]], *, seed: int = 0, max_pairs: int = 400
+) -> pd.DataFrame:
+    """Compare clusterings within and between names (tasks, prompt sets) by adjusted Rand index.
+
+    Each name has several clusterings, from other draws of its prompts. A row compares every
+    clustering of `first` with every one of `second`; where `first` is `second`, the different ones
+    of that name: how much draws of prompts matter by themselves, which is what the other rows are
+    to be read against. Pairs share clusterings, so the interval says how the values are spread, not
+    how well their mean is known.
+
+    Returns:
+        A frame with a row for each pair of names, in the order given, and columns `first`,
+        `second`, `mean`, `low`, `high` (2.5th and 97.5th percentile; NaN for fewer than 2 pairs)
+        and `pairs`. A name with one clustering has no row of its own.
+
+    Cost: one `adjusted_rand` per pair, of `max_pairs` pairs drawn with `seed` where there are more.
+
+    Raises:
+        DataError: nothing to compare, or a name without a clustering.
+        HeadError: the clusterings are of different units.
+    """
+    import pandas as pd
+
+    for name, draws in clusterings.items():
+        if not len(draws):
+            raise DataError(f"{name!r} has no clustering; give at least one for each name")
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    rows = []
+    for first, second in combinations_with_replacement(clusterings, 2):
+        if first == second:
+            pairs = list(combinations(clusterings[first], 2))
+        else:
+            pairs = list(product(clusterings[first], clusterings[second]))
+        if len(pairs) > max_pairs:
+            pairs = [pairs[i] for i in sorted(rng.choice(len(pairs), max_pairs, replace=False))]
+        if pairs:
+            values = [adjusted_rand(a, b) for a, b in pairs]
+            low, high = np.percentile(values, INTERVAL) if len(values) > 1 else (np.nan, np.nan)
+            rows.append((first, second, float(np.mean(values)), low, high, len(values)))
+    if not rows:
+        raise DataError("there is one clustering at most; give two to compare")
+    return pd.DataFrame(rows, columns=["first", "second", "mean", "low", "high", "pairs"])
+
+
+@dataclass(frozen=True)
+class RemovedShare:
+    """How much of the most important heads a plan drops, beside chance; lower is better.
+
+    Attributes:
+        share: fraction of the important heads that is dropped, in [0, 1].
+        expected: mean of that fraction for as many heads drawn at random.
+        low, high: central 95% interval of it for heads drawn at random.
+        n_important, n_dropped, n_heads: how many heads there are of each kind, and in all.
+    """
+
+    share: float
+    expected: float
+    low: float
+    high: float
+    n_important: int
+    n_dropped: int
+    n_heads: int
+
+
+def removed_share(
+    groups: Sequence[Group], importance: HeadScores, fraction: int | float
+) -> RemovedShare:
+    """Say which share of the most important heads is dropped when only representatives stay.
+
+    Only heads in `groups` count. Ties in importance go to the lower block, then the lower index.
+    Chance is hypergeometric: `n_dropped` of `n_heads` drawn one by one. Where whole key/value
+    groups go the mean is right but the interval is too narrow.
+
+    Args:
+        groups: what the plan is made of.
+        importance: a score for every head, higher = more important.
+        fraction: how many of the heads are called important: a fraction, or a count.
+
+    Raises:
+        BudgetError: `fraction` is out of range, or of so few heads that none is important.
+        HeadError, ScoreError: importance of another model, or none for a head.
+    """
+    from scipy.stats import hypergeom  # takes a second to import
+
+    heads = sorted(labels_of(groups))
+    scores = importance_of([(head,) for head in heads], importance)
+    n_important = count_heads(fraction, len(heads))
+    if not n_important:
+        raise BudgetError(
+            f"{fraction!r} of {len(heads)} heads is no head; call at least one important"
+        )
+    best = sorted(range(len(heads)), key=lambda row: -scores[row])[:n_important]
+    important = {heads[row] for row in best}
+    dropped: set[Head] = {head for g in groups for unit in g.others for head in unit}
+    low, high = hypergeom(len(heads), n_important, len(dropped)).interval(0.95)
+    return RemovedShare(
+        share=len(important & dropped) / n_important,
+        expected=len(dropped) / len(heads),
+        low=float(low) / n_important,
+        high=float(high) / n_important,
+        n_important=n_important,
+        n_dropped=len(dropped),
+        n_heads=len(heads),
+    )
+
+
+def _labels(groups: Clustering) -> dict[Unit, int]:
+    return {unit: number for number, g in enumerate(groups) for unit in g.members}
+
+
+def _spans_blocks(groups: Clustering) -> bool:
+    return any(len({unit[0].block for unit in g.members}) > 1 for g in groups)
+
+
+def _cells(units: Mapping[Unit, int], *, one: bool) -> Iterator[list[Unit]]:
+    """Divide units by block, or leave them together."""
+    blocks = sorted({unit[0].block for unit in units})
+    if one:
+        yield sorted(units)
+    else:
+        for block in blocks:
+            yield [unit for unit in sorted(units) if unit[0].block == block]

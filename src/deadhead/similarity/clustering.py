@@ -1,0 +1,123 @@
+"""From attention maps to groups in one go: distances between units, as the grouping needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from deadhead.errors import unknown_name
+from deadhead.heads import HeadModel
+from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON
+from deadhead.similarity.distances import METRICS, HeadDistances, distances, kv_units
+from deadhead.similarity.gram import FIRST_TOKEN, HeadGrams
+from deadhead.similarity.groupings import GROUPINGS, Group, group
+from deadhead.surgery.groups import members_of
+from deadhead.types import Head, HeadScores
+
+UNITS = ("head", "kv")
+GramFn = Callable[[str], HeadGrams]
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """How heads are grouped by what they attend to, as plain values.
+
+    Attributes:
+        distance: `cosine` or `euclidean`.
+        grouping: `balanced`, `nearest_pairs`, `importance_budget`, `global`, or the baseline
+            `random`.
+        representative: who stays of a group: `medoid` or `random`.
+        unit: `head`; or `kv` for whole key/value heads with all their query heads.
+        ward_on: `unit` (Ward on unit vectors) or `raw` (on cosine distances, as published).
+        include_padding: let padding into the head vectors, as published.
+        first_token: `keep`, `drop` or `renormalise`; see `head_grams`.
+        importance: file of importance scores for `importance_budget`, with `:KEY` behind it if it
+            holds several tables; None: score by a criterion.
+        seed: for what is drawn.
+
+    Raises:
+        UnknownNameError: a name that is not known.
+    """
+
+    distance: str = "cosine"
+    grouping: str = "balanced"
+    representative: str = "medoid"
+    unit: str = "head"
+    ward_on: str = "unit"
+    include_padding: bool = False
+    first_token: str = "keep"
+    importance: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for kind, given, known in (
+            ("distance", self.distance, METRICS),
+            ("grouping", self.grouping, GROUPINGS),
+            ("representative", self.representative, REPRESENTATIVES),
+            ("unit", self.unit, UNITS),
+            ("ward_on", self.ward_on, WARD_ON),
+            ("first_token", self.first_token, FIRST_TOKEN),
+        ):
+            if given not in known:
+                raise unknown_name(kind, given, known)
+
+    @property
+    def scope(self) -> str:
+        """What grams the grouping needs: `per_block` or `global`."""
+        return "global" if self.grouping == "global" else "per_block"
+
+    @property
+    def name(self) -> str:
+        """Short name for tables: `cosine balanced`."""
+        return self.grouping if self.grouping == "random" else f"{self.distance} {self.grouping}"
+
+
+def measured(view: HeadModel, grams: HeadGrams, clustering: Clustering) -> HeadDistances:
+    """Return distances between the units of a clustering.
+
+    Where query heads share keys and values, single heads are compared within their key/value group
+    only, because a head cannot take over another's keys without its whole group; `unit="kv"`
+    compares the groups.
+    """
+    if clustering.unit == "kv":
+        return distances(grams, clustering.distance, groups=kv_units(view))
+    found = distances(grams, clustering.distance)
+    return _within_groups(view, found) if clustering.scope == "per_block" else found
+
+
+def cluster(
+    found: HeadDistances,
+    n_drop: int,
+    clustering: Clustering,
+    importance: HeadScores | None = None,
+) -> tuple[Group, ...]:
+    """Group the units so that exactly `n_drop` heads can go; see `group`."""
+    return group(
+        found,
+        clustering.grouping,
+        n_drop,
+        representative=clustering.representative,
+        importance=importance,
+        seed=clustering.seed,
+        ward_on=clustering.ward_on,
+    )
+
+
+def _within_groups(view: HeadModel, found: HeadDistances) -> HeadDistances:
+    """Split the cells of blocks that share key/value heads into a cell per key/value head."""
+    matrices: list[np.ndarray] = []
+    units = []
+    for matrix, row in zip(found.matrices, found.units, strict=True):
+        block = view.blocks[row[0][0].block] if row else None
+        if block is None or block.n_heads == block.n_kv_heads:
+            matrices.append(matrix)
+            units.append(row)
+            continue
+        for members in members_of(block):
+            heads = {Head(row[0][0].block, index) for index in members}
+            at = [i for i, (head, *_) in enumerate(row) if head in heads]
+            matrices.append(matrix[np.ix_(at, at)])
+            units.append(tuple(row[i] for i in at))
+    return HeadDistances(tuple(matrices), tuple(units), found.metric, found.provenance)

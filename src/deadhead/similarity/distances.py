@@ -1,0 +1,256 @@
+"""Distances between heads, or between whole key/value groups, from their inner products."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deadhead.atomic import replacing
+from deadhead.errors import DataError, DeadheadError, FileFormatError, HeadError, unknown_name
+from deadhead.heads import HeadModel
+from deadhead.similarity.gram import HeadGrams
+from deadhead.surgery.groups import members_of
+from deadhead.types import Head
+
+METRICS = ("cosine", "euclidean")
+Unit = tuple[Head, ...]
+
+_ROUNDING = 1e-9  # by how much, relative to the largest, two sides of a matrix may differ
+
+
+@dataclass(frozen=True, eq=False)
+class HeadDistances:
+    """Distances between units: single heads, or all query heads of a key/value group.
+
+    Attributes:
+        matrices: one per cell, symmetric float64 with a zero diagonal. A cell is a block, or the
+            whole model.
+        units: row i of matrix c is `units[c][i]`.
+        metric: `euclidean`, or `cosine` (1 - cos, in [0, 1] as attention is not negative).
+        provenance: what else made them; JSON values only.
+
+    Raises:
+        DataError: a matrix is not square, finite, symmetric, or does not fit its units.
+    """
+
+    matrices: tuple[np.ndarray, ...]
+    units: tuple[tuple[Unit, ...], ...]
+    metric: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise unknown_name("distance", self.metric, METRICS)
+        matrices = tuple(np.array(matrix, dtype=np.float64) for matrix in self.matrices)
+        if len(matrices) != len(self.units):
+            raise DataError(
+                f"there are {len(matrices)} distance matrices for {len(self.units)} lists of heads;"
+                " give one matrix each"
+            )
+        for cell, (matrix, units) in enumerate(zip(matrices, self.units, strict=True)):
+            _check(matrix, units, cell)
+            matrix.setflags(write=False)
+        object.__setattr__(self, "matrices", matrices)
+
+    def between(self, a: Unit, b: Unit) -> float:
+        """Return the distance between two units.
+
+        Raises:
+            HeadError: there is no such unit, or the two were not compared.
+        """
+        for matrix, units in zip(self.matrices, self.units, strict=True):
+            if a in units and b in units:
+                return float(matrix[units.index(a), units.index(b)])
+        for unit in (a, b):
+            if not any(unit in units for units in self.units):
+                raise HeadError(f"there are no distances of {_name(unit)}; ask for a unit of these")
+        raise HeadError(
+            f"{_name(a)} and {_name(b)} are in different blocks, which were not compared;"
+            ' measure with scope="global"'
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON value that `from_json` reads back to the same distances."""
+        return {
+            "metric": self.metric,
+            "units": [[[str(head) for head in unit] for unit in cell] for cell in self.units],
+            "matrices": [matrix.tolist() for matrix in self.matrices],
+            "provenance": json.loads(json.dumps(dict(self.provenance))),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> HeadDistances:
+        """Read what `to_json` returned.
+
+        Raises:
+            DataError: the data is not distances, or a matrix is not as it must be.
+        """
+        try:
+            return cls(
+                tuple(_matrix(rows) for rows in data["matrices"]),
+                tuple(
+                    tuple(tuple(Head.parse(head) for head in unit) for unit in cell)
+                    for cell in data["units"]
+                ),
+                str(data["metric"]),
+                dict(data.get("provenance", {})),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, DeadheadError):
+                raise
+            raise DataError(
+                f"these are not distances between heads ({error!r}); make them with"
+                " 'deadhead similarity'"
+            ) from error
+
+
+def distances(
+    grams: HeadGrams, metric: str, *, groups: Sequence[Unit] | None = None
+) -> HeadDistances:
+    """Turn inner products into distances.
+
+    Args:
+        grams: what `head_grams` returned.
+        metric: `euclidean`; or `cosine`, 1 - cos, where a vector of zeros is 1 from all others.
+        groups: compare these instead of single heads, such as `kv_units(view)`: the distance of
+            two groups is that of their vectors one after the other, i-th head against i-th.
+
+    Shape: a matrix per cell of `grams`. Unit: that of attention probabilities; lower = more alike.
+    Cost: none to speak of. Distances far below 1e-7 of the vectors' norms are lost in rounding.
+
+    Raises:
+        UnknownNameError: the metric is not known.
+        HeadError: a group does not fit the heads, or the groups of a cell differ in size.
+    """
+    if metric not in METRICS:
+        raise unknown_name("distance", metric, METRICS)
+    if groups is None:
+        units = tuple(tuple((head,) for head in heads) for heads in grams.heads)
+    else:
+        units = _sorted_into_cells(grams, groups)
+    found = []
+    for matrix, heads, cell in zip(grams.matrices, grams.heads, units, strict=True):
+        size = len(cell[0]) if cell else 1
+        at = {head: row for row, head in enumerate(heads)}
+        rows = np.array([[at[head] for head in unit] for unit in cell], int).reshape(-1, size)
+        found.append(_distances(sum(matrix[np.ix_(i, i)] for i in rows.T), metric))
+    return HeadDistances(
+        tuple(found), units, metric, {**grams.provenance, "prompts": grams.prompts}
+    )
+
+
+def kv_units(view: HeadModel) -> tuple[Unit, ...]:
+    """List the key/value groups of a model, each as all the query heads that read it."""
+    return tuple(
+        tuple(Head(number, index) for index in members)
+        for number, block in enumerate(view.blocks)
+        for members in members_of(block)
+    )
+
+
+def save_distances(distances: HeadDistances, path: Path) -> None:
+    """Write distances as JSON; an older file stays until the new one is whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(distances.to_json()) + "\n")
+
+
+def read_distances(path: Path) -> HeadDistances:
+    """Read what `save_distances` wrote.
+
+    Raises:
+        DataError: the file cannot be read, or holds no distances or broken ones.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {str(path)!r}: {error.strerror}; check the path") from error
+    except ValueError as error:
+        raise FileFormatError(f"{str(path)!r} is not JSON ({error}); give a whole file") from error
+    return HeadDistances.from_json(data)
+
+
+def _distances(gram: Any, metric: str) -> np.ndarray:
+    gram = (gram + gram.T) / 2
+    square = np.diagonal(gram)
+    if metric == "euclidean":
+        result = np.sqrt(np.maximum(square[:, None] + square - 2 * gram, 0))
+    else:
+        norms = np.sqrt(square)
+        products = norms[:, None] * norms
+        cosines = np.divide(gram, products, out=np.zeros_like(gram), where=products > 0)
+        result = np.maximum(1 - cosines, 0)
+    np.fill_diagonal(result, 0)
+    return result
+
+
+def _sorted_into_cells(grams: HeadGrams, groups: Sequence[Unit]) -> tuple[tuple[Unit, ...], ...]:
+    cell_of = {head: cell for cell, heads in enumerate(grams.heads) for head in heads}
+    cells: list[list[Unit]] = [[] for _ in grams.heads]
+    seen: set[Head] = set()
+    for unit in map(tuple, groups):
+        homes = {cell_of.get(head) for head in unit}
+        if len(homes) != 1 or None in homes:
+            raise HeadError(
+                f"the group {_name(unit)!r} does not fit: a group is one or more heads that the"
+                " model holds and that were compared with each other"
+            )
+        twice = [head for head in unit if head in seen or unit.count(head) > 1]
+        if twice:
+            raise HeadError(f"head {twice[0]} is in two places; put it into one group only")
+        seen.update(unit)
+        cells[cell_of[unit[0]]].append(unit)
+    for cell in cells:
+        for unit in cell:
+            if len(unit) != len(cell[0]):
+                raise HeadError(
+                    f"the groups {_name(cell[0])!r} and {_name(unit)!r} differ in size; compare"
+                    " groups of as many heads, or single heads"
+                )
+    return tuple(tuple(cell) for cell in cells)
+
+
+def _matrix(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    if not rows:
+        return np.zeros((0, 0))
+    for row in rows:
+        if len(row) != len(rows):
+            raise DataError(
+                f"a distance matrix of {len(rows)} rows has one of {len(row)} entries; it has to"
+                " be square"
+            )
+    return np.array(rows, dtype=np.float64)
+
+
+def _check(matrix: np.ndarray, units: Sequence[Unit], cell: int) -> None:
+    if matrix.shape != (len(units), len(units)):
+        raise DataError(
+            f"distance matrix {cell} has shape {matrix.shape}; its {len(units)} heads need"
+            f" {(len(units), len(units))}"
+        )
+    largest = np.max(np.abs(matrix), initial=0)
+    for what, wrong, how in (
+        ("is not finite", ~np.isfinite(matrix), "finite"),
+        ("is negative", matrix < 0, "0 or more"),
+        ("is a head's distance to itself", np.diag(np.diagonal(matrix) != 0), "0"),
+        ("differs from its mirror image", _uneven(matrix, largest), "symmetric"),
+    ):
+        if wrong.any():
+            row, column = (int(i) for i in np.argwhere(wrong)[0])
+            raise DataError(
+                f"distance matrix {cell}: the entry {matrix[row, column]!s} between"
+                f" {_name(units[row])} and {_name(units[column])} {what}; it has to be {how}"
+            )
+
+
+def _uneven(matrix: np.ndarray, largest: float) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return np.abs(matrix - matrix.T) > _ROUNDING * largest
+
+
+def _name(unit: Unit) -> str:
+    return "+".join(str(head) for head in unit)
