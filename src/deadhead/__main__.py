@@ -1,5 +1,5 @@
 """Run the command as `python -m deadhead`."""
 
-from deadhead.cli import main
+from deadhead_command import main
 
 main()

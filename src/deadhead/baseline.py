@@ -124,7 +124,7 @@ def random_baseline(
     dense = value(-1, origin)
     rows, sparsity = [], [origin.sparsity, *(t / origin.n_heads for t in totals)]
     for draw in range(draws):
-        masks = _masks(view, totals, rules, seed + draw)
+        masks = random_masks(view, totals, rules, seed + draw)
         rows.append((dense, *(value(draw, m) for m in masks)))
     return RandomBaseline(tuple(sparsity), tuple(rows), seed)
 
@@ -133,7 +133,8 @@ def _no_grams(scope: str) -> NoReturn:
     raise AssertionError("random orders look at no attention maps")
 
 
-def _masks(view: HeadModel, totals: Sequence[int], rules: Rules, seed: int) -> list[HeadMask]:
+def random_masks(view: HeadModel, totals: Sequence[int], rules: Rules, seed: int) -> list[HeadMask]:
+    """Draw one order of removal and return its masks at some totals of dropped heads, ascending."""
     origin, one_shot = view.mask, strategy_named("one_shot")
     scores = score(view, None, "random", seed=seed)
     masks, mask = [], origin

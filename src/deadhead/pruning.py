@@ -255,6 +255,7 @@ def choose(
     *,
     scores: HeadScores | None = None,
     prompts: Iterable[Batch] | None = None,
+    grams: GramFn | None = None,
     on_move: Callable[[Move], None] = lambda move: None,
     on_batch: Callable[[], None] | None = None,
 ) -> PruningPlan:
@@ -266,6 +267,7 @@ def choose(
         recipe: what to do; its stopping rules other than `heads` are not looked at.
         scores: scores to use instead of scoring (for `one_shot`, and the budgets of `clusters`).
         prompts: batches that `clusters` compares heads on; None: the calibration batches.
+        grams: what `head_grams` found on them already.
         on_move: called after every move.
         on_batch: called after every batch of a scoring.
 
@@ -291,7 +293,7 @@ def choose(
     mask = view.mask
     limit = droppable(view, mask, recipe.rules, recipe.heads)
     copies: Mapping[Head, Head] = {}
-    grams = _grams(view, data if prompts is None else prompts, recipe, on_batch)
+    grams = grams or _grams(view, data if prompts is None else prompts, recipe, on_batch)
     for move in _moves(view, score, grams, recipe, start=mask, limits=(limit,)):
         on_move(move)
         mask, copies = move.mask, move.copies

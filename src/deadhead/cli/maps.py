@@ -36,7 +36,7 @@ def maps(
 
     The folder holds attention.png, attention.svg and attention.json, the numbers.
 
-    Example: deadhead maps bundled:decoder --text "the dogs near the cat run" --heads 0.1,2.3
+    Example: deadhead maps bundled:decoder --text "the king is waking" --heads 0.1,2.3
     """
     chosen = parse_heads(heads)
     folder = o.output_folder(output, Path(model).name, "maps", *map(str, chosen[:4]))

@@ -34,6 +34,7 @@ class Journal:
     scores: HeadScores | None = None
     steps: list[Step] = field(default_factory=list)
     random: dict[tuple[int, int], float] = field(default_factory=dict)
+    points: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def open(cls, output: Path, header: Mapping[str, Any], *, resume: bool) -> Journal:
@@ -99,6 +100,8 @@ class Journal:
         elif "random" in entry:
             draw, dropped, value = entry["random"]
             self.random[draw, dropped] = value
+        elif "point" in entry:  # of a sweep
+            self.points.append(entry["point"])
 
     @property
     def done(self) -> Done:

@@ -81,6 +81,8 @@ def conduct_similarity(
     others = groups_by_draw(view, draws, groups, n_drop, settings, importance, watch)
     several = sum(map(len, others.values())) > 1
     removed, unreached = removed_shares(view, compared, settings, importance)
+    if view.mask.dropped:
+        notes.append("no pruning log was written: it cannot say which heads were cut before")
     data = {name: data_facts(prompts=drawn[0])["prompts"] for name, drawn in draws.items()}
     summary = SimilaritySummary(
         title=f"{loaded.name}: {clustering.name}",
@@ -122,8 +124,9 @@ def write_similarity(summary: SimilaritySummary, folder: Path) -> None:
         ("run", summary.to_json()),
     ):
         (folder / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
-    spans = any(head.block != source.block for head, source in summary.plan.copies.items())
-    write_pruning_log(summary.plan, folder / "pruning_log.txt", columns=4 if spans else 3)
+    if set(summary.plan.copies) == set(summary.plan.mask.dropped):
+        spans = any(head.block != source.block for head, source in summary.plan.copies.items())
+        write_pruning_log(summary.plan, folder / "pruning_log.txt", columns=4 if spans else 3)
     if summary.agreement is not None:
         summary.agreement.to_csv(folder / "agreement.csv", index=False)
     if summary.removed:

@@ -1,0 +1,222 @@
+"""deadhead sweep: groupings, criteria, actions and amounts beside one another, in one load."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deadhead.cli import options as o
+from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
+from deadhead.errors import BudgetError
+from deadhead.report.sweep_page import sweep_rows
+from deadhead.report.tables import rich_table
+from deadhead.runs import DataSettings, ModelSettings, PromptSettings
+from deadhead.runs.journal import partial_folder
+from deadhead.runs.sweep import LmEvalSettings, SweepSettings, conduct_sweep, frame
+from deadhead.similarity import Clustering
+from deadhead.sweeping import Sweep
+
+LM_EVAL = "lm-eval"
+
+
+def sweep(
+    model: o.ModelArgument,
+    task: o.TaskOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the sweep; by default below runs/."),
+    ] = None,
+    heads: Annotated[
+        str, typer.Option(help="Shares of the heads, as 10%,25%,50%.", rich_help_panel="Choosing")
+    ] = "10%,25%,50%,75%",
+    distance: Annotated[
+        str, typer.Option(help="cosine, euclidean, or both.", rich_help_panel="Clusters")
+    ] = "cosine",
+    grouping: Annotated[
+        str,
+        typer.Option(
+            help="balanced, nearest_pairs, importance_budget, global, random (drawn as often as"
+            " --random says); several with commas; or none.",
+            rich_help_panel="Clusters",
+        ),
+    ] = "balanced,nearest_pairs",
+    action: Annotated[
+        str,
+        typer.Option(
+            help="duplicate, mask, fold, remove; several with commas.", rich_help_panel="Choosing"
+        ),
+    ] = "duplicate,mask,fold",
+    criterion: Annotated[
+        str,
+        typer.Option(
+            "--criterion",
+            "-c",
+            help="Criteria to compare with (lowest scores go, one-shot), with commas; or none. The"
+            " first makes the budgets of importance_budget.",
+            rich_help_panel="Choosing",
+        ),
+    ] = "taylor,gradient_norm",
+    random: Annotated[
+        int, typer.Option(help="Draws of random heads, and of random groups; 20 for a band.")
+    ] = 0,
+    representative: o.RepresentativeOption = "medoid",
+    unit: o.UnitOption = "head",
+    ward_on: o.WardOption = "unit",
+    include_padding: o.PaddingOption = False,
+    first_token: o.FirstTokenOption = "keep",
+    importance: o.ImportanceOption = None,
+    slope: o.SlopeOption = "target",
+    gqa: o.GqaOption = "whole_groups",
+    loss: o.LossOption = None,
+    prompts: o.PromptsOption = None,
+    n_prompts: o.PromptCountOption = "100",
+    prompt_column: o.PromptColumnOption = None,
+    strict: o.StrictOption = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="One more test set to judge on; give several.", rich_help_panel="Data"),
+    ] = None,
+    kind: o.KindOption = None,
+    calibration: o.CalibrationOption = None,
+    test: o.TestOption = None,
+    text_column: o.TextColumnOption = None,
+    text_pair_column: o.TextPairColumnOption = None,
+    label_column: o.LabelColumnOption = None,
+    calibration_size: o.CalibrationSizeOption = "512",
+    test_size: o.TestSizeOption = "all",
+    batch_size: o.BatchSizeOption = None,
+    max_length: o.MaxLengthOption = None,
+    allow_overlap: o.OverlapOption = False,
+    lm_eval: Annotated[
+        str | None,
+        typer.Option(
+            "--lm-eval", help="Tasks of lm-eval that judge as well.", rich_help_panel=LM_EVAL
+        ),
+    ] = None,
+    include_path: Annotated[
+        Path | None,
+        typer.Option(help="Folder of lm-eval task files of your own.", rich_help_panel=LM_EVAL),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(help="Solved examples in each prompt.", rich_help_panel=LM_EVAL)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Examples per task at most.", rich_help_panel=LM_EVAL)
+    ] = None,
+    speed: Annotated[bool, typer.Option(help="Time what is really smaller.")] = True,
+    seed: o.SeedOption = 0,
+    device: o.DeviceOption = "cpu",
+    dtype: o.DtypeOption = None,
+    trust_remote_code: o.RemoteCodeOption = False,
+    resume: o.ResumeOption = False,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Compare ways of choosing, actions and amounts on one loaded model, with random baselines.
+
+    Writes sweep.csv, sweep.json, figures/ and report.html. The model's weights are as they were.
+
+    Example: deadhead sweep my-opt --task pairs.jsonl --heads 25%,50% --random 20
+    """
+    clusterings = [
+        Clustering(
+            distance=metric,
+            grouping=name,
+            representative=representative,
+            unit=unit,
+            ward_on=ward_on,
+            include_padding=include_padding,
+            first_token=first_token,
+            importance=importance,
+            seed=seed,
+        )
+        for name, metric in product(_names(grouping), _names(distance))
+        if name != "random" or metric == _names(distance)[0]
+    ]
+    settings = SweepSettings(
+        model=ModelSettings(model, device, dtype, trust_remote_code),
+        data=DataSettings(
+            spec=task,
+            kind=kind,
+            calibration=calibration,
+            test=test,
+            text_column=text_column,
+            text_pair_column=text_pair_column,
+            label_column=label_column,
+            calibration_size=o.size(calibration_size),
+            test_size=o.size(test_size),
+            batch_size=batch_size,
+            max_length=max_length,
+            seed=seed,
+            allow_overlap=allow_overlap,
+        ),
+        sweep=Sweep(
+            fractions=tuple(_share(text) for text in _names(heads)),
+            clusterings=tuple(clusterings),
+            criteria=tuple(_names(criterion)),
+            actions=tuple(_names(action)),
+            draws=random,
+            loss=loss,
+            slope=slope,
+            gqa=gqa,
+            seed=seed,
+        ),
+        output=o.output_folder(output, Path(model).name, "sweep"),
+        prompts=None
+        if prompts is None
+        else PromptSettings(prompts, o.size(n_prompts), prompt_column, max_length, strict, seed),
+        also=tuple(also or ()),
+        lm_eval=None
+        if lm_eval is None
+        else LmEvalSettings(
+            tuple(_names(lm_eval)),
+            None if include_path is None else str(include_path),
+            num_fewshot,
+            limit,
+        ),
+        measure_speed=speed,
+        command=typed_command(),
+    )
+    with progress_bar("sweep", None, hidden=as_json) as advance:
+
+        def on_start(loaded: Any, tasks: Any, points: int) -> None:
+            advance.total(points)
+            say(f"{loaded.name}: {points} models to judge")
+            say(tasks.describe())
+
+        try:
+            summary = conduct_sweep(
+                settings,
+                resume=resume,
+                on_start=on_start,
+                on_point=lambda point: advance(description=f"{point.method}, {point.action}"),
+            )
+        except KeyboardInterrupt as stop:
+            waits = partial_folder(settings.output).exists()
+            say(
+                "stopped; nothing is lost: go on with the same command and --resume"
+                if waits
+                else "stopped before anything was done"
+            )
+            raise typer.Exit(130) from stop
+    if as_json:
+        rows = frame(list(summary.lines)).to_dict("records")
+        show_json({"output": str(settings.output), "lines": rows, "run": dict(summary.run)})
+        return
+    show(rich_table(sweep_rows(summary), title=summary.title))
+    show(f"report: {settings.output / 'report.html'}, table: {settings.output / 'sweep.csv'}")
+
+
+def _names(text: str) -> list[str]:
+    """Read a list with commas; `none` is empty."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return [] if names == ["none"] else list(dict.fromkeys(names))
+
+
+def _share(text: str) -> float:
+    amount = o.amount(text)
+    if not isinstance(amount, float):
+        raise BudgetError(f"{text!r} is a number of heads; a sweep takes shares, as 25% or 0.25")
+    return amount

@@ -1,0 +1,222 @@
+"""Figures of how alike heads are: distances, agreement, what clusters cost, and attention maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deadhead.errors import DataError
+from deadhead.report.dendrograms import Dendrogram, dendrogram_figure, dendrogram_grid
+from deadhead.report.figures import COLOURS, GREY, PALE, STYLE, label_text, require_matplotlib
+from deadhead.similarity.agreement import RemovedShare
+from deadhead.similarity.distances import HeadDistances
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Dendrogram",
+    "agreement_figure",
+    "attention_figure",
+    "dendrogram_figure",
+    "dendrogram_grid",
+    "removed_share_figure",
+    "similarity_heatmap",
+]
+
+MAP_COLUMNS = 4  # attention maps side by side
+UNNAMED_TOKENS = 60  # beyond these, tokens of an attention map are not named
+
+
+def similarity_heatmap(distances: HeadDistances) -> Figure:
+    """Draw the distances of all heads to one another; lines divide blocks. Dark = alike.
+
+    Raises:
+        DataError: the distances are not of all blocks at once (`scope="global"`).
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if len(distances.matrices) != 1 or not len(distances.matrices[0]):
+        raise DataError(
+            f"a heat map shows one matrix of all heads, these are {len(distances.matrices)};"
+            ' measure with scope="global"'
+        )
+    matplotlib = require_matplotlib()
+    (matrix,), (units,) = distances.matrices, distances.units
+    blocks = [unit[0].block for unit in units]
+    names = sorted(set(blocks))
+    edges = [*(blocks.index(name) for name in names), len(blocks)]
+    with matplotlib.rc_context(STYLE):
+        figure = matplotlib.figure.Figure(figsize=(6.6, 5.5), layout="constrained")
+        axes = figure.add_subplot()
+        top = float(matrix.max()) or 1.0
+        image = axes.imshow(matrix, cmap="YlGnBu_r", vmin=0, vmax=top, gid="distances")
+        for edge in edges[1:-1]:
+            for way, line in (("row", axes.axhline), ("column", axes.axvline)):
+                line(
+                    edge - 0.5,
+                    color="white",
+                    linewidth=1.4 if len(names) < 13 else 0.7,
+                    gid=f"border-{way}-{edge}",
+                )
+        every = math.ceil(len(names) / 24)
+        centres = [(a + b - 1) / 2 for a, b in pairwise(edges)]
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks(centres[::every], [str(name) for name in names[::every]])
+        axes.tick_params(length=0, labelsize=9)
+        what = "head" if all(len(unit) == 1 for unit in units) else "key/value head"
+        axes.set_xlabel(f"block (within it, {what} by {what})")
+        axes.set_ylabel("block")
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        label = f"{distances.metric} distance (0 = the same)"
+        bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.04, 1)), label=label)
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    return figure
+
+
+def agreement_figure(agreement: pd.DataFrame) -> Figure:
+    """Draw the adjusted Rand index of clusterings, between draws of prompts and between sets.
+
+    Args:
+        agreement: what `similarity.agreement` returned; a row without an interval is a point.
+
+    Raises:
+        DataError: there are no rows.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    rows = agreement.to_dict("records")
+    if not rows:
+        raise DataError("there is no agreement to draw; compare two clusterings or more")
+    matplotlib = require_matplotlib()
+    rows.sort(key=lambda row: row["first"] != row["second"])
+    with matplotlib.rc_context(STYLE):
+        size = (7.2, 1.3 + 0.34 * len(rows))
+        figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        axes.axvline(0, color=GREY, linestyle=":", linewidth=1.2, gid="chance")
+        axes.axvline(1, color=PALE, linewidth=1.2)
+        labelled: set[bool] = set()
+        for at, row in enumerate(rows):
+            same = row["first"] == row["second"]
+            name = "draws of one prompt set" if same else "two prompt sets"
+            if not math.isnan(row["low"]):
+                ends = ([row["low"], row["high"]], [at, at])
+                axes.plot(
+                    *ends, color=COLOURS[not same], linewidth=2, alpha=0.55, gid=f"interval-{at}"
+                )
+            axes.plot(
+                [row["mean"]],
+                [at],
+                color=COLOURS[not same],
+                marker="o" if same else "s",
+                linestyle="none",
+                label=None if same in labelled else name,
+                gid=f"mean-{at}",
+            )
+            labelled.add(same)
+        names = [
+            row["first"] if row["first"] == row["second"] else f"{row['first']}, {row['second']}"
+            for row in rows
+        ]
+        axes.set_yticks(range(len(rows)), [label_text(name) for name in names], fontsize=9)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("adjusted Rand index (1 = the same groups, 0 = as by chance)")
+        figure.legend(loc="outside upper center", frameon=False, fontsize=9.5, ncols=2)
+    return figure
+
+
+def removed_share_figure(rows: Sequence[RemovedShare], *, criterion: str = "") -> Figure:
+    """Draw the share of important heads that goes, against the share of all heads that goes.
+
+    Shaded: the central 95% of what as many heads drawn at random would hit.
+
+    Raises:
+        DataError: there are no rows.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if not rows:
+        raise DataError("there is no share of removed heads to draw; give at least one percentage")
+    matplotlib = require_matplotlib()
+    from matplotlib.ticker import PercentFormatter
+
+    rows = sorted(rows, key=lambda row: row.n_dropped)
+    x = [100 * row.n_dropped / row.n_heads for row in rows]
+    with matplotlib.rc_context(STYLE):
+        figure = matplotlib.figure.Figure(figsize=(7.2, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(axis="y", color=PALE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        low, high = ([100 * getattr(row, end) for row in rows] for end in ("low", "high"))
+        band = {"color": PALE, "alpha": 0.8, "linewidth": 0, "gid": "chance"}
+        if len(rows) > 1:
+            axes.fill_between(x, low, high, label="random heads, 95%", **band)
+        expected = [100 * row.expected for row in rows]
+        axes.plot(x, expected, color=GREY, linestyle=(0, (2, 1)), label="random heads, mean")
+        share = [100 * row.share for row in rows]
+        axes.plot(x, share, color=COLOURS[0], marker="o", label="these groups", gid="share")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(decimals=0))
+        axes.set_xlim(0, 100)
+        axes.set_ylim(-3, 103)
+        by = f" by {criterion}" if criterion else ""
+        axes.set_xlabel("heads removed")
+        axes.set_ylabel(label_text(f"of the {rows[0].n_important} most important{by}, removed"))
+        figure.legend(loc="outside upper center", frameon=False, fontsize=9.5, ncols=3)
+    return figure
+
+
+def attention_figure(
+    maps: Sequence[np.ndarray], tokens: Sequence[str], heads: Sequence[object]
+) -> Figure:
+    """Draw attention maps, one panel per head: who looks (down) at whom (across).
+
+    Shape: `maps` are (query, key) each, probabilities, one for each of `heads`.
+
+    Raises:
+        DataError: no maps, or maps that do not fit the tokens or heads.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    n = len(tokens)
+    if not len(maps) or len(maps) != len(heads) or any(m.shape != (n, n) for m in maps):
+        raise DataError(
+            f"{len(maps)} attention maps of {n} tokens for {len(heads)} heads; give one square map"
+            " of these tokens for each head"
+        )
+    matplotlib = require_matplotlib()
+    columns = min(MAP_COLUMNS, len(maps)) if len(maps) != MAP_COLUMNS + 1 else 3
+    rows = math.ceil(len(maps) / columns)
+    side = float(np.clip(0.17 * n, 1.7, 10 / columns if columns > 1 else 7))
+    names = [label_text(token) for token in tokens]
+    margin = min(0.075 * max(map(len, tokens)), 1.6) if n <= UNNAMED_TOKENS else 0.3
+    with matplotlib.rc_context(STYLE):
+        size = (max(columns * (side + 0.2) + margin + 0.9, 3.4), rows * (side + 0.4) + margin + 0.5)
+        figure = matplotlib.figure.Figure(figsize=size, layout="compressed")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        image: Any = None
+        for number, (axes, weights, head) in enumerate(zip(grid.flat, maps, heads, strict=False)):
+            image = axes.imshow(weights, cmap="YlGnBu", vmin=0, vmax=1, gid=f"map-{number}")
+            axes.set_title(label_text(f"head {head}"), fontsize=10)
+            if n <= UNNAMED_TOKENS:
+                small = {"fontsize": float(np.clip(72 * side / n * 0.75, 4, 8.5))}
+                below = number + columns >= len(maps)
+                axes.set_xticks(range(n), names if below else [""] * n, rotation=90, **small)
+                axes.set_yticks(range(n), [""] * n if number % columns else names, **small)
+            axes.tick_params(length=0)
+            for spine in axes.spines.values():
+                spine.set(visible=True, color=PALE)
+        for axes in grid.flat[len(maps) :]:
+            axes.set_axis_off()
+        bar = figure.colorbar(image, ax=grid, shrink=0.9, aspect=30)
+        bar.set_label("attention", fontsize=10)
+        bar.ax.tick_params(labelsize=9)
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+        figure.supylabel("this token …", fontsize=10)
+        figure.supxlabel("… attends to this one", fontsize=10)
+    return figure

@@ -1,0 +1,223 @@
+"""What `deadhead similarity` found: distances, groups, and how far to trust them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deadhead.report.dendrograms import Dendrogram
+from deadhead.report.tables import Rows
+from deadhead.report.wording import NOTHING, number
+from deadhead.similarity import Clustering, Group, HeadDistances, linkage
+from deadhead.similarity.agreement import RemovedShare
+from deadhead.similarity.groupings import named
+from deadhead.types import PruningPlan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class SimilaritySummary:
+    """Everything that the folder of `deadhead similarity` shows.
+
+    Attributes:
+        title: one line.
+        clustering: what was asked for.
+        asked: heads that were to go, as given.
+        within: distances inside blocks.
+        across: distances between all heads of the model.
+        compared: the distances that were grouped: a cell per block, per key/value head where heads
+            share them, or one cell in all.
+        groups: every unit is in one.
+        plan: drops all but the representatives.
+        agreement: what `similarity.agreement` returned; None if there was nothing to compare.
+        removed: share of important heads that go, at several percentages; empty without importance.
+        importance: name of the scores behind `removed`.
+        notes: what was truncated, left out or could not be had.
+        run: command, versions, model, prompts, seed, date, seconds, machine.
+    """
+
+    title: str
+    clustering: Clustering
+    asked: int | float
+    within: HeadDistances
+    across: HeadDistances
+    compared: HeadDistances
+    groups: tuple[Group, ...]
+    plan: PruningPlan
+    agreement: pd.DataFrame | None = None
+    removed: tuple[RemovedShare, ...] = ()
+    importance: str = ""
+    notes: tuple[str, ...] = ()
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def actual(self) -> float:
+        """Fraction of all heads that the plan drops, in [0, 1]."""
+        return self.plan.mask.sparsity
+
+    def outcome(self) -> str:
+        """Say in one line what was asked and what became of it."""
+        mask = self.plan.mask
+        asked = f"{self.asked:.1%}" if isinstance(self.asked, float) else f"{self.asked} heads"
+        return (
+            f"asked {asked}, actual {self.actual:.1%}: {len(mask.dropped)} of {mask.n_heads} heads"
+            f" can go, {mask.n_kept} stay"
+        )
+
+    def closest(self, block: int | None = None) -> tuple[str, str, float] | None:
+        """Return the two units that are most alike, and their distance; None if there is no pair.
+
+        Args:
+            block: inside this block, among those that may share a group; None: in the whole model.
+        """
+        source = self.across if block is None else self._inside()
+        pairs = [
+            (matrix[a, b], named(units[a]), named(units[b]))
+            for matrix, units in zip(source.matrices, source.units, strict=True)
+            if len(units) > 1 and block in (None, units[0][0].block)
+            for a, b in [_nearest(matrix)]
+        ]
+        if not pairs:
+            return None
+        distance, first, second = min(pairs, key=lambda pair: pair[0])
+        return first, second, float(distance)
+
+    def _inside(self) -> HeadDistances:
+        return self.within if self.clustering.scope == "global" else self.compared
+
+    def dendrograms(self) -> list[Dendrogram]:
+        """Return the tree of every cell that was grouped; random groups have no cut in it."""
+        trees = []
+        chosen = {unit for g in self.groups for unit in [g.representative]}
+        seen: dict[int, int] = {}
+        for matrix, units in zip(self.compared.matrices, self.compared.units, strict=True):
+            if not units:
+                continue
+            block = units[0][0].block
+            several = len({unit[0].block for unit in units}) > 1
+            seen[block] = seen.get(block, -1) + 1
+            parts = sum(bool(cell) and cell[0][0].block == block for cell in self.compared.units)
+            part = f", key/value head {seen[block]}" if parts > 1 else ""
+            kept = None if self.clustering.grouping == "random" else len(chosen & set(units))
+            trees.append(
+                Dendrogram(
+                    linkage(matrix, self.compared.metric, ward_on=self.clustering.ward_on),
+                    tuple(named(u) if several else _inner(u) for u in units),
+                    kept,
+                    "all blocks" if several else f"block {block}{part}",
+                )
+            )
+        return trees
+
+    def groups_json(self) -> dict[str, Any]:
+        """Return the groups with what was asked and what was had, as a JSON value."""
+        return {
+            "asked": self.asked,
+            "actual": self.actual,
+            "heads_dropped": len(self.plan.mask.dropped),
+            "heads": self.plan.mask.n_heads,
+            "clustering": asdict(self.clustering),
+            "groups": [
+                {
+                    "representative": [str(head) for head in g.representative],
+                    "members": [[str(head) for head in unit] for unit in g.members],
+                }
+                for g in self.groups
+            ],
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but distances, groups and plan as a JSON value."""
+        pair = self.closest()
+        return {
+            "title": self.title,
+            "clustering": asdict(self.clustering),
+            "asked": self.asked,
+            "actual": self.actual,
+            "heads_dropped": len(self.plan.mask.dropped),
+            "heads": self.plan.mask.n_heads,
+            "groups": len(self.groups),
+            "closest": None if pair is None else {"heads": pair[:2], "distance": pair[2]},
+            "agreement": self._agreement_json(),
+            "removed_share": [asdict(row) for row in self.removed],
+            "importance": self.importance or None,
+            "notes": list(self.notes),
+            "run": dict(self.run),
+        }
+
+    def _agreement_json(self) -> list[dict[str, Any]]:
+        rows = [] if self.agreement is None else self.agreement.to_dict("records")
+        return [{str(k): None if v != v else v for k, v in row.items()} for row in rows]
+
+
+def block_rows(summary: SimilaritySummary) -> Rows:
+    """List per block how many heads there are, how many groups, and the closest pair."""
+    rows = []
+    for block, kept in enumerate(summary.plan.mask.kept):
+        here = [g for g in summary.groups if any(u[0].block == block for u in g.members)]
+        units = sum(u[0].block == block for g in here for u in g.members)
+        pair = summary.closest(block)
+        ends = [NOTHING, NOTHING] if pair is None else [f"{pair[0]}, {pair[1]}", number(pair[2])]
+        rows.append([str(block), str(units), str(len(here)), str(sum(kept)), *ends])
+    unit = "key/value heads" if summary.clustering.unit == "kv" else "heads"
+    columns = ("block", unit, "groups", "heads that stay", "closest pair")
+    return Rows((*columns, f"{summary.compared.metric} distance"), rows, words=("closest pair",))
+
+
+def group_rows(summary: SimilaritySummary) -> Rows:
+    """List the groups of two or more: who stays, and for whom."""
+    rows = [
+        [named(g.representative), " ".join(map(named, g.others))]
+        for g in summary.groups
+        if g.others
+    ]
+    columns = ("stays", "stands for")
+    return Rows(columns, rows, words=columns)
+
+
+def agreement_rows(agreement: pd.DataFrame) -> Rows:
+    """List how much clusterings agree, a row for each pair of prompt sets."""
+    rows = [
+        [
+            row["first"] if row["first"] == row["second"] else f"{row['first']}, {row['second']}",
+            number(row["mean"]),
+            NOTHING if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}",
+            str(row["pairs"]),
+        ]
+        for row in agreement.to_dict("records")
+    ]
+    columns = ("prompts", "adjusted Rand index", "95% of pairs", "pairs")
+    return Rows(columns, rows, words=("prompts",))
+
+
+def removed_rows(removed: Sequence[RemovedShare]) -> Rows:
+    """List the share of important heads that goes, beside chance."""
+    rows = [
+        [
+            f"{row.n_dropped / row.n_heads:.1%}",
+            str(row.n_dropped),
+            f"{row.share:.1%}",
+            f"{row.expected:.1%}",
+            f"{row.low:.1%} to {row.high:.1%}",
+        ]
+        for row in removed
+    ]
+    columns = ("heads removed", "count", "of the important", "by chance", "95% of chance")
+    return Rows(columns, rows)
+
+
+def _inner(unit: Sequence[Any]) -> str:
+    """Name a unit inside its block."""
+    return "+".join(str(head.index) for head in unit)
+
+
+def _nearest(matrix: np.ndarray) -> tuple[int, int]:
+    """Return the rows of the smallest distance between two different units."""
+    above = np.triu_indices(len(matrix), 1)
+    at = int(np.argmin(matrix[above]))
+    return int(above[0][at]), int(above[1][at])

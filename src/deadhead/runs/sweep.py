@@ -1,0 +1,254 @@
+"""A whole sweep: load once, judge every plan, write one folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from deadhead.checkpoints import Loaded, check_empty, load_model, whole_folder
+from deadhead.criteria import score_all
+from deadhead.criteria.inputs import to_device
+from deadhead.heads import HeadModel
+from deadhead.report import measure_all
+from deadhead.report.sweep_page import SweepSummary, write_sweep_page
+from deadhead.runs.facts import data_facts, model_size, versions
+from deadhead.runs.journal import Journal
+from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings
+from deadhead.similarity import Clustering, HeadGrams, head_grams
+from deadhead.similarity.prompts import Prompts
+from deadhead.strategies import ScoreFn
+from deadhead.sweeping import Judge, Line, Point, Reading, Sweep, count_points, lines_of, sweep
+from deadhead.tasks import Task, TaskSet
+from deadhead.types import HeadMask, HeadScores
+
+
+@dataclass(frozen=True)
+class LmEvalSettings:
+    """Which tasks of lm-eval judge as well; see `run_lm_eval`."""
+
+    tasks: tuple[str, ...]
+    include_path: str | None = None
+    num_fewshot: int | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """A whole `deadhead sweep`.
+
+    Attributes:
+        model, data, sweep: see there.
+        output: the folder.
+        prompts: what heads are compared on; None: the calibration data.
+        also: further test sets, each judged as its columns say.
+        lm_eval: tasks of lm-eval that judge as well.
+        measure_speed: time what is really smaller.
+        command: the command as it was typed; not compared on resume.
+    """
+
+    model: ModelSettings
+    data: DataSettings
+    sweep: Sweep
+    output: Path
+    prompts: PromptSettings | None = None
+    also: tuple[str, ...] = ()
+    lm_eval: LmEvalSettings | None = None
+    measure_speed: bool = True
+    command: str = field(default="", compare=False)
+
+    def header(self) -> Mapping[str, Any]:
+        """What has to be the same when a sweep goes on: a JSON value."""
+        values = asdict(self)
+        return json.loads(json.dumps({k: values[k] for k in values if k not in _NOT_COMPARED}))
+
+
+_NOT_COMPARED = ("output", "command")
+
+
+def conduct_sweep(
+    settings: SweepSettings,
+    *,
+    resume: bool = False,
+    on_start: Callable[[Loaded, TaskSet, int], None] = lambda loaded, tasks, points: None,
+    on_point: Callable[[Point], None] = lambda point: None,
+) -> SweepSummary:
+    """Run `deadhead sweep` and write its folder: sweep.csv, sweep.json, figures, report.html.
+
+    Raises:
+        DeadheadError: of any kind; the folder is then not there, and the journal is.
+    """
+    check_empty(settings.output)
+    loaded = load_model(**settings.model.__dict__)
+    view = HeadModel(loaded.model)
+    tasks = settings.data.open(loaded.tokenizer, loaded.model.config)
+    also = {spec: _also(spec, settings, loaded) for spec in settings.also}
+    prompts = settings.prompts
+    texts = None if prompts is None else prompts.open(loaded.tokenizer, loaded.model.config)
+    data = data_facts(calibration=tasks.calibration, test=tasks.test, prompts=texts, **also)
+    header = {**settings.header(), "fingerprints": data, "versions": versions()}
+    journal = Journal.open(settings.output, header, resume=resume)
+    judges = {tasks.test.name: _judge(tasks.test)}
+    judges |= {task.name: _judge(task) for task in also.values()}
+    if settings.lm_eval is not None:
+        judges |= _lm_eval_judges(settings.lm_eval, loaded)
+    on_start(loaded, tasks, count_points(settings.sweep))
+
+    def keep(point: Point) -> None:
+        journal.write("point", point.to_json())
+        on_point(point)
+
+    done = [Point.from_json(point) for point in journal.points]
+    for point in done:
+        on_point(point)
+    points = sweep(
+        view,
+        settings.sweep,
+        judges,
+        score=_score(view, tasks, settings.sweep),
+        grams=_grams(view, texts or tasks.calibration, settings.sweep),
+        measure=_measure(loaded.model, tasks.test, timed=settings.measure_speed),
+        done={point.key: point for point in done},
+        on_point=keep,
+    )
+    run = {
+        "command": settings.command,
+        "versions": versions(),
+        "data": data,
+        "notes": [*tasks.notes, *(texts.notes if texts else ())],
+        "seed": settings.sweep.seed,
+        "date": datetime.now(UTC).date().isoformat(),
+        "model": {"name": loaded.name, **model_size(loaded.model)},
+    }
+    lines = lines_of(points)
+    summary = SweepSummary(f"{loaded.name}: sweep", lines, run)
+    with whole_folder(settings.output) as folder:
+        frame(lines).to_csv(folder / "sweep.csv", index=False)
+        values = {"points": [point.to_json() for point in points], "run": run}
+        (folder / "sweep.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_sweep_page(summary, folder)
+    journal.remove()
+    return summary
+
+
+def frame(lines: list[Line]) -> pd.DataFrame:
+    """Return the lines of a sweep as a table: a column per judge, and its interval."""
+    rows = []
+    for line in lines:
+        row: dict[str, Any] = {
+            "method": line.method,
+            "action": line.action,
+            "asked": line.asked,
+            "actual": line.actual,
+            "heads_dropped": line.dropped,
+            "draws": line.draws,
+        }
+        for judge, reading in line.readings.items():
+            row |= {
+                f"{judge} {reading.metric}": reading.value,
+                f"{judge} low": reading.low,
+                f"{judge} high": reading.high,
+            }
+        rows.append({**row, **line.size, "reason": line.reason})
+    return pd.DataFrame(rows)
+
+
+def _also(spec: str, settings: SweepSettings, loaded: Loaded) -> Task:
+    alone = DataSettings(test=spec, batch_size=settings.data.batch_size, seed=settings.data.seed)
+    return alone.open_one("test", loaded.tokenizer, loaded.model.config)
+
+
+def _judge(task: Task) -> Judge:
+    def judge(model: nn.Module) -> Reading:
+        found = task.evaluate(model)
+        return Reading(found.metric, found.value, *found.interval())
+
+    return judge
+
+
+def _lm_eval_judges(settings: LmEvalSettings, loaded: Loaded) -> dict[str, Judge]:
+    """Judge by every task in one call of lm-eval; the others read off what the first found."""
+    from deadhead.tasks.lm_eval import check_lm_eval_tasks, primary, run_lm_eval
+
+    path = None if settings.include_path is None else Path(settings.include_path)
+    names = check_lm_eval_tasks(settings.tasks, path)
+
+    def make(name: str) -> Judge:
+        def judge(model: nn.Module) -> Reading:
+            results = run_lm_eval(
+                model,
+                loaded.tokenizer,
+                [name],
+                include_path=path,
+                num_fewshot=settings.num_fewshot,
+                limit=settings.limit,
+            )
+            metric, value, error = primary(results)[name]
+            wide = float("nan") if error is None else 1.96 * error
+            return Reading(metric, value, value - wide, value + wide)
+
+        return judge
+
+    return {f"lm-eval {name}": make(name) for name in names}
+
+
+def _score(view: HeadModel, tasks: TaskSet, asked: Sweep) -> Callable[[str], ScoreFn]:
+    """Score by every criterion in one call, the first time that one is asked for."""
+    found: dict[str, HeadScores] = {}
+
+    def of(criterion: str) -> ScoreFn:
+        if criterion not in found:
+            names = list(dict.fromkeys([*asked.criteria, criterion]))
+            batches = tasks.calibration.batches()
+            options = {"loss": asked.loss, "seed": asked.seed}
+            # each by its own loss, unless one is named: together they would share one
+            for name in names:
+                found[name] = score_all(view, batches, [name], **options)[name]
+
+        def score(mask: HeadMask) -> HeadScores:
+            return found[criterion]
+
+        return score
+
+    return of
+
+
+def _grams(view: HeadModel, texts: Prompts | Task, asked: Sweep) -> Callable[[str], HeadGrams]:
+    how = asked.clusterings[0] if asked.clusterings else Clustering()
+
+    def grams(scope: str) -> HeadGrams:
+        return head_grams(
+            view,
+            texts.batches(),
+            scope=scope,
+            include_padding=how.include_padding,
+            first_token=how.first_token,
+        )
+
+    return grams
+
+
+def _measure(dense: Any, test: Task, *, timed: bool) -> Callable[[nn.Module], dict[str, float]]:
+    batch = max(test.batches(), key=lambda b: b["input_ids"].shape[1])
+    device = next(dense.parameters()).device
+    inputs = {k: v[:1] for k, v in to_device(batch, device).items() if k != "labels"}
+
+    def measure(model: nn.Module) -> dict[str, float]:
+        size = {k: float(v) for k, v in model_size(model).items() if v is not None}
+        for row in measure_all(dense, model, inputs, repeats=15, warmup=3) if timed else ():
+            size |= {
+                f"{row.setting} speedup": row.speedup,
+                f"{row.setting} speedup low": row.low,
+                f"{row.setting} speedup high": row.high,
+                f"{row.setting} ceiling": row.ceiling,
+                f"{row.setting} ms": row.ms_after,
+            }
+        return size
+
+    return measure
