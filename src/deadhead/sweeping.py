@@ -17,7 +17,7 @@ from deadhead.pruning import Recipe, choose
 from deadhead.similarity import Clustering, GramFn
 from deadhead.strategies import ScoreFn, droppable
 from deadhead.surgery import applied, apply_
-from deadhead.types import COPYING, PruningPlan
+from deadhead.types import COPYING, PruningPlan, count_heads
 
 SMALLER = ("remove", "fold")  # actions whose models are really smaller
 RANDOM_HEADS, RANDOM_GROUPS = "random heads", "random groups"
@@ -115,6 +115,7 @@ class Sweep:
         if self.draws < 0:
             raise BudgetError(f"{self.draws} random draws; give 0 (none) or more, 20 for a band")
         for fraction in self.fractions:
+            count_heads(fraction, 1)  # checks that it is a share
             for action in self.actions:
                 for clustering in self.clusterings or (Clustering(),):
                     self.of_clusters(clustering, fraction, action)
