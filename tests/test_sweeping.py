@@ -122,6 +122,7 @@ def test_what_a_sweep_cannot_do_is_refused_before_anything_is_loaded(values, err
         Sweep(**{"fractions": (0.5,), "clusterings": (Clustering(),), **values})
 
 
+@pytest.mark.slow
 def test_a_whole_sweep_writes_a_folder_and_leaves_the_model_alone(tmp_path):
     settings = SweepSettings(
         model=ModelSettings("bundled:decoder"),

@@ -6,6 +6,9 @@ import ast
 import importlib
 import json
 import shutil
+import subprocess
+import sys
+import tomllib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -284,6 +287,46 @@ def test_ctrl_c_says_how_to_go_on_or_that_nothing_was_done(
         assert [p.name for p in tmp_path.iterdir()] == [".out.partial"]
     assert deadhead(*RUNS["prune"], "--resume").code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("score", "score"), ("plan", "plan"), ("apply", "plan")]
+)
+def test_ctrl_c_says_so_in_every_command(planned, monkeypatch, tmp_path, name, module):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module(f"deadhead.cli.{module}"), "load_model", stop)
+    found = planned(*RUNS[name])
+    assert (found.code, found.out) == (130, "")
+    assert found.err == "stopped; no file is left half written\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+
+
+STARTED = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["deadhead", "list"]
+from {module} import {function} as entry
+entry()
+"""
+
+
+@pytest.mark.parametrize("name", ["torch", "deadhead.cli.score"])
+def test_ctrl_c_during_start_up_says_so(name):
+    root = Path(__file__).parents[2]
+    entry = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]["deadhead"]
+    module, function = entry.split(":")
+    code = STARTED.format(name=name, module=module, function=function)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 130
+    assert (found.stdout, found.stderr) == ("", "stopped before anything was done\n")
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def check(model_type, kind, seed, *, backend="sdpa", unit="head"):
     assert HeadModel(both[1]).mask == plan.mask
     small, big = (sum(p.numel() for p in m.parameters()) for m in (both[1], both[0]))
     shared = any(b.n_heads != b.n_kv_heads for b in HeadModel(both[0]).blocks)
-    assert small < big or (shared and unit == "head")  # ungrouped: each head its own keys
+    assert small < big or (shared and unit == "head")  # uneven groups: each head its own keys
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

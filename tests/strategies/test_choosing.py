@@ -182,6 +182,13 @@ def test_a_fraction_that_drops_nothing_is_refused(llama):
     assert droppable(llama, llama.mask, Rules(), 0.5) == 9
 
 
+@pytest.mark.parametrize("heads", [3, 3 / 18])
+def test_an_amount_that_is_gone_already_is_refused(llama, heads):
+    gone = llama.mask.drop(*[Head(0, i) for i in range(3)])
+    with pytest.raises(BudgetError, match=r"3 of 18 .*3 are gone already, and count\); ask for 6"):
+        droppable(llama, gone, Rules(), heads)
+
+
 def test_shared_heads_go_in_the_units_of_their_policy(llama):
     scores = drawn(llama)
     groups = {tuple(Head(b, i) for i in range(s, s + 3)) for b in range(3) for s in (0, 3)}
@@ -267,6 +274,34 @@ def test_a_cut_model_is_cut_further_from_where_it_is():
     assert not set(order(found)) & set(gone.dropped)
     with pytest.raises(BudgetError, match=rf"{len(gone.dropped)} are gone already"):
         reachable(view, view.mask, Rules(), 3)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """A model that gives up heads by threes in block 0, and by one and by two in the others."""
+    model = make("llama", "causal_lm")
+    mask = HeadModel(model).mask
+    gone = [*(Head(1, i) for i in (1, 2, 4, 5)), Head(2, 0), Head(2, 3)]
+    remove_(model, PruningPlan(mask.drop(*gone), gqa="equalise"))
+    view = HeadModel(model)
+    found = units(view, scores_of(np.zeros((3, 6))), view.mask, Rules())
+    assert {(unit[0].block, len(unit)) for unit in found} == {(0, 3), (1, 1), (2, 2)}
+    return view
+
+
+@pytest.mark.parametrize("per_step", [1, 2, 4])
+@pytest.mark.parametrize(
+    "rules", [Rules(), Rules(inverse=True), Rules(keep_at_least=1), Rules(scope="per_block")]
+)
+@pytest.mark.parametrize("name", RANKING)
+def test_what_is_promised_is_reached_also_where_units_differ(mixed, name, rules, per_step):
+    promised = {reachable(mixed, mixed.mask, rules, share) for share in np.linspace(0.01, 1, 60)}
+    assert len(promised) > 2
+    for limit in promised - {6}:
+        for seed in range(6):
+            scores = drawn(mixed, seed)
+            found = moves(mixed, scores, name=name, limit=limit, rules=rules, per_step=per_step)
+            assert len(found[-1].mask.dropped) == limit
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,21 @@ def test_unequal_groups_are_refused_by_equalise():
         remove_(model, plan_without(model, Head(0, 0), gqa="equalise"))
 
 
+def test_ungroup_copies_keys_only_where_groups_become_uneven():
+    model, inputs = make("llama"), batch()
+    whole = HeadModel(model).mask
+    gone = [Head(0, 1), *(Head(1, i) for i in (0, 1, 2)), Head(2, 0), Head(2, 5)]
+    twin = make("llama")
+    with masked(twin, whole.drop(*gone)):
+        expected = outputs(twin, inputs)
+    remove_(model, PruningPlan(whole.drop(*gone), gqa="ungroup"))
+    assert [(b.n_heads, b.n_kv_heads) for b in HeadModel(model).blocks] == [(5, 5), (3, 1), (4, 2)]
+    assert (outputs(model, inputs) - expected).abs().max() <= 1e-10
+    before = sum(p.numel() for p in twin.parameters())
+    remove_(twin, PruningPlan(whole.drop(*gone[1:]), gqa="ungroup"))
+    assert sum(p.numel() for p in twin.parameters()) < before
+
+
 def test_an_unknown_policy_names_the_nearest():
     model = make("bert")
     with pytest.raises(UnknownNameError, match="did you mean 'ungroup'"):

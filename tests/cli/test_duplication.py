@@ -1,0 +1,217 @@
+"""Duplication pruning from the command line: clusters, actions, old logs, lm-eval, sweeps."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from deadhead import PruningPlan, bundled
+
+MODEL = "bundled:decoder"
+DATA = ("-t", "bundled:agreement", "--calibration-size", "12")
+JUDGE = ("-t", "bundled:agreement", "--test-size", "24")
+CLUSTERS = ("--strategy", "clusters", "--heads", "50%")
+TASK = """
+task: local_pairs
+dataset_path: json
+dataset_kwargs: {data_files: {test: ROWS}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: ""
+target_delimiter: ""
+doc_to_target: 0
+doc_to_choice: "{{[good, bad]}}"
+metric_list: [{metric: acc}]
+"""
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    """The predecessor's format: prompt TAB id, no header."""
+    texts = bundled.text("calibration", 12)
+    (tmp_path / "prompts.tsv").write_text("".join(f"{t}\t{i}\n" for i, t in enumerate(texts)))
+    return "prompts.tsv"
+
+
+@pytest.fixture
+def plan(deadhead, prompts, tmp_path):
+    assert deadhead("plan", MODEL, *CLUSTERS, "--prompts", prompts, "--action", "fold").code == 0
+    return PruningPlan.from_json(json.loads((tmp_path / "plan.json").read_text()))
+
+
+def test_a_plan_by_clusters_says_whose_copy_each_head_is_and_where_that_comes_from(plan):
+    assert plan.action == "fold"
+    assert len(plan.copies) == len(plan.mask.dropped) == 8
+    assert plan.provenance["clustering"]["grouping"] == "balanced"
+    assert plan.provenance["data"]["prompts"]["size"] == 12
+    assert "(as " in plan.describe()
+
+
+@pytest.mark.parametrize("action", ["fold", "duplicate", "mask", "remove"])
+def test_one_plan_is_applied_by_any_action_and_loads_plainly(deadhead, plan, action, tmp_path):
+    found = deadhead("apply", MODEL, "-p", "plan.json", "--action", action, "-o", action, "--json")
+    assert found.code == 0, found.err
+    smaller = action in ("fold", "remove")
+    facts = found.json
+    assert (facts["parameters_after"] < facts["parameters_before"]) == smaller
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / action)
+    assert sum(p.numel() for p in model.parameters()) == facts["parameters_after"]
+    assert hasattr(model.config, "quantization_config") == smaller
+    judged = deadhead("evaluate", action, *JUDGE, "--json").json["value"]
+    virtual = deadhead("evaluate", MODEL, *JUDGE, "-p", "plan.json", "--action", action, "--json")
+    assert virtual.json["value"] == pytest.approx(judged)
+
+
+def test_several_plans_are_judged_on_one_loaded_model(deadhead, plan, monkeypatch, tmp_path):
+    import deadhead.cli.evaluate as module
+
+    loads, load = [], module.load_model
+    monkeypatch.setattr(module, "load_model", lambda *a, **k: loads.append(a) or load(*a, **k))
+    (tmp_path / "log.txt").write_text("layer, kept, removed\n0, 1, 2\n3, 0, 1\n")
+    found = deadhead("evaluate", MODEL, *JUDGE, "-p", "plan.json", "-p", "log.txt", "--json").json
+    assert len(loads) == 1
+    assert [row["plan"]["heads_dropped"] for row in found["results"]] == [8, 2]
+    assert [row["plan"]["action"] for row in found["results"]] == ["fold", "duplicate"]
+    assert found["results"][0]["value"] != found["results"][1]["value"]
+
+
+def test_an_old_log_replays(deadhead, tmp_path):
+    (tmp_path / "log.txt").write_text("0, 1, 0, 2\n1, 3, 2, 0\n")
+    found = deadhead("apply", MODEL, "-p", "log.txt", "-o", "replayed", "--json")
+    assert found.json["plan"]["copies"] == {"0.2": "0.1", "2.0": "1.3"}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "replayed")
+    layers = model.model.decoder.layers
+    size = layers[0].self_attn.head_dim
+    rows = [
+        layers[b].self_attn.v_proj.weight[h * size : (h + 1) * size] for b, h in ((1, 3), (2, 0))
+    ]
+    assert torch.equal(*rows)
+
+
+@pytest.mark.slow
+def test_prune_by_clusters_does_the_whole_job(deadhead, prompts, tmp_path):
+    options = ("--action", "fold", "--prompts", prompts, "--test-size", "24", "--no-speed")
+    found = deadhead("prune", MODEL, *DATA, *CLUSTERS, *options, "-o", "run")
+    assert found.code == 0, found.err
+    assert "8 of 16 heads folded into kept ones (50%)" in found.out
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["run"]["data"]["prompts"]["size"] == 12
+    judged = deadhead("evaluate", "run/model", *JUDGE, "--json").json
+    assert judged["value"] == pytest.approx(run["evaluation"]["pruned"]["accuracy"])
+    assert "folded into kept ones" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_lm_eval_judges_the_model_as_a_plan_leaves_it(deadhead, plan, monkeypatch, tmp_path):
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda storage: None)
+    rows = bundled.minimal_pairs("test", 12)
+    lines = [json.dumps({"good": r["sentence_good"], "bad": r["sentence_bad"]}) for r in rows]
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    (folder / "task.yaml").write_text(TASK.replace("ROWS", str(folder / "rows.jsonl")))
+    options = ("--lm-eval", "local_pairs", "--include-path", "tasks", "--json")
+    dense = deadhead("evaluate", MODEL, *options, "--lm-eval-output", "dense.json")
+    assert dense.code == 0, dense.err
+    written = json.loads((tmp_path / "dense.json").read_text())
+    assert (
+        written["results"]["local_pairs"]["acc,none"]
+        == dense.json["lm_eval_primary"]["local_pairs"][1]
+    )
+    text = deadhead("evaluate", MODEL, *options[:-1], "-p", "plan.json").out
+    assert "with 8 heads gone (fold), lm-eval" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "words"),
+    [
+        ("plan", ("--grouping", "ballanced"), "did you mean 'balanced'"),
+        ("plan", ("--distance", "l2"), "known: cosine, euclidean"),
+        ("plan", ("--heads", "15"), "keeps a representative"),
+        ("plan", ("--inverse",), "means nothing to strategy 'clusters'"),
+        ("plan", ("--prompts", "nothing.tsv"), "nothing.tsv"),
+        ("plan", ("--prompts", "long.txt", "--strict"), "longer than 64 tokens"),
+        ("plan", ("--prompts", "prompts.tsv", "--grouping", "importance_budget", "--importance",
+                  "evil.pkl"), "wants to"),
+    ],
+)  # fmt: skip
+def test_bad_clusters_are_one_line(deadhead, prompts, tmp_path, command, options, words):
+    (tmp_path / "long.txt").write_text("the cat sees the dog . " * 200 + "\n")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
+    before = {p.name for p in tmp_path.iterdir()}
+    given = () if "--prompts" in options else ("--prompts", prompts)
+    line = deadhead(command, MODEL, *CLUSTERS, *given, *options).refused()
+    assert words in line
+    assert {p.name for p in tmp_path.iterdir()} == before
+
+
+class Evil:
+    """A pickle that would write a file."""
+
+    def __reduce__(self):
+        return (np.save, ("bait.npy", np.zeros(2)))
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        (None, "is not there"),
+        ("", "an empty log never means the unpruned model"),
+        ("0, 1, 9\n", "names head 0.9, the model has 4 blocks of 4 heads"),
+        ("39, 1, 12\n", "another model"),
+        ("0, 1\n", "columns"),
+    ],
+)
+@pytest.mark.parametrize("command", ["apply", "evaluate"])
+def test_a_bad_log_never_means_the_unpruned_model(deadhead, tmp_path, command, log, words):
+    if log is not None:
+        (tmp_path / "log.txt").write_text(log)
+    options = ("-o", "out") if command == "apply" else JUDGE
+    line = deadhead(command, MODEL, "-p", "log.txt", *options).refused()
+    assert words in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fold_that_is_not_exact_names_what_is(deadhead, prompts, tmp_path):
+    plan = ("plan", MODEL, *CLUSTERS, "--prompts", prompts, "--grouping", "global")
+    assert deadhead(*plan, "--action", "fold").code == 0
+    line = deadhead("apply", MODEL, "-p", "plan.json", "-o", "out").refused()
+    assert "different blocks" in line
+    assert "duplicate (exact, not smaller)" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_compares_on_one_table(deadhead, prompts, tmp_path):
+    options = ("--prompts", prompts, "--heads", "25%,50%", "--grouping", "balanced,random")
+    rest = ("-c", "taylor", "--random", "2", "--test-size", "24", "--no-speed", "-o", "out")
+    found = deadhead("sweep", MODEL, *DATA, *options, *rest, "--json")
+    assert found.code == 0, found.err
+    lines = found.json["lines"]
+    assert len(lines) == 1 + 2 * (3 + 1 + 1 + 1)
+    assert {line["method"] for line in lines} == {
+        "dense", "cosine balanced", "taylor", "random heads", "random groups"
+    }  # fmt: skip
+    assert {"report.html", "sweep.csv", "sweep.json", "figures"} == {
+        p.name for p in (tmp_path / "out").iterdir()
+    }
+    assert deadhead("sweep", MODEL, *DATA, *options, *rest).refused()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--heads", "3"), "takes shares"),
+        (("--action", "dup"), "did you mean 'duplicate'"),
+        (("-c", "tailor"), "did you mean 'taylor'"),
+        (("--prompts", "nothing.tsv"), "nothing.tsv"),
+    ],
+)
+def test_bad_sweeps_are_one_line_and_leave_nothing(deadhead, tmp_path, options, words):
+    assert words in deadhead("sweep", MODEL, *DATA, *options, "-o", "out").refused()
+    assert list(tmp_path.iterdir()) == []
