@@ -7,7 +7,7 @@ from deadhead.architectures import Architecture, register_architecture
 from deadhead.checkpoints import load_model, register_loader, save_model
 from deadhead.criteria import register_criterion, score, score_all
 from deadhead.heads import HeadModel
-from deadhead.pruning import Pruning, Recipe, prune
+from deadhead.pruning import Pruning, Recipe, choose, prune
 from deadhead.surgery import applied, apply_, duplicate_, fold_, masked, remove_
 from deadhead.tasks import TaskSet, open_task
 from deadhead.trajectory import Step, Trajectory
@@ -30,6 +30,7 @@ __all__ = [
     "Trajectory",
     "applied",
     "apply_",
+    "choose",
     "duplicate_",
     "fold_",
     "load_model",
