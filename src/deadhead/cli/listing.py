@@ -10,16 +10,21 @@ from deadhead.cli import options as o
 from deadhead.cli.console import show, show_json
 from deadhead.criteria import LOSSES, criterion_names
 from deadhead.criteria.base import criterion_class
+from deadhead.similarity import GROUPINGS, METRICS
 from deadhead.strategies import SCOPES, strategy_named, strategy_names
 from deadhead.surgery import POLICIES
+from deadhead.surgery.apply import ACTION
 from deadhead.tasks import KINDS
 
 
 def names(as_json: o.JsonOption = False) -> None:
-    """List criteria, strategies, tasks, model types and policies."""
+    """List criteria, strategies, groupings, actions, tasks, model types and policies."""
     known = {
         "criteria": {n: _first_line(criterion_class(n)) for n in criterion_names()},
         "strategies": {n: _first_line(strategy_named(n)) for n in strategy_names()},
+        "groupings": {n: _first_line(f) for n, f in GROUPINGS.items()},
+        "distances": dict.fromkeys(METRICS, ""),
+        "actions": {n: _first_line(f) for n, f in ACTION.items()},
         "losses": {n: _first_line(f) for n, f in LOSSES.items()},
         "tasks": {n: _first_line(k) for n, k in sorted(KINDS.items())},
         "model types": dict.fromkeys(architecture_names(), ""),
@@ -39,7 +44,7 @@ def names(as_json: o.JsonOption = False) -> None:
             for at, (name, line) in enumerate(entries.items()):
                 table.add_row(kind if at == 0 else "", name, Text(line))
         else:
-            table.add_row(kind, ", ".join(entries), "")
+            table.add_row(kind, "", ", ".join(entries))
     show(table)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from deadhead.report.summary import RunSummary
 from deadhead.report.tables import Rows
 from deadhead.report.wording import NOTHING, change, number, retained
+from deadhead.types import PruningPlan
 
 
 def cost_rows(summary: RunSummary) -> Rows:
@@ -51,6 +52,19 @@ def data_rows(data: Any) -> Rows:
     return Rows(("data", *keys), rows, words=("data", *keys))
 
 
+def _asked(heads: Any) -> str | None:
+    return f"{heads:.1%}" if isinstance(heads, float) else None if heads is None else str(heads)
+
+
+def _grouping(plan: PruningPlan) -> str | None:
+    """Say how heads were grouped, if they were."""
+    how = plan.provenance.get("clustering")
+    if plan.provenance.get("strategy") != "clusters" or not isinstance(how, Mapping):
+        return None
+    names = ("grouping", "distance", "representative", "unit", "ward_on", "first_token")
+    return ", ".join(f"{name} {how[name]}" for name in names if name in how)
+
+
 def facts_of(summary: RunSummary) -> list[tuple[str, str]]:
     """Return (name, value) of what else identifies the run; what is unknown is left out."""
     model, plan, run = summary.model, summary.plan, summary.run
@@ -58,7 +72,10 @@ def facts_of(summary: RunSummary) -> list[tuple[str, str]]:
         "model": model.get("name"),
         "model type": model.get("model_type"),
         "criterion": summary.scores.criterion,
+        "heads asked for": _asked(plan.provenance.get("heads")),
+        "heads gone": f"{len(plan.mask.dropped)} of {plan.mask.n_heads} ({plan.mask.sparsity:.1%})",
         "action": plan.action,
+        "grouping": _grouping(plan),
         "shared key/value heads": plan.gqa,
         **{key: plan.provenance.get(key) for key in ("strategy", "revision")},
         **{key: run.get(key) for key in ("seed", "date", "machine")},
