@@ -25,8 +25,8 @@ from deadhead.similarity import (
     removed_share,
 )
 from deadhead.similarity.agreement import RemovedShare
-from deadhead.similarity.prompts import Prompts
 from deadhead.strategies import Rules, droppable
+from deadhead.tasks.prompts import Prompts
 from deadhead.types import Head, HeadScores
 
 PERCENTAGES = tuple(p / 100 for p in range(10, 100, 10))

@@ -24,9 +24,9 @@ from deadhead.report import RunSummary, SpeedRow, measure_all, model_card, write
 from deadhead.runs.facts import data_facts, model_facts, model_size, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.settings import RunSettings
-from deadhead.similarity.prompts import Prompts
 from deadhead.surgery import apply_, masked
 from deadhead.tasks import TaskSet
+from deadhead.tasks.prompts import Prompts
 from deadhead.trajectory import Step
 from deadhead.types import HeadMask
 
@@ -147,9 +147,11 @@ def write_run(summary: RunSummary, folder: Path) -> None:
     """Write everything but the model: plan, scores, trajectory, run, figures and report."""
     values = summary.to_json()
     for name in ("plan", "scores"):
-        (folder / f"{name}.json").write_text(json.dumps(values.pop(name), indent=1) + "\n")
+        (folder / f"{name}.json").write_text(
+            json.dumps(values.pop(name), indent=1) + "\n", encoding="utf-8"
+        )
     summary.trajectory.to_frame().to_csv(folder / "trajectory.csv", index=False)
-    (folder / "run.json").write_text(json.dumps(values, indent=1) + "\n")
+    (folder / "run.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     write_report(summary, folder)
 
 

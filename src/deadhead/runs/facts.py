@@ -9,8 +9,8 @@ from typing import Any
 from deadhead.heads import HeadModel
 from deadhead.report import parameter_count
 from deadhead.runs.settings import ModelSettings
-from deadhead.similarity.prompts import Prompts
 from deadhead.tasks import Task
+from deadhead.tasks.prompts import Prompts
 
 
 def versions() -> dict[str, str]:

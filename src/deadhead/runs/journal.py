@@ -68,7 +68,7 @@ class Journal:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             new = self.folder / "journal.new"
-            new.write_text(json.dumps({"header": header}) + "\n")
+            new.write_text(json.dumps({"header": header}) + "\n", encoding="utf-8")
             new.replace(self.folder / "journal.jsonl")
         except OSError as error:
             self.remove()
@@ -80,16 +80,22 @@ class Journal:
     @classmethod
     def _read(cls, folder: Path, file: Path, header: Mapping[str, Any]) -> Journal:
         journal = cls(folder)
-        entries = [json.loads(line) for line in _whole_lines(file)]
-        before = entries[0]["header"]
+        try:
+            entries = [json.loads(line) for line in _whole_lines(file)]
+            before = dict(entries[0]["header"])
+            for entry in entries[1:]:
+                journal._take(entry)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{str(file)!r} is not a journal ({error!r}); remove {str(folder)!r} and start"
+                " again without --resume"
+            ) from error
         if before != header:
             parts = [k for k in header if before.get(k) != header[k]]
             raise DataError(
                 f"the interrupted run in {str(folder)!r} was started with another"
                 f" {', '.join(parts)}; give the same options, or remove it and start again"
             )
-        for entry in entries[1:]:
-            journal._take(entry)
         return journal
 
     def _take(self, entry: Mapping[str, Any]) -> None:
@@ -116,7 +122,7 @@ class Journal:
         """
         file = self.folder / "journal.jsonl"
         try:
-            with file.open("a") as stream:
+            with file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({kind: value}) + "\n")
         except OSError as error:
             raise CheckpointError(

@@ -11,9 +11,9 @@ from typing import Any
 
 from deadhead.errors import BudgetError, DataError
 from deadhead.pruning import Recipe
-from deadhead.similarity.prompts import Prompts, open_prompts
 from deadhead.tasks import Task, TaskSet, open_task
 from deadhead.tasks.data import data_files, split_slice
+from deadhead.tasks.prompts import Prompts, open_prompts
 from deadhead.tasks.splits import ROLES
 
 MIB = 2**20

@@ -123,7 +123,7 @@ def write_similarity(summary: SimilaritySummary, folder: Path) -> None:
         ("plan", summary.plan.to_json()),
         ("run", summary.to_json()),
     ):
-        (folder / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
+        (folder / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     if set(summary.plan.copies) == set(summary.plan.mask.dropped):
         spans = any(head.block != source.block for head, source in summary.plan.copies.items())
         write_pruning_log(summary.plan, folder / "pruning_log.txt", columns=4 if spans else 3)

@@ -22,10 +22,10 @@ from deadhead.runs.facts import data_facts, model_size, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings
 from deadhead.similarity import Clustering, HeadGrams, head_grams
-from deadhead.similarity.prompts import Prompts
 from deadhead.strategies import ScoreFn
 from deadhead.sweeping import Judge, Line, Point, Reading, Sweep, count_points, lines_of, sweep
 from deadhead.tasks import Task, TaskSet
+from deadhead.tasks.prompts import Prompts
 from deadhead.types import HeadMask, HeadScores
 
 

@@ -156,7 +156,7 @@ def kv_units(view: HeadModel) -> tuple[Unit, ...]:
 def save_distances(distances: HeadDistances, path: Path) -> None:
     """Write distances as JSON; an older file stays until the new one is whole."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(distances.to_json()) + "\n")
+        temporary.write_text(json.dumps(distances.to_json()) + "\n", encoding="utf-8")
 
 
 def read_distances(path: Path) -> HeadDistances:

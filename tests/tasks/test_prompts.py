@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, OPTConfig, PreTrainedTokenizerFast
 
 from deadhead.errors import DataError, FileFormatError, UnknownNameError
-from deadhead.similarity.prompts import open_prompts
+from deadhead.tasks.prompts import open_prompts
 
 WORDS = ["a", "the", "cat", "dog", "sees", "sleeps", "and", '"', "said", *map(str, range(200))]
 LONG_CONFIG = OPTConfig(pad_token_id=0)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deadhead.errors import DataError
-from deadhead.similarity.prompt_files import PROMPT_COLUMNS, read_prompts
 from deadhead.tasks.batching import (
     Batch,
     TokenSequence,
@@ -19,6 +18,7 @@ from deadhead.tasks.batching import (
 )
 from deadhead.tasks.data import Rows
 from deadhead.tasks.examples import Examples
+from deadhead.tasks.prompt_files import PROMPT_COLUMNS, read_prompts
 
 # a prompt of one token attends to itself alone, whatever the head
 _FEWEST_TOKENS = 2
