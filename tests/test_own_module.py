@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from deadhead import Head, HeadModel, PruningPlan, masked, remove_, score, score_all
+from deadhead import (
+    Head,
+    HeadModel,
+    PruningPlan,
+    masked,
+    register_architecture,
+    remove_,
+    score,
+    score_all,
+)
+from deadhead.architectures import record
+from deadhead.errors import UnsupportedModelError
 from masks import random_mask
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
@@ -63,6 +75,12 @@ class MyEncoder(nn.Module):
         return self.classify((x * weights).sum(1))
 
 
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    """Forget the records of these tests after each."""
+    monkeypatch.setattr(record, "_REGISTRY", dict(record._REGISTRY))
+
+
 @pytest.fixture
 def model():
     exec(BLOCKS["architecture"], {})
@@ -109,6 +127,59 @@ def test_a_hand_written_encoder_is_masked_and_cut(model, data, seed):
     cut = remove_(copy.deepcopy(model), PruningPlan(mask))
     assert (logits(cut, data) - expected).abs().max() <= 1e-12
     assert HeadModel(cut).mask == mask
+
+
+class Bare(Attend):
+    def forward(self, x, mask):
+        return super().forward(x, mask)[0]
+
+
+class BareLayer(Layer):
+    def __init__(self, hidden, heads):
+        super().__init__(hidden, heads)
+        self.attend = Bare(hidden, heads)
+
+    def forward(self, x, mask):
+        x = self.norm(x + self.attend(x, mask))
+        return x + self.mlp(x)
+
+
+def bare(**changes):
+    """The encoder of the example, whose attention returns its output alone."""
+    example: dict = {}
+    exec(BLOCKS["architecture"].replace("register_architecture(\n", "made = (\n"), example)
+    register_architecture(replace(example["made"], **changes))
+    torch.manual_seed(0)
+    model = MyEncoder()
+    model.layers = nn.ModuleList(BareLayer(12, 3) for _ in range(2))
+    return model.double().eval()
+
+
+def test_attention_that_returns_its_output_alone_may_lose_every_head(data):
+    model = bare(maps="none")
+    mask = HeadModel(model).mask
+    mask = mask.drop(*[h for h in mask.heads if h.block == 0])
+    with masked(model, mask):
+        expected = logits(model, data)
+    cut = remove_(copy.deepcopy(model), PruningPlan(mask))
+    assert (logits(cut, data) - expected).abs().max() <= 1e-12
+
+
+def test_a_record_that_does_not_say_what_attention_returns_is_refused(data):
+    model = bare(maps="interface")
+    before, mask = logits(model, data), HeadModel(model).mask
+    plan = PruningPlan(mask.drop(Head(1, 0), *[h for h in mask.heads if h.block == 0]))
+    with pytest.raises(UnsupportedModelError, match=r'block 0.*maps="output".*or maps="none"'):
+        remove_(model, plan)
+    assert torch.equal(logits(model, data), before)
+    remove_(model, PruningPlan(mask.drop(Head(1, 0), Head(0, 1))))
+    assert HeadModel(model).mask.n_kept == 4
+
+
+@pytest.mark.parametrize("maps", ["none", "interface"])
+def test_maps_that_cannot_be_seen_are_named(data, maps):
+    with pytest.raises(UnsupportedModelError, match=f"maps='{maps}'; let .* set maps=\"output\""):
+        score(bare(maps=maps), data, "attention_entropy")
 
 
 def test_the_example_criterion_works_and_shares_the_pass(model, data):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deadhead.errors import ScoreError
+from deadhead.errors import ScoreError, UnsupportedModelError
 from deadhead.heads import HeadModel
 
 MapFn = Callable[[int, slice, Tensor, Tensor | None], None]
@@ -31,8 +31,10 @@ def hook_maps(view: HeadModel, fn: MapFn) -> Iterator[None]:
     The model's attention backend is switched for as long as the context lasts.
 
     Raises:
+        UnsupportedModelError: the record of the user's own module does not say where its maps are.
         ScoreError: a block was called and showed no maps.
     """
+    _check_shown(view)
     with ExitStack() as stack:
         if view.architecture.maps == "interface":
             _register_backend()
@@ -47,6 +49,17 @@ def hook_maps(view: HeadModel, fn: MapFn) -> Iterator[None]:
                 hook = block.attention.register_forward_hook(_reader(number, fn), with_kwargs=True)
                 stack.callback(hook.remove)
         yield
+
+
+def _check_shown(view: HeadModel) -> None:
+    maps = view.architecture.maps
+    if maps == "none" or (
+        maps == "interface" and not hasattr(view.model, "set_attn_implementation")
+    ):
+        raise UnsupportedModelError(
+            f"the attention maps of {view.architecture.model_type!r} cannot be seen: its record has"
+            f' maps={maps!r}; let its attention return (output, maps) and set maps="output"'
+        )
 
 
 @contextmanager

@@ -135,6 +135,7 @@ def test_rows_do_not_depend_on_the_process():
     assert rows == [make("test", 30, seed=5) for make in GENERATORS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", GENERATORS)
 def test_splits_share_no_sentence_at_any_seed(make):
     owner = {}
@@ -149,11 +150,13 @@ def test_test_pairs_are_not_in_the_training_text():
     assert not trained & {row["sentence_good"] for row in bundled.minimal_pairs("test", 3_000)}
 
 
+@pytest.mark.slow
 def test_bad_sentences_are_never_generated_as_text():
     grammatical = {line for split in SPLITS for line in bundled.text(split, 1_500, seed=7)}
     assert not grammatical & {row["sentence_bad"] for row in bundled.minimal_pairs("train", 6_000)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", GENERATORS)
 def test_rows_are_unique_and_as_many_as_asked(make):
     for n in (0, 1, 2_000):
@@ -183,6 +186,7 @@ def test_pairs_differ_by_one_word_or_by_one_exchange():
             assert len(changed) == 1, row
 
 
+@pytest.mark.slow
 def test_counting_words_does_not_solve_the_sentiment_task():
     """A linear classifier of word counts stays far below the bar of the model."""
     train, test = bundled.sentiment("train", 2_500), bundled.sentiment("test", 900)
@@ -284,6 +288,7 @@ def test_encoder_says_its_labels():
     assert config.label2id == {label: i for i, label in config.id2label.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["encoder", "decoder"])
 def test_model_is_accurate_with_heads_and_lost_without(name):
     model, tokenizer, make, judge = load(name)
@@ -295,6 +300,7 @@ def test_model_is_accurate_with_heads_and_lost_without(name):
     assert mean(judge(model, tokenizer, rows)) <= HEADLESS_BAR
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["encoder", "decoder"])
 def test_half_of_the_heads_at_random_cannot_go_for_free(name):
     """The mean over random halves falls by far more than one point."""

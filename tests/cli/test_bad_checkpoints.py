@@ -41,6 +41,7 @@ CONFIGS = {
         lambda c: entry(c)["blocks"].update({"99": block(c)}),
         "lists block 99, the model has 4 blocks",
     ),
+    "block 00": (lambda c: entry(c)["blocks"].update({"00": block(c)}), "block '00', which is no"),
     "block x": (lambda c: entry(c)["blocks"].update({"x": block(c)}), "block 'x', which is no"),
     "one block less": (lambda c: entry(c)["blocks"].pop("0"), "config.json asks for"),
     "format": (lambda c: entry(c).update(format=9), "has format 9 .*upgrade deadhead"),
@@ -54,7 +55,7 @@ CONFIGS = {
     "no type": (lambda c: c.pop("model_type"), "names no model_type; give a folder written by"),
     "another type": (
         lambda c: c.update(model_type="t5"),
-        r"model type 't5' is not known; known: albert.*\n  register it: register_architecture\("
+        r"model type 't5' is not known; known: albert.*; register it: register_architecture\("
         r"Architecture\(model_type='t5'",
     ),
     "unknown class": (lambda c: c.update(architectures=["Nope"]), "BertModel gives no logits"),
@@ -70,7 +71,15 @@ def take(folder: Path, name: str) -> None:
     shutil.copy(model_path(name) / "model.safetensors", folder / "model.safetensors")
 
 
+def index(folder: Path, content: object) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+
+NO_INDEX = "'model.safetensors.index.json' is not a weight index; copy it again"
 FILES = {
+    "index a list": (lambda f: index(f, []), NO_INDEX),
+    "index of a list": (lambda f: index(f, {"weight_map": []}), NO_INDEX),
+    "index of numbers": (lambda f: index(f, {"weight_map": {"a": 1}}), NO_INDEX),
     "truncated": (halve, "'model.safetensors' is not a whole safetensors file.*copy it again"),
     "not safetensors": (
         lambda f: (f / "model.safetensors").write_bytes(b"x" * 99),

@@ -41,6 +41,7 @@ UNKNOWN = [
     (with_option("--scope", "globl"), "scope 'globl' is not known; did you mean 'global'"),
     (with_option("--dtype", "flot32"), "dtype 'flot32' is not known; did you mean 'float32'"),
     (with_option("--device", "cudaa"), "device 'cudaa' is not available here; use cpu"),
+    (with_option("--device", "meta"), "device 'meta' is not available here; use cpu"),
     (with_option("--device", "cuda:99"), "device 'cuda:99' is not available here; use cpu"),
     (("score", MODEL, *DATA, "-c", "taylor,"), "criterion '' is not known"),
     (("score", MODEL, *DATA, "-c", "taylor", "--loss", "tsk"), "did you mean 'task'"),
@@ -58,6 +59,7 @@ WRONG_NUMBERS = [
     (with_option("--per-step", "0"), "'0' of the heads cannot be dropped"),
     (with_option("--per-step", "1000"), "1000 heads were asked for, but the model has 24"),
     (with_option("--max-drop", "nan"), "max_drop is nan; give 0 or more"),
+    (with_option("--seed", "-1"), "seed -1 cannot be used; give 0 or more"),
     (with_option("--patience", "0"), "patience is 0; give 1 or more"),
     (with_option("--evaluate-every", "0"), "evaluate_every is 0; give 1 or more"),
     (with_option("--random", "-1"), "-1 random draws; give 0"),
@@ -111,6 +113,7 @@ ROWS = "".join(json.dumps({"text": f"fine film {i}", "label": i % 2}) + "\n" for
         ("a.parquet", "hello", "'a.parquet' is not Parquet: its magic bytes are missing"),
         ("a.csv", 'text,label\n"a,1\n', "'a.csv' is not CSV"),
         ("a.tsv", "text\tlabel\na\t1\nb\n", "line 3 of 'a.tsv' has 1 field, line 1 has 2"),
+        ("a.tsv", "text\tlabel\na\t1\n\t0\nb\t1\n", "row 1 of .*a.tsv' has a blank 'text'"),
         ("a.xlsx", "x", "its ending is none of"),
         ("a.jsonl", ROWS.replace("1}", '"banana [/red]"}'), r"label 'banana \[/red\]' is not"),
         ("a.jsonl", ROWS.replace("1}", "7}"), "label 7 is not known to the model"),
@@ -154,12 +157,13 @@ def test_numbers_that_are_not_finite_are_named(deadhead, tmp_path):
     save_model(loaded.model, loaded.tokenizer, tmp_path / "nan")
     for args in (("prune", "nan", *SMALL, "-o", "out"), ("score", "nan", *DATA)):
         line = deadhead(*args).refused()
-        assert "the logits of batch 0 are not finite; look with 'deadhead score --diagnose'" in line
+        where = "block 2: head outputs are not finite (head 2.3)"
+        assert f"the loss of batch 0 is not finite: {where}; look with 'deadhead score" in line
     line = deadhead("score", "nan", *DATA, "-c", "magnitude").refused()
     assert "magnitude of head 2.3 is nan: its weights are not finite" in line
     assert [p.name for p in tmp_path.iterdir()] == ["nan"]
     found = deadhead("score", "nan", *DATA, "--diagnose", "--json").json
-    assert found["not_finite"][0].startswith("batch 0, block 2")
+    assert found["not_finite"][0] == f"batch 0, {where}"
     assert "not finite" in found["advice"][0]
 
 

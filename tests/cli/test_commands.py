@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import torch
 from command import DATA, MODEL, SMALL
 
-from deadhead import HeadModel, PruningPlan, cli, load_model
+from deadhead import Head, HeadMask, HeadModel, PruningPlan, cli, load_model
 from deadhead.cli import console
 
 RUNS = {
@@ -31,9 +32,11 @@ RUNS = {
 
 
 @pytest.fixture
-def planned(deadhead, no_figures):
+def planned(deadhead, no_figures, tmp_path):
     """A folder with a plan.json that drops 3 heads."""
-    assert deadhead(*RUNS["plan"]).code == 0
+    mask = HeadMask.full([6] * 4).drop(Head(0, 1), Head(0, 4), Head(2, 0))
+    plan = PruningPlan(mask, provenance={"model": MODEL})
+    (tmp_path / "plan.json").write_text(json.dumps(plan.to_json()))
     return deadhead
 
 
@@ -318,7 +321,9 @@ entry()
 """
 
 
-@pytest.mark.parametrize("name", ["torch", "deadhead.cli.score"])
+@pytest.mark.parametrize(
+    "name", ["torch", pytest.param("deadhead.cli.score", marks=pytest.mark.slow)]
+)
 def test_ctrl_c_during_start_up_says_so(name):
     root = Path(__file__).parents[2]
     entry = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]["deadhead"]
@@ -327,6 +332,34 @@ def test_ctrl_c_during_start_up_says_so(name):
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 130
     assert (found.stdout, found.stderr) == ("", "stopped before anything was done\n")
+
+
+@pytest.mark.slow
+def test_an_ascii_terminal_gets_everything(tmp_path):
+    """Arrows and names in other letters: shown as they can be, written and read whole."""
+    rows = [json.dumps({"text": f"süß {i}", "label": i % 2}, ensure_ascii=False) for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    command = ("prune", MODEL, "-t", "rows.jsonl", *SMALL[4:], "-o", "out")
+    found = subprocess.run(
+        [sys.executable, "-m", "deadhead", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )
+    assert found.returncode == 0, found.stderr
+    assert b"4 of 24 heads removed" in found.stdout
+    assert (found.stdout + found.stderr).isascii()
+    card = (tmp_path / "out" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "→" in card
+    assert "utf-8" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8").lower()
+
+
+def test_every_text_file_is_written_and_read_as_utf_8():
+    for file in Path(cli.__file__).parents[1].rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            name = getattr(getattr(node, "func", None), "attr", None)
+            if name in ("read_text", "write_text"):
+                assert "encoding" in [k.arg for k in node.keywords], f"{file}:{node.lineno}"
 
 
 @pytest.mark.slow

@@ -52,7 +52,10 @@ def test_a_plan_by_clusters_says_whose_copy_each_head_is_and_where_that_comes_fr
     assert "(as " in plan.describe()
 
 
-@pytest.mark.parametrize("action", ["fold", "duplicate", "mask", "remove"])
+@pytest.mark.parametrize(
+    "action",
+    ["fold", "duplicate", *(pytest.param(a, marks=pytest.mark.slow) for a in ("mask", "remove"))],
+)
 def test_one_plan_is_applied_by_any_action_and_loads_plainly(deadhead, plan, action, tmp_path):
     found = deadhead("apply", MODEL, "-p", "plan.json", "--action", action, "-o", action, "--json")
     assert found.code == 0, found.err

@@ -56,9 +56,11 @@ class Half(io.StringIO):
         full()
 
 
+SLOW = ("tokenizer", "figures", "plan.json", "run.json", "report", "README")
+
+
 @pytest.mark.parametrize(
-    "what",
-    ["weights", "tokenizer", "figures", "journal", "plan.json", "run.json", "report", "README"],
+    "what", ["weights", "journal", *(pytest.param(what, marks=pytest.mark.slow) for what in SLOW)]
 )
 def test_a_full_disk_costs_a_line_and_no_work(deadhead, monkeypatch, tmp_path, request, what):
     if what not in ("figures", "report"):

@@ -21,6 +21,7 @@ def decoder():
     return load_model(MODEL)
 
 
+@pytest.mark.slow
 def test_numbers_and_figures_are_written(deadhead, tmp_path, decoder):
     found = deadhead("maps", MODEL, "--text", TEXT, "--heads", "2.3,0.1,2.3", "-o", "out")
     assert found.code == 0, found.err

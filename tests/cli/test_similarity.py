@@ -277,6 +277,7 @@ def shared_keys(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["head", "kv"])
 def test_heads_are_grouped_as_they_share_keys(deadhead, tmp_path, shared_keys, unit):
     options = ("--prompts", "bundled:text", "-n", "4", "--draws", "1", "-o", "out", "--unit", unit)

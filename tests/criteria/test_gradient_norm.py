@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deadhead import Head, HeadModel, score, score_all
+from deadhead import Head, HeadModel, PruningPlan, remove_, score, score_all
 from deadhead.criteria.base import Projected
 from deadhead.criteria.gradient_norm import weight_gradient_norms
 from deadhead.errors import DataError, ScoreError, UnknownNameError
@@ -117,12 +117,36 @@ def test_a_loss_of_ones_own():
     assert np.concatenate(scores.values).min() > 0
 
 
-def test_not_finite_scores_name_the_batch():
+def test_a_loss_that_is_not_finite_names_the_batch_and_where_it_began():
     model = make("bert")
+
+    def message(**options):
+        with pytest.raises(ScoreError, match="the loss of batch 0 is not finite: ") as caught:
+            score(model, [batch()], "gradient_norm", **options)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "the logits are finite, the loss" in message(loss=lambda m, o, b: o.logits[:, 0] / 0)
     with torch.no_grad():
         model.classifier.bias[0] = torch.inf
-    with pytest.raises(ScoreError, match="the logits of batch 0 are not finite"):
-        score(model, [batch()], "gradient_norm")
+    assert "after the last block: logits are not finite; look" in message()
+    remove_(model, PruningPlan(HeadModel(model).mask.drop(Head(1, 2))))
+    with torch.no_grad():
+        HeadModel(model).head_weights(Head(1, 4))["value_bias"][0] = torch.inf
+    assert "block 1: head outputs are not finite (head 1.4); look" in message()
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight.fill_(torch.nan)
+    assert "block 0: head outputs are not finite (all of them); look" in message()
+
+
+def test_inference_mode_is_refused_only_where_gradients_are_wanted():
+    model = make("bert")
+    with torch.inference_mode():
+        with pytest.raises(
+            ScoreError, match=r"inference_mode\(\) lets no gradient .* outside of it"
+        ):
+            score(model, [batch()], "taylor")
+        assert score(model, [batch()], "attention_entropy").counts == (6, 6, 6)
 
 
 def test_not_finite_entropies_name_the_head():
@@ -153,6 +177,7 @@ def test_no_data_is_refused():
 
 
 def test_a_label_that_the_model_does_not_have_is_refused():
-    inputs = {**batch(), "labels": torch.tensor([0, 1, 7])}
-    with pytest.raises(DataError, match="label 7 is not among the model's 3 classes"):
-        score(make("bert"), [inputs], "taylor")
+    for wrong in (7, -100):
+        inputs = {**batch(), "labels": torch.tensor([0, wrong, 2])}
+        with pytest.raises(DataError, match=f"label {wrong} is not among the model's 3 classes"):
+            score(make("bert"), [inputs], "taylor")

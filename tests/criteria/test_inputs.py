@@ -124,5 +124,5 @@ def test_a_dead_head_and_a_broken_block_are_found():
     with torch.no_grad():
         HeadModel(model).blocks[1].value.bias[0] = torch.inf
     broken = diagnose(model, [batch()])
-    assert broken.not_finite == ("batch 0, block 1: head outputs are not finite",)
+    assert broken.not_finite == ("batch 0, block 1: head outputs are not finite (head 1.0)",)
     assert "compute with --dtype float32" in broken.advice[0]

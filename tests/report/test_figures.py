@@ -119,6 +119,7 @@ def test_names_are_not_read_as_formulas_or_hidden(tmp_path):
     assert len(figure.legends[0].get_texts()) == 3
 
 
+@pytest.mark.slow
 def test_svg_bytes_do_not_change_between_writings(scores, tmp_path, monkeypatch):
     def write(folder, date):
         monkeypatch.setenv("SOURCE_DATE_EPOCH", date)

@@ -94,6 +94,7 @@ def test_tiles_count_from_the_model_as_it_was_given(full):
     assert note.startswith("removed (17%)")
 
 
+@pytest.mark.slow
 def test_figures_are_written_beside_the_page_and_nothing_else(full, tmp_path):
     write_report(full, tmp_path)
     write_report(full, tmp_path)  # again, over what is there

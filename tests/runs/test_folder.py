@@ -111,7 +111,7 @@ def test_a_run_without_checkpoint_writes_none(no_figures, tmp_path):
     assert not (asked.output / "model").exists()
 
 
-@pytest.mark.parametrize("strategy", ["greedy", "one_shot"])
+@pytest.mark.parametrize("strategy", ["greedy", pytest.param("one_shot", marks=pytest.mark.slow)])
 def test_a_cut_model_is_cut_again_in_its_original_indices(finished, no_figures, tmp_path, strategy):
     first = finished[1].plan.mask
     asked = settings(tmp_path / "run", heads=14, strategy=strategy)

@@ -179,6 +179,18 @@ def test_other_settings_are_refused_and_named(again, no_figures):
     conduct(replace(again, command="typed otherwise"), resume=True)
 
 
+@pytest.mark.parametrize(
+    "content", ["", "\n", "garbage\n", "[1]\n", "{}\n", '{"header": 3}\n', '{"header": [1]}\n']
+)
+def test_what_is_not_a_journal_is_refused_and_left_alone(again, content):
+    file = partial_folder(again.output) / "journal.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    with pytest.raises(CheckpointError, match=r"is not a journal \(.*\); remove '.*' and start"):
+        conduct(again, resume=True)
+    assert file.read_text() == content
+
+
 def test_there_has_to_be_something_to_resume(again):
     with pytest.raises(DataError, match=r"no interrupted run in .*start without --resume"):
         conduct(again, resume=True)

@@ -77,6 +77,7 @@ def random_case(seed):
     return per_block, overall, importance, sum(counts), size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grouping", sorted(GROUPINGS))
 def test_exactly_the_number_asked_is_dropped_over_200_random_matrices(grouping):
     for seed in range(200):

@@ -117,6 +117,14 @@ def test_unknown_columns_and_missing_cells_are_named(tmp_path):
         rows.texts("n")
 
 
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_blank_texts_are_refused_where_they_have_a_label(tmp_path, blank):
+    rows = read_file(write(tmp_path, "x.tsv", f"sentence\tlabel\nfine\t1\n{blank}\t0\nbad\t0\n"))
+    with pytest.raises(DataError, match=r"row 1 of '.*x.tsv' has a blank 'sentence'; 1 of 3 rows"):
+        rows.filled_texts("sentence")
+    assert rows.texts("sentence") == ["fine", blank, "bad"]
+
+
 def test_slices_are_split_from_paths(tmp_path):
     assert split_slice("a.tsv[0:800]") == ("a.tsv", slice(0, 800))
     assert split_slice("a.tsv[-5:]") == ("a.tsv", slice(-5, None))

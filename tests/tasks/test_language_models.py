@@ -195,6 +195,7 @@ def test_classifiers_are_refused(kind):
         kind(Examples([("a", "b")]), make_tokenizer(), config=config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["opt-blimp", "bloom-blimp"])
 def test_blimp_equals_the_recorded_results(shared, name):
     path = shared / "models" / name

@@ -46,7 +46,8 @@ class Architecture:
         slopes: whether what else moves with a head is an ALiBi slope, so that a head with another's
             weights still computes something else.
         maps: `interface` if the model takes its attention from transformers' AttentionInterface,
-            `output` if the attention module returns (output, maps) whatever the backend.
+            `output` if the attention module returns (output, maps) whatever the backend, `none` if
+            it returns its output alone.
         refuse: returns why a config cannot be handled, or None.
     """
 
@@ -108,8 +109,8 @@ def architecture_named(name: str) -> Architecture:
     if name in _REGISTRY:
         return _REGISTRY[name]
     raise UnsupportedModelError(
-        f"model type {name!r} is not known; known: {', '.join(architecture_names())}\n"
-        f"  register it: register_architecture(Architecture(model_type={name!r},"
+        f"model type {name!r} is not known; known: {', '.join(architecture_names())};"
+        f" register it: register_architecture(Architecture(model_type={name!r},"
         ' blocks="PATH.TO.LAYERS.*", attention="self_attn", query="self_attn.q_proj",'
         ' key="self_attn.k_proj", value="self_attn.v_proj", output="self_attn.o_proj"))'
     )

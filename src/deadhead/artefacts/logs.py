@@ -110,7 +110,7 @@ def write_pruning_log(plan: PruningPlan, path: str | Path, *, columns: Literal[3
         end = (head.index,) if columns == 3 else head
         rows.append(", ".join(map(str, (*source, *end))))
     with replacing(Path(path)) as temporary:
-        temporary.write_text("\n".join(rows) + "\n")
+        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def _parse(text: str, name: str) -> tuple[list[_Line], int]:

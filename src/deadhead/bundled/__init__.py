@@ -115,7 +115,7 @@ def _draw(
     if split not in SPLITS:
         raise ValueError(_unknown("split", split, tuple(SPLITS)))
     if n < 0:
-        raise ValueError(f"cannot make n={n!r} rows: n must be 0 or more\n  ask for at least 0")
+        raise ValueError(f"cannot make n={n!r} rows: n must be 0 or more; ask for at least 0")
     rng = Random(seed)
     rows: list[_Row] = []
     seen: set[str] = set()
@@ -131,7 +131,7 @@ def _draw(
         else:
             raise ValueError(
                 f"cannot make n={n!r} unique rows for {split!r}: the grammar ran dry at {len(rows)}"
-                f"\n  ask for {len(rows)} or fewer"
+                f"; ask for {len(rows)} or fewer"
             )
     return rows
 
@@ -139,4 +139,4 @@ def _draw(
 def _unknown(what: str, value: object, known: tuple[str, ...]) -> str:
     near = get_close_matches(str(value), known, n=2)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"{what} {value!r} is not known{hint}\n  choose one of: {', '.join(known)}"
+    return f"{what} {value!r} is not known{hint}; choose one of: {', '.join(known)}"

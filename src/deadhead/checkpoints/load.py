@@ -73,7 +73,8 @@ def load_model(
     except DeadheadError:
         raise
     except Exception as error:  # transformers, its hub and its tokenizers: each has its own
-        first = next(iter(str(error).strip().splitlines()), repr(error)).rstrip(".:; ")
+        text = repr(error) if isinstance(error, LookupError) else str(error)  # a key says little
+        first = next(iter(text.strip().splitlines()), repr(error)).rstrip(".:; ")
         raise CheckpointError(
             f"cannot load {source!r}: {first}; give a folder written by save_pretrained"
         ) from error
@@ -156,7 +157,7 @@ def _no_such_model(source: str, path: Path) -> UnknownNameError:
 def _device(device: str) -> torch.device:
     try:
         wanted = torch.device(device)
-        torch.empty(0, device=wanted)
+        torch.zeros(1, device=wanted).item()  # on meta there are no numbers
     except (RuntimeError, AssertionError) as error:
         raise UnknownNameError(
             f"device {device!r} is not available here; use cpu"
@@ -170,7 +171,7 @@ def _check_folder(folder: Path) -> None:
     if not config.is_file():
         raise CheckpointError(f"{folder.name!r} has no config.json; give a model's folder")
     try:
-        values = json.loads(config.read_text())
+        values = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(
             f"config.json of {folder.name!r} is not JSON ({error}); copy it again"

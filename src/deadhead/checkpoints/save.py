@@ -90,4 +90,4 @@ def save_model(model: Any, tokenizer: Any, target: str | Path, *, card: str | No
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         if card is not None:
-            (folder / "README.md").write_text(card)
+            (folder / "README.md").write_text(card, encoding="utf-8")

@@ -77,10 +77,10 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError) as error:
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            files = [folder / name for name in sorted(set(names))]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index.name!r} is not a weight index; copy it again") from error
-        files = [folder / name for name in names]
     else:
         files = sorted(folder.glob("*.safetensors"))
     missing = [f.name for f in files if not f.is_file()]

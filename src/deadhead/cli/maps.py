@@ -47,7 +47,7 @@ def maps(
     about = {"model": loaded.name, "command": typed_command(), "versions": versions()}
     values = {**found.to_json(), **about}
     with whole_folder(folder) as working:
-        (working / "attention.json").write_text(json.dumps(values) + "\n")
+        (working / "attention.json").write_text(json.dumps(values) + "\n", encoding="utf-8")
         save_figure(attention_figure(found.maps, found.tokens, found.names), working, "attention")
     if as_json:
         show_json({"output": str(folder), **values})

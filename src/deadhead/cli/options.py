@@ -109,7 +109,11 @@ ScoresOption = Annotated[
 ]
 HeadsOption = Annotated[
     str,
-    typer.Option("--heads", help="How many to drop: 36, 50%, or 0.5.", rich_help_panel="Choosing"),
+    typer.Option(
+        "--heads",
+        help="How many to drop: 36, 50%, or 0.5; heads of a cut model that are gone already count.",
+        rich_help_panel="Choosing",
+    ),
 ]
 PerStepOption = Annotated[
     str, typer.Option(help="Heads that one move drops: 1, 5%.", rich_help_panel="Choosing")
@@ -131,7 +135,7 @@ GqaOption = Annotated[
     str,
     typer.Option(
         help="Shared key/value heads: whole_groups (shrinks the cache), equalise, or ungroup"
-        " (exact for any mask, larger cache).",
+        " (exact for any mask; copies keys and values only where groups become uneven).",
         rich_help_panel="Choosing",
     ),
 ]
@@ -229,7 +233,17 @@ StrictOption = Annotated[
         rich_help_panel=CLUSTERS,
     ),
 ]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything that draws.")]
+
+
+def _seed(value: int) -> int:
+    if value < 0:
+        raise BudgetError(f"seed {value} cannot be used; give 0 or more")
+    return value
+
+
+SeedOption = Annotated[
+    int, typer.Option(callback=_seed, help="Seed of everything that draws: 0 or more.")
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 DtypeOption = Annotated[
     str | None, typer.Option(help="float32, bfloat16, float16 or float64; by default as saved.")

@@ -162,7 +162,7 @@ def plan(
         chosen = choose(view, batches, recipe, scores=given, prompts=shown, on_batch=advance)
     chosen = replace(chosen, provenance=provenance)
     with replacing(output) as temporary:
-        temporary.write_text(json.dumps(chosen.to_json(), indent=1) + "\n")
+        temporary.write_text(json.dumps(chosen.to_json(), indent=1) + "\n", encoding="utf-8")
     if as_json:
         show_json(chosen.to_json())
     else:

@@ -76,7 +76,7 @@ def read_json(file: Path, what: str) -> dict[str, Any]:
         FileFormatError: it is not a JSON object.
     """
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{str(file)!r} is not there; give the file that holds {what}") from error
     except (ValueError, OSError) as error:

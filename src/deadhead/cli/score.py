@@ -103,7 +103,7 @@ def score(
     values = {name: s.to_json() for name, s in scores.items()}
     if output is not None:
         with replacing(output) as temporary:
-            temporary.write_text(json.dumps(values, indent=1) + "\n")
+            temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if as_json:
         show_json(values)
         return

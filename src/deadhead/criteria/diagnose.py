@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deadhead.architectures import PARTS
 from deadhead.criteria.base import Observation
 from deadhead.criteria.gradient_norm import weight_gradient_norms
-from deadhead.criteria.inputs import Batch, aligned, call, to_device
-from deadhead.criteria.losses import Loss, logits_of, loss_named
+from deadhead.criteria.inputs import Batch, aligned, to_device
+from deadhead.criteria.losses import Loss, loss_named
+from deadhead.criteria.not_finite import where_not_finite
 from deadhead.criteria.passes import Backward, run_batch
 from deadhead.errors import DataError
 from deadhead.heads import HeadModel
@@ -121,7 +122,7 @@ def diagnose(
             batch = aligned(to_device(batch, view.device))
             seen += 1
             on_batch()
-            trouble = _not_finite_forward(view, batch)
+            trouble = where_not_finite(view, batch)
             if trouble:
                 recorder.not_finite.append(f"batch {number}, {trouble}")
                 continue
@@ -130,21 +131,6 @@ def diagnose(
     if not seen:
         raise DataError("there is nothing to diagnose on; give at least one batch")
     return _conclude(view, recorder, getattr(chosen, "__name__", "loss"))
-
-
-def _not_finite_forward(view: HeadModel, batch: Batch) -> str | None:
-    """Name the first block whose head outputs are not finite, or the logits."""
-    found: list[str] = []
-
-    def look(number: int, z: Tensor) -> None:
-        if not found and not torch.isfinite(z).all():
-            found.append(f"block {number}: head outputs are not finite")
-
-    with torch.no_grad(), view.hook_heads(look):
-        logits = logits_of(call(view.model, batch))
-    if not found and not torch.isfinite(logits).all():
-        found.append("after the last block: logits are not finite")
-    return found[0] if found else None
 
 
 def _conclude(view: HeadModel, recorder: _Recorder, loss: str) -> Diagnosis:

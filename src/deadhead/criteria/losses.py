@@ -105,10 +105,10 @@ def _wide(logits: Tensor) -> Tensor:
 def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return (logits[:, 0] - labels.to(logits.dtype)) ** 2
-    top = int(labels.max())
-    if top >= logits.shape[1] or int(labels.min()) < 0:
+    wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
+    if len(wrong):
         raise DataError(
-            f"label {top} is not among the model's {logits.shape[1]} classes;"
+            f"label {wrong[0].item()} is not among the model's {logits.shape[1]} classes;"
             " map the labels to 0..classes-1, or use a model made for this task"
         )
     return F.cross_entropy(logits, labels, reduction="none")

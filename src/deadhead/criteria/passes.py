@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from deadhead.architectures import PARTS, features
 from deadhead.criteria.base import Observation, Projected
 from deadhead.criteria.inputs import Batch, call, valid_tokens
-from deadhead.criteria.losses import Loss, logit_norm, logits_of
+from deadhead.criteria.losses import Loss, logit_norm
+from deadhead.criteria.not_finite import where_not_finite
 from deadhead.errors import ScoreError
 from deadhead.heads import Block, HeadModel
 from deadhead.maps import hook_maps
@@ -52,8 +53,14 @@ def run_batch(
     gradients; the model is expected to be at rest (see `HeadModel.at_rest`).
 
     Raises:
-        ScoreError: the logits are not finite; names the batch and the block.
+        ScoreError: gradients are wanted under `torch.inference_mode`, which has none.
+        ScoreError: the loss is not finite; names the batch, and the block and head where it began.
     """
+    if backwards and torch.is_inference_mode_enabled():
+        raise ScoreError(
+            "torch.inference_mode() lets no gradient through; score outside of it, or choose a"
+            " criterion without gradients (attention_entropy, magnitude)"
+        )
     valid = valid_tokens(batch)
     tape = Tape()
     with ExitStack() as stack:
@@ -69,7 +76,10 @@ def run_batch(
             stack.enter_context(torch.no_grad())
         outputs = call(view.model, batch)
         for at, backward in enumerate(backwards):
-            loss = _total(view.model, outputs, batch, number, backward)
+            per_sample = backward.loss(view.model, outputs, batch)
+            if not torch.isfinite(per_sample).all():
+                raise ScoreError(_not_finite(view, batch, number))
+            loss = _total(per_sample, backward)
             last = at + 1 == len(backwards)
             gradients = _gradients(loss, tape, retain=not last)
             seen = Observation(
@@ -134,15 +144,15 @@ def _recorder(tape: Tape, number: int, part: str) -> Callable[..., Tensor]:
     return hook
 
 
-def _total(model: nn.Module, outputs: Any, batch: Batch, number: int, backward: Backward) -> Tensor:
-    per_sample = backward.loss(model, outputs, batch)
-    if not torch.isfinite(per_sample).all():
-        finite = bool(torch.isfinite(logits_of(outputs)).all())
-        what = "loss" if finite else "logits"
-        raise ScoreError(
-            f"the {what} of batch {number} are not finite;"
-            " look with 'deadhead score --diagnose', or compute with --dtype float32"
-        )
+def _not_finite(view: HeadModel, batch: Batch, number: int) -> str:
+    where = where_not_finite(view, batch) or "the logits are finite, the loss is not"
+    return (
+        f"the loss of batch {number} is not finite: {where};"
+        " look with 'deadhead score --diagnose', or compute with --dtype float32"
+    )
+
+
+def _total(per_sample: Tensor, backward: Backward) -> Tensor:
     if backward.reduction == "sample":
         return per_sample.sum()
     # one number for the whole batch: norms add in squares, other losses are averaged

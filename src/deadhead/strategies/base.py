@@ -9,7 +9,7 @@ from typing import Protocol
 from deadhead.errors import unknown_name
 from deadhead.heads import HeadModel
 from deadhead.similarity import GramFn
-from deadhead.strategies.units import Rules, Unit
+from deadhead.strategies.units import Rules, Unit, sums_from
 from deadhead.types import Head, HeadMask, HeadScores
 
 ScoreFn = Callable[[HeadMask], HeadScores]
@@ -86,15 +86,21 @@ def next_move(
 ) -> Move | None:
     """Make the move that drops units from the front of a list, or None if none fits.
 
-    Takes at least one unit, then more while they fit into `per_step`; never more than `limit`
-    heads dropped in all.
+    Takes at least one unit, then more while they fit into `per_step`. A unit is passed over if the
+    total could not come as near to `limit` with it as without: where units differ in size, a small
+    one may not take the room that only large ones can fill.
     """
+    sums = sums_from(units)
     room = limit - len(mask.dropped)
+    room = max((n for n in range(room + 1) if sums[0] >> n & 1), default=0)
     dropped: tuple[Head, ...] = ()
-    for unit in units:
+    for unit, left in zip(units, sums[1:], strict=True):
         size = len(dropped) + len(unit)
-        if size <= room and (not dropped or size <= per_step):
-            dropped += unit
+        if size > room or not left >> (room - size) & 1:
+            continue
+        if dropped and size > per_step:
+            break
+        dropped += unit
     return (
         Move(mask.drop(*dropped), dropped, tuple(scores[h] for h in dropped)) if dropped else None
     )

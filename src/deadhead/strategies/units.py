@@ -123,32 +123,47 @@ def reachable(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float)
 
 
 def droppable(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float) -> int:
-    """Do as `reachable`, and refuse a fraction that rounds down to no head at all.
+    """Do as `reachable`, and refuse an amount that is gone already or rounds down to no head.
 
     Raises:
         BudgetError: as `reachable`, or nothing would be dropped.
     """
     total = reachable(view, mask, rules, heads)
-    if isinstance(heads, float) and total <= len(mask.dropped):
+    if total <= len(mask.dropped):
         possible = _possible(view, mask, rules)
         raise BudgetError(_cannot(count_heads(heads, mask.n_heads), possible, mask, rules))
     return total
 
 
 def _possible(view: HeadModel, mask: HeadMask, rules: Rules) -> list[int]:
-    """List the totals that can be dropped, what is gone already first."""
+    """List the totals that can be dropped whatever the scores, what is gone already first."""
     equal = HeadScores(tuple(np.zeros(n) for n in mask.counts), "equal")
-    totals = [len(mask.dropped)]
-    whole_rounds = [totals[0]]
+    gone = len(mask.dropped)
+    found = units(view, equal, mask, rules)
+    if rules.scope == "global":
+        return [gone + n for n in range(mask.n_kept + 1) if sums_from(found)[0] >> n & 1]
+    total = gone
+    whole_rounds = {total}
     blocks: set[int] = set()
-    for unit in units(view, equal, mask, rules):
+    for unit in found:
         if unit[0].block in blocks:
-            whole_rounds.append(totals[-1])
+            whole_rounds.add(total)
             blocks = set()
         blocks.add(unit[0].block)
-        totals.append(totals[-1] + len(unit))
-    whole_rounds.append(totals[-1])
-    return sorted(set(whole_rounds if rules.scope == "per_block" else totals))
+        total += len(unit)
+    return sorted({*whole_rounds, total})
+
+
+def sums_from(ordered: Sequence[Unit]) -> list[int]:
+    """Find how many heads can be had from each position on, by taking and leaving units.
+
+    Returns:
+        One number per position, and one for the end: its bit n is set if n heads can be had.
+    """
+    sums = [1]  # no heads can always be had
+    for unit in reversed(ordered):
+        sums.append(sums[-1] | sums[-1] << len(unit))
+    return sums[::-1]
 
 
 def _cannot(asked: int, possible: Sequence[int], mask: HeadMask, rules: Rules) -> str:

@@ -115,8 +115,8 @@ def _check_group(view: HeadModel, head: Head, source: Head, copies: Copies) -> N
         return
     raise GroupError(
         f"cannot copy head {source} onto {head}: they read different key/value heads, and"
-        f" {head} shares its own with {', '.join(str(h) for h in mine if h != head) or 'none'}\n"
-        "  group whole key/value heads (--unit kv), or choose the action mask or remove"
+        f" {head} shares its own with {', '.join(str(h) for h in mine if h != head) or 'none'};"
+        " group whole key/value heads (--unit kv), or choose the action mask or remove"
     )
 
 

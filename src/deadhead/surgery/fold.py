@@ -89,7 +89,7 @@ def _check_policy(view: HeadModel, plan: PruningPlan) -> None:
         if any(kv_differ(view, head, source) for head, source in plan.copies.items()):
             raise
         raise GroupError(
-            f"{error}\n  to fold query heads of one group, gqa='ungroup'; to fold whole groups,"
+            f"{error}; to fold query heads of one group, gqa='ungroup'; to fold whole groups,"
             " --unit kv"
         ) from error
 

@@ -21,8 +21,8 @@ def whole_groups(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int,
         if gone and stay:
             raise GroupError(
                 f"cannot remove head {Head(number, gone[0])}: it shares key/value head"
-                f" {block.held.kv_heads[slot]} with head {Head(number, stay[0])}, which is kept\n"
-                '  keep both, remove both, or choose gqa="ungroup" (exact, larger cache)'
+                f" {block.held.kv_heads[slot]} with head {Head(number, stay[0])}, which is kept;"
+                ' keep both, remove both, or choose gqa="ungroup" (exact, copies keys)'
             )
     return tuple(s for s, members in enumerate(members_of(block)) if members[0] in kept)
 
@@ -34,15 +34,20 @@ def equalise(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...
         gone = [str(Head(number, h)) for h in block.held.heads if h not in kept]
         raise GroupError(
             f"cannot remove heads {', '.join(gone)}: the key/value groups of block {number} would"
-            f" keep {', '.join(str(sizes[s]) for s in sorted(sizes))} query heads\n"
-            '  drop the same number in each group, or choose gqa="ungroup" (exact, larger cache)'
+            f" keep {', '.join(str(sizes[s]) for s in sorted(sizes))} query heads;"
+            ' drop the same number in each group, or choose gqa="ungroup" (exact, copies keys)'
         )
     return tuple(sorted(sizes))
 
 
 def ungroup(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...]:
-    """Give every kept query head its own copy of its key/value head: exact for any mask."""
-    return tuple(slot_of(block, h) for h in kept)
+    """Copy keys and values, a pair to each query head, in blocks whose groups become uneven.
+
+    Any mask is exact. Blocks whose groups stay even are cut as by `equalise`: the cache shrinks.
+    """
+    slots = tuple(slot_of(block, h) for h in kept)
+    sizes = Counter(slots)
+    return slots if len(set(sizes.values())) > 1 else tuple(sorted(sizes))
 
 
 Policy = Callable[[int, Block, tuple[int, ...]], tuple[int, ...]]

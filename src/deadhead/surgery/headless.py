@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from deadhead.architectures import Architecture, architecture_named, project_nothing
+from deadhead.errors import UnsupportedModelError
+from deadhead.heads import HeadModel
 
 
 class Headless:
@@ -15,8 +17,8 @@ class Headless:
 
     deadhead_model_type: str
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Return (what the block adds, attention maps of no heads)."""
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return (what the block adds, attention maps of no heads), or the first alone."""
         module: Any = self
         _remember_tokens(module, hidden_states, (*args, *kwargs.values()))
         architecture = architecture_named(self.deadhead_model_type)
@@ -25,6 +27,8 @@ class Headless:
             result = project_nothing(module.get_submodule(path), hidden_states)
         else:
             result = architecture.headless(module, hidden_states, args)
+        if architecture.maps == "none":
+            return result
         batch, tokens = hidden_states.shape[:2]
         return result, hidden_states.new_zeros(batch, 0, tokens, tokens)
 
@@ -52,6 +56,20 @@ def _headless_class(cls: type[nn.Module]) -> type[nn.Module]:
 def _rebuild(cls: type[nn.Module]) -> nn.Module:
     made = _headless_class(cls)
     return made.__new__(made)
+
+
+def check_headless(view: HeadModel, number: int) -> None:
+    """Refuse to take every head of a block if it is not known what the block then returns.
+
+    Raises:
+        UnsupportedModelError: it is a module of the user's own, and its record does not say.
+    """
+    if view.architecture.maps == "interface" and not hasattr(view.model, "set_attn_implementation"):
+        raise UnsupportedModelError(
+            f"cannot remove every head of block {number}: the record of"
+            f" {view.architecture.model_type!r} does not say what its attention returns; give it"
+            ' maps="output" (output, maps) or maps="none" (output alone), or keep a head'
+        )
 
 
 def behead_(attention: nn.Module, architecture: Architecture) -> None:

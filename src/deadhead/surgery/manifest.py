@@ -54,7 +54,7 @@ class DeadheadConfig(QuantizationConfigMixin):
         Raises:
             CheckpointError: an entry contradicts itself.
         """
-        odd = [n for n in self.blocks if not n.isdecimal()]
+        odd = [n for n in self.blocks if not n.isdecimal() or n != str(int(n))]
         if odd:
             raise CheckpointError(
                 f"the deadhead entry of config.json lists block {odd[0]!r}, which is no number;"

@@ -8,7 +8,7 @@ from deadhead.architectures import Architecture
 from deadhead.errors import HeadError
 from deadhead.heads import Block, BlockHeads, HeadModel
 from deadhead.surgery.groups import policy_named, ungroup
-from deadhead.surgery.headless import behead_
+from deadhead.surgery.headless import behead_, check_headless
 from deadhead.surgery.manifest import record_in_config
 from deadhead.surgery.slicing import Cut, slice_
 from deadhead.types import PruningPlan
@@ -28,6 +28,8 @@ def remove_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
         HeadError: the plan is for another model or action, or keeps a head that is gone.
         GroupError: the plan cuts half a key/value group, against its `gqa` policy.
         UnknownNameError: the plan's `gqa` policy is not known.
+        UnsupportedModelError: a block of the user's own module loses every head, and its record
+            does not say what it then returns.
     """
     view = model if isinstance(model, HeadModel) else HeadModel(model)
     for block, cut in zip(view.blocks, cuts_of(view, plan), strict=True):
@@ -57,6 +59,8 @@ def cuts_of(view: HeadModel, plan: PruningPlan) -> list[Cut]:
     for number, block in enumerate(view.blocks):
         kept = plan.mask.kept_in(number)
         heads = tuple(block.position(h) for h in kept)
+        if block.n_heads and not heads:
+            check_headless(view, number)
         shared = block.n_heads != block.n_kv_heads  # if not, every policy is the same
         cuts.append(Cut(heads, (policy if shared else ungroup)(number, block, kept)))
     return cuts

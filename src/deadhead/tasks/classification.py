@@ -72,7 +72,7 @@ class ClassificationTask(BatchedTask):
             )
         labels = rows.values(label)
         text, second = _text_columns(rows, columns, label)
-        texts = [rows.texts(text)] if second is None else [rows.texts(text), rows.texts(second)]
+        texts = [rows.filled_texts(column) for column in (text, second) if column is not None]
         return Examples(
             list(zip(*texts, strict=True)),
             labels=_with_names(labels, rows.class_names.get(label)),

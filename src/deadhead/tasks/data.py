@@ -115,6 +115,22 @@ class Rows:
                 )
         return values  # type: ignore[return-value]
 
+    def filled_texts(self, column: str) -> list[str]:
+        """Return a column of text, none of it blank.
+
+        Raises:
+            UnknownNameError: there is no such column.
+            DataError: a row has nothing there, or something that is not text.
+        """
+        values = self.texts(column)
+        blank = [row for row, value in enumerate(values) if not value.strip()]
+        if blank:
+            raise DataError(
+                f"{self._place(blank[0])} has a blank {column!r}; {len(blank)} of {len(self)} rows"
+                " have one; fill it in or remove them"
+            )
+        return values
+
     def _place(self, row: int) -> str:
         file, index = self.origins[row]
         return f"row {index} of {file!r}"

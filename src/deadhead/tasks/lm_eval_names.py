@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deadhead.errors import DataError, FileFormatError, MissingDependencyError, UnknownNameError
 
 
@@ -94,11 +92,14 @@ _GET_DATA = (
 )
 
 
-class _Reader(yaml.SafeLoader):
-    """Reads task files without importing the functions that they name."""
+@functools.cache
+def _reader() -> Any:
+    """Make a reader of task files that does not import the functions that they name."""
+    import yaml
 
-
-_Reader.add_constructor("!function", lambda _, node: str(node.value))
+    reader = type("TaskFileLoader", (yaml.SafeLoader,), {})
+    reader.add_constructor("!function", lambda _, node: str(node.value))
+    return reader
 
 
 def _task_files(folder: Path) -> tuple[tuple[Path, int], ...]:
@@ -120,8 +121,10 @@ def _task_files(folder: Path) -> tuple[tuple[Path, int], ...]:
 
 
 def _check_file(file: Path) -> None:
+    import yaml
+
     try:
-        read = yaml.load(file.read_bytes(), _Reader)
+        read = yaml.load(file.read_bytes(), _reader())
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""

@@ -49,7 +49,7 @@ class MinimalPairsTask(BatchedTask):
                 f"task kind 'minimal_pairs' does not fit {rows.source!r}: no {missing[0]!r} among"
                 f" its columns {', '.join(rows.columns)}; name them {GOOD!r} and {BAD!r}"
             )
-        pairs = list(zip(rows.texts(GOOD), rows.texts(BAD), strict=True))
+        pairs = list(zip(rows.filled_texts(GOOD), rows.filled_texts(BAD), strict=True))
         groups = [str(v) for v in rows.values(PARADIGM)] if PARADIGM in rows.columns else None
         return Examples(pairs, groups=groups, origins=rows.origins)
 
