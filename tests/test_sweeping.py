@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
-from deadhead import HeadModel, load_model
-from deadhead.errors import BudgetError, UnknownNameError
+from deadhead import Head, HeadModel, PruningPlan, load_model, save_model
+from deadhead.errors import BudgetError, DataError, UnknownNameError
 from deadhead.runs import DataSettings, ModelSettings
 from deadhead.runs.sweep import SweepSettings, conduct_sweep
 from deadhead.similarity import Clustering, head_grams
+from deadhead.surgery import mask_
 from deadhead.sweeping import Point, Reading, Sweep, count_points, lines_of, sweep
 from deadhead.types import HeadScores
 from models import batch, make, outputs
@@ -85,6 +88,12 @@ def test_what_cannot_be_exact_says_why_and_the_rest_goes_on():
     assert mask.readings["sum"].value == mask.readings["sum"].value
 
 
+def test_as_many_random_heads_go_as_the_groups_beside_them_drop():
+    asked = Sweep((0.4,), (Clustering(),), actions=("mask",), draws=1)
+    _, groups, drawn = swept(make("llama", "causal_lm"), asked)
+    assert groups.dropped == drawn.dropped == 7
+
+
 def test_a_sweep_goes_on_where_it_stopped():
     model, seen = make("opt", "causal_lm"), []
     asked = Sweep((0.25, 0.5), (Clustering(),), draws=2)
@@ -115,11 +124,40 @@ def test_draws_become_one_line_with_the_range_of_95_percent():
         ({"actions": ("folded",)}, UnknownNameError, "did you mean 'fold'"),
         ({"criteria": ("tailor",)}, UnknownNameError, "did you mean 'taylor'"),
         ({"draws": -1}, BudgetError, "give 0"),
+        ({"actions": ()}, BudgetError, "needs a share of the heads and an action"),
+        ({"clusterings": (Clustering(grouping="random"),)}, BudgetError, "say how often"),
     ],
 )
 def test_what_a_sweep_cannot_do_is_refused_before_anything_is_loaded(values, error, message):
     with pytest.raises(error, match=message):
         Sweep(**{"fractions": (0.5,), "clusterings": (Clustering(),), **values})
+
+
+def test_a_refused_sweep_leaves_nothing_and_other_weights_are_not_gone_on_with(tmp_path):
+    loaded = load_model("bundled:decoder")
+    save_model(loaded.model, loaded.tokenizer, tmp_path / "model")
+    settings = SweepSettings(
+        model=ModelSettings(str(tmp_path / "model")),
+        data=DataSettings(spec="bundled:agreement", calibration_size=8, test_size=8),
+        sweep=Sweep((0.25, 0.9), (Clustering(),)),
+        output=tmp_path / "sweep",
+        measure_speed=False,
+    )
+    with pytest.raises(BudgetError, match="keeps a representative"):
+        conduct_sweep(settings)
+    assert not (tmp_path / ".sweep.partial").exists()
+    settings = replace(settings, sweep=Sweep((0.25,), (Clustering(),)))
+
+    def stop(point):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        conduct_sweep(settings, on_point=stop)
+    shutil.rmtree(tmp_path / "model")
+    mask_(loaded.model, PruningPlan(HeadModel(loaded.model).mask.drop(Head(0, 0))))
+    save_model(loaded.model, loaded.tokenizer, tmp_path / "model")
+    with pytest.raises(DataError, match="started with another weights"):
+        conduct_sweep(settings, resume=True)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from deadhead.criteria import score_all
 from deadhead.criteria.base import criterion_class, make_criterion
 from deadhead.criteria.inputs import Batch
 from deadhead.criteria.losses import loss_named
-from deadhead.errors import BudgetError, HeadError, ScoreError
+from deadhead.errors import BudgetError, DataError, HeadError, ScoreError
 from deadhead.heads import HeadModel
 from deadhead.similarity import Clustering, GramFn, HeadGrams, head_grams
 from deadhead.strategies import Move, Rules, ScoreFn, StopRules, droppable, strategy_named
@@ -117,7 +117,10 @@ class Recipe:
 
     def plan(self, mask: HeadMask, copies: Mapping[Head, Head] | None = None) -> PruningPlan:
         """Return the plan that leaves a mask."""
-        return PruningPlan(mask, copies or {}, self.action, self.gqa, self.slope)
+        gqa = self.gqa
+        if self.strategy == "clusters" and gqa == "whole_groups":
+            gqa = self.rules.gqa  # single heads are grouped: their groups do not stay whole
+        return PruningPlan(mask, copies or {}, self.action, gqa, self.slope)
 
 
 @dataclass
@@ -244,6 +247,11 @@ def prune(
     mask = (good or steps[:1])[-1].mask
     if recipe.strategy == "clusters" and mask != origin and mask not in copies:  # a resumed run
         again = next(_moves(view, score, grams, recipe, start=origin, limits=(limit,)))
+        if again.mask != mask:
+            raise DataError(
+                "the interrupted run had grouped the heads in another way: its prompts or its table"
+                " of importance have changed; remove it and start again"
+            )
         copies[again.mask] = again.copies
     return Pruning(trajectory, first[0], recipe.plan(mask, copies.get(mask)), on)
 

@@ -17,7 +17,9 @@ from deadhead.pruning import Recipe, choose
 from deadhead.similarity import Clustering, GramFn
 from deadhead.strategies import ScoreFn, droppable
 from deadhead.surgery import applied, apply_
-from deadhead.types import COPYING, PruningPlan, count_heads
+from deadhead.surgery.fold import removal_of
+from deadhead.surgery.remove import cuts_of
+from deadhead.types import COPYING, PruningPlan, count_heads, json_number
 
 SMALLER = ("remove", "fold")  # actions whose models are really smaller
 RANDOM_HEADS, RANDOM_GROUPS = "random heads", "random groups"
@@ -68,7 +70,7 @@ class Point:
         """Return a JSON value that `from_json` reads back; NaN becomes null."""
         values = asdict(self)
         for reading in values["readings"].values():
-            reading.update({k: None for k, v in reading.items() if v != v})
+            reading.update({k: json_number(reading[k]) for k in ("value", "low", "high")})
         return values
 
     @classmethod
@@ -79,7 +81,7 @@ class Point:
 
 
 def _reading(metric: str, value: float | None, low: float | None, high: float | None) -> Reading:
-    return Reading(metric, *(float("nan") if x is None else x for x in (value, low, high)))
+    return Reading(metric, *(float("nan") if x is None else float(x) for x in (value, low, high)))
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ class Sweep:
     def __post_init__(self) -> None:
         if self.draws < 0:
             raise BudgetError(f"{self.draws} random draws; give 0 (none) or more, 20 for a band")
+        if not self.fractions or not self.actions:
+            raise BudgetError("a sweep needs a share of the heads and an action; name one or more")
+        if self.measured != self.clusterings and not self.draws:
+            raise BudgetError("random groups are drawn; say how often (--random 20)")
         for fraction in self.fractions:
             count_heads(fraction, 1)  # checks that it is a share
             for action in self.actions:
@@ -260,6 +266,8 @@ def _points(
 
 def _drawn(view: HeadModel, asked: Sweep, fraction: float, grams: GramFn) -> Iterator[_Planned]:
     rules = asked.of_criterion("random", fraction).rules
+    if asked.clusterings:  # as many heads as the groups drop beside which the draws stand
+        rules = asked.of_clusters(asked.clusterings[0], fraction, "mask").rules
     total = droppable(view, view.mask, rules, fraction) if asked.draws else 0
     unit = asked.clusterings[0].unit if asked.clusterings else "head"
     for draw in range(asked.draws):
@@ -291,6 +299,7 @@ def _judged(
     )
     try:
         if plan.action in SMALLER:
+            (removal_of if plan.action == "fold" else cuts_of)(view, plan)  # before it is copied
             model = apply_(copy.deepcopy(view.model), plan)
             size = dict(measure(model)) if measure is not None else {}
             return replace(made, readings=_readings(model, judges), size=size)

@@ -63,7 +63,8 @@ def test_global_groups_may_span_blocks_and_then_only_duplicate():
 
 def test_shared_keys_and_values_are_grouped_as_they_can_be_copied():
     model = make("llama", "causal_lm")
-    heads = chosen(model, 6, action="fold", gqa="ungroup")
+    heads = chosen(model, 6, action="fold")
+    assert heads.gqa == "ungroup"
     assert all(h.index // 3 == s.index // 3 for h, s in heads.copies.items())
     with applied(model, heads):
         expected = outputs(model, batch())
@@ -144,6 +145,10 @@ def test_prune_judges_what_the_plan_does_and_a_resumed_run_knows_its_copies():
     done = Done(whole.scores, (whole.trajectory.start, *whole.trajectory.steps))
     again = prune(loaded.model, tasks, recipe, done=done)
     assert again.plan == whole.plan
+    dense = done.steps[0]
+    other = replace(done.steps[1], mask=dense.mask.drop(*dense.mask.heads[:8]))
+    with pytest.raises(DataError, match="grouped the heads in another way"):
+        prune(loaded.model, tasks, recipe, done=Done(whole.scores, (dense, other)))
     mask = prune(loaded.model, tasks, replace(recipe, action="mask"))
     assert mask.plan.mask == whole.plan.mask
     assert mask.trajectory.steps[-1].metric != fold

@@ -51,7 +51,7 @@ def test_copies_across_key_value_groups_are_refused_with_the_way_out():
 
 def test_half_a_group_is_not_folded_under_whole_groups():
     model = make("llama", "base")
-    with pytest.raises(GroupError, match=r"to fold query heads of one group, gqa='ungroup'"):
+    with pytest.raises(GroupError, match="to fold query heads of one group plan with --gqa"):
         fold_(model, plan(model, {"0.2": "0.0"}, action="fold"))
 
 
@@ -132,3 +132,12 @@ def test_plans_name_known_actions_and_say_what_becomes_of_heads():
     assert "block 1: heads 3 (as 0.2)" in text
     again = plan(model, {"0.1": "0.2"}, action="fold", slope="source")
     assert PruningPlan.from_json(again.to_json()) == again
+
+
+def test_a_dropped_head_without_a_source_is_no_duplicate():
+    model = make("bert", "base")
+    alone = PruningPlan(HeadModel(model).mask.drop(Head(0, 1)), action="duplicate")
+    with pytest.raises(HeadError, match=r"drops head 0\.1 and does not say whose copy"):
+        duplicate_(model, alone)
+    with pytest.raises(HeadError, match="does not say whose copy"), applied(model, alone):
+        pass

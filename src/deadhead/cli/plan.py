@@ -132,6 +132,7 @@ def plan(
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     view, batches = HeadModel(loaded.model), None
     provenance: dict[str, Any] = {"model": loaded.name, **asdict(recipe), "versions": versions()}
+    provenance["clustering"] = asdict(recipe.rules.clustering)  # with its seed
     if scores is not None and given is not None:
         del provenance["seed"], provenance["loss"]  # the scores were made with their own
         provenance["scores"] = {"file": scores.name, **given.provenance}
@@ -211,7 +212,8 @@ def apply(
     else:
         sizes = (f"{facts[f'parameters_{when}']:,} {when}" for when in ("before", "after"))
         show(chosen.describe(), f"parameters: {', '.join(sizes)}")
-        show(f"model: {output}  (import deadhead, then {facts['auto_class']}.from_pretrained)")
+        needs = "import deadhead, then " if facts["needs_deadhead"] else ""
+        show(f"model: {output}  ({needs}{facts['auto_class']}.from_pretrained)")
 
 
 def needs_calibration(recipe: Recipe, *, prompts: bool, scores: bool) -> bool:

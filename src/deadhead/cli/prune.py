@@ -258,6 +258,6 @@ def report(summary: RunSummary, settings: RunSettings, *, as_json: bool) -> None
         show(speed_table(summary.speed))
     show(outcome(summary), f"report: {settings.output / 'report.html'}")
     if settings.save:
-        needs = "import deadhead, then " if summary.plan.action in ("remove", "fold") else ""
+        needs = "import deadhead, then " if summary.model["needs_deadhead"] else ""
         loader = f"{needs}{summary.model['auto_class']}.from_pretrained"
         show(f"model:  {settings.output / 'model'}  ({loader})")

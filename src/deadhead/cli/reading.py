@@ -79,7 +79,7 @@ def read_json(file: Path, what: str) -> dict[str, Any]:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{str(file)!r} is not there; give the file that holds {what}") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise FileFormatError(
             f"{str(file)!r} is not JSON ({error}); it should hold {what}"
         ) from error

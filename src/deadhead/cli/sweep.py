@@ -153,7 +153,7 @@ def sweep(
             allow_overlap=allow_overlap,
         ),
         sweep=Sweep(
-            fractions=tuple(_share(text) for text in _names(heads)),
+            fractions=tuple(dict.fromkeys(_share(text) for text in _names(heads))),
             clusterings=tuple(clusterings),
             criteria=tuple(_names(criterion)),
             actions=tuple(_names(action)),
@@ -175,6 +175,9 @@ def sweep(
             None if include_path is None else str(include_path),
             num_fewshot,
             limit,
+            batch_size,
+            seed,
+            trust_remote_code,
         ),
         measure_speed=speed,
         command=typed_command(),

@@ -30,9 +30,7 @@ def model_card(summary: RunSummary) -> str:
         f"# {title}\n",
         f"{markdown_text(outcome(summary))}\n",
         "## Load it\n",
-        _fenced(LOADING.format(auto_class=_auto_class(summary.model)), "python"),
-        "`pip install deadhead` first. Layers have different numbers of heads, which plain\n"
-        "transformers cannot build; no remote code runs.\n",
+        *_loading(summary.model),
         "## Numbers\n",
         _table(cost_rows(summary)),
     ]
@@ -50,6 +48,17 @@ def model_card(summary: RunSummary) -> str:
     if command := summary.run.get("command"):
         parts += ["The exact command:\n", _fenced(str(command), "sh")]
     return "\n".join(parts)
+
+
+def _loading(model: dict[str, Any]) -> list[str]:
+    code = LOADING.format(auto_class=_auto_class(model))
+    if model.get("needs_deadhead", True):
+        return [
+            _fenced(code, "python"),
+            "`pip install deadhead` first. Layers differ from what config.json alone says, which\n"
+            "plain transformers cannot build; no remote code runs.\n",
+        ]
+    return [_fenced(code.split("\n", 1)[1], "python"), "Any tool of transformers loads it.\n"]
 
 
 def _front_matter(summary: RunSummary) -> str:

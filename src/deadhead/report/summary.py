@@ -28,8 +28,8 @@ class RunSummary:
         plan: what was cut in the end.
         model: `name`, `hub_id` (None for what is not on the Hub), `model_type`,
             `parameters_before`, `parameters_after`, `kv_bytes_per_token_before`,
-            `kv_bytes_per_token_after` (None for encoders) and `auto_class` (e.g.
-            `AutoModelForCausalLM`; for the card).
+            `kv_bytes_per_token_after` (None for encoders), `auto_class` (e.g.
+            `AutoModelForCausalLM`; for the card) and `needs_deadhead` to load it.
         speed: timings.
         evaluation: `dense` and `pruned` (each `{metric: value}`), `interval` (`{"dense": [low,
             high], "pruned": [low, high]}` of the trajectory's metric, 95%) and `chance`.

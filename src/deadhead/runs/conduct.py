@@ -23,7 +23,7 @@ from deadhead.pruning import Progress, Pruning, prune
 from deadhead.report import RunSummary, SpeedRow, measure_all, model_card, write_report
 from deadhead.runs.facts import data_facts, model_facts, model_size, versions
 from deadhead.runs.journal import Journal
-from deadhead.runs.settings import RunSettings
+from deadhead.runs.settings import RunSettings, table_fingerprint
 from deadhead.surgery import apply_, masked
 from deadhead.tasks import TaskSet
 from deadhead.tasks.prompts import Prompts
@@ -70,6 +70,7 @@ def conduct(
             **settings.header(),
             "fingerprints": data,
             "weights": settings.model.fingerprint(),
+            "importance": table_fingerprint(settings.recipe.clustering.importance),
             "versions": versions(),
         },
         resume=resume,

@@ -45,6 +45,7 @@ def model_facts(
         "hub_id": settings.hub_id,
         "model_type": model.config.model_type,
         "auto_class": _auto_class(model),
+        "needs_deadhead": getattr(model.config, "quantization_config", None) is not None,
         **{f"{size}_before": value for size, value in before.items()},
         **{f"{size}_after": value for size, value in after.items()},
     }

@@ -147,6 +147,16 @@ class PromptSettings:
         return open_prompts(options.pop("spec"), tokenizer, config=config, **options)
 
 
+def table_fingerprint(spec: str | None) -> str | None:
+    """Return a short hex of a table of importance, perhaps with `:KEY` behind it; None if none."""
+    if spec is None:
+        return None
+    file = Path(spec) if Path(spec).exists() else Path(spec.rpartition(":")[0])
+    if not file.is_file():
+        raise DataError(f"{spec!r} is not there; give a table of importance")
+    return blake2b(file.read_bytes(), digest_size=6).hexdigest()
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """A whole `deadhead prune`.

@@ -15,14 +15,21 @@ from torch import nn
 from deadhead.checkpoints import Loaded, check_empty, load_model, whole_folder
 from deadhead.criteria import score_all
 from deadhead.criteria.inputs import to_device
+from deadhead.errors import CheckpointError, DataError
 from deadhead.heads import HeadModel
 from deadhead.report import measure_all
 from deadhead.report.sweep_page import SweepSummary, write_sweep_page
+from deadhead.runs.comparing import check_room, to_drop
 from deadhead.runs.facts import data_facts, model_size, versions
 from deadhead.runs.journal import Journal
-from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings
+from deadhead.runs.settings import (
+    DataSettings,
+    ModelSettings,
+    PromptSettings,
+    table_fingerprint,
+)
 from deadhead.similarity import Clustering, HeadGrams, head_grams
-from deadhead.strategies import ScoreFn
+from deadhead.strategies import ScoreFn, droppable
 from deadhead.sweeping import Judge, Line, Point, Reading, Sweep, count_points, lines_of, sweep
 from deadhead.tasks import Task, TaskSet
 from deadhead.tasks.prompts import Prompts
@@ -37,6 +44,9 @@ class LmEvalSettings:
     include_path: str | None = None
     num_fewshot: int | None = None
     limit: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,31 +102,49 @@ def conduct_sweep(
     prompts = settings.prompts
     texts = None if prompts is None else prompts.open(loaded.tokenizer, loaded.model.config)
     data = data_facts(calibration=tasks.calibration, test=tasks.test, prompts=texts, **also)
-    header = {**settings.header(), "fingerprints": data, "versions": versions()}
-    journal = Journal.open(settings.output, header, resume=resume)
+    tables = {c.importance for c in settings.sweep.clusterings}
+    header = {
+        **settings.header(),
+        "fingerprints": data,
+        "weights": settings.model.fingerprint(),
+        "importance": [table_fingerprint(table) for table in tables],
+        "versions": versions(),
+    }
+    _check_shares(view, settings.sweep)
     judges = {tasks.test.name: _judge(tasks.test)}
     judges |= {task.name: _judge(task) for task in also.values()}
     if settings.lm_eval is not None:
         judges |= _lm_eval_judges(settings.lm_eval, loaded)
+    journal = Journal.open(settings.output, header, resume=resume)
     on_start(loaded, tasks, count_points(settings.sweep))
 
+    seen: list[Point] = []
+
     def keep(point: Point) -> None:
+        seen.append(point)
         journal.write("point", point.to_json())
         on_point(point)
 
     done = [Point.from_json(point) for point in journal.points]
     for point in done:
         on_point(point)
-    points = sweep(
-        view,
-        settings.sweep,
-        judges,
-        score=_score(view, tasks, settings.sweep),
-        grams=_grams(view, texts or tasks.calibration, settings.sweep),
-        measure=_measure(loaded.model, tasks.test, timed=settings.measure_speed),
-        done={point.key: point for point in done},
-        on_point=keep,
-    )
+    try:
+        points = sweep(
+            view,
+            settings.sweep,
+            judges,
+            score=_score(view, tasks, settings.sweep),
+            grams=_grams(view, texts or tasks.calibration, settings.sweep),
+            measure=_measure(loaded.model, tasks.test, timed=settings.measure_speed),
+            done={point.key: point for point in done},
+            on_point=keep,
+        )
+    except CheckpointError:  # the disk is full: what is written waits for --resume
+        raise
+    except Exception:
+        if not resume and not any(point.method != "dense" for point in seen):
+            journal.remove()  # nothing but the dense model was judged
+        raise
     run = {
         "command": settings.command,
         "versions": versions(),
@@ -159,8 +187,20 @@ def frame(lines: list[Line]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _check_shares(view: HeadModel, asked: Sweep) -> None:
+    """Refuse shares that cannot be had, before any pass."""
+    for fraction in asked.fractions:
+        for clustering in asked.clusterings:
+            check_room(view, clustering, to_drop(view, clustering, fraction))
+        for criterion in asked.criteria:
+            droppable(view, view.mask, asked.of_criterion(criterion, fraction).rules, fraction)
+
+
 def _also(spec: str, settings: SweepSettings, loaded: Loaded) -> Task:
-    alone = DataSettings(test=spec, batch_size=settings.data.batch_size, seed=settings.data.seed)
+    given = settings.data
+    alone = DataSettings(
+        test=spec, batch_size=given.batch_size, max_length=given.max_length, seed=given.seed
+    )
     return alone.open_one("test", loaded.tokenizer, loaded.model.config)
 
 
@@ -173,7 +213,7 @@ def _judge(task: Task) -> Judge:
 
 
 def _lm_eval_judges(settings: LmEvalSettings, loaded: Loaded) -> dict[str, Judge]:
-    """Judge by every task in one call of lm-eval; the others read off what the first found."""
+    """Judge by each task of lm-eval."""
     from deadhead.tasks.lm_eval import check_lm_eval_tasks, primary, run_lm_eval
 
     path = None if settings.include_path is None else Path(settings.include_path)
@@ -188,8 +228,17 @@ def _lm_eval_judges(settings: LmEvalSettings, loaded: Loaded) -> dict[str, Judge
                 include_path=path,
                 num_fewshot=settings.num_fewshot,
                 limit=settings.limit,
+                batch_size=settings.batch_size or "auto",
+                seed=settings.seed,
+                trust_remote_code=settings.trust_remote_code,
             )
-            metric, value, error = primary(results)[name]
+            found = primary(results)
+            if name not in found:
+                raise DataError(
+                    f"lm-eval {name!r} has no metric of its own; name its tasks:"
+                    f" {', '.join(sorted(found))}"
+                )
+            metric, value, error = found[name]
             wide = float("nan") if error is None else 1.96 * error
             return Reading(metric, value, value - wide, value + wide)
 

@@ -30,12 +30,12 @@ def duplicate_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
     Cost: one copy of the copied slices; no forward pass.
 
     Raises:
-        HeadError: a head or source that the model does not hold, or a source that is copied over.
+        HeadError: a head or source that the model does not hold, a source that is copied over, or a
+            dropped head without a source.
         GroupError: a head would need another key/value head than the ones it shares it with.
     """
     view = model if isinstance(model, HeadModel) else HeadModel(model)
-    plan.mask.check_shape(view.mask.counts)
-    check_copies(view, plan.copies)
+    check_sources(view, plan)
     for tensor, rows, values in list(_writes(view, plan.copies)):
         tensor[rows] = values
     if plan.slope == "source":
@@ -55,7 +55,8 @@ def duplicated(model: nn.Module | HeadModel, plan: PruningPlan) -> Iterator[nn.M
         HeadError, GroupError: as `duplicate_`.
     """
     view = model if isinstance(model, HeadModel) else HeadModel(model)
-    plan.mask.check_shape(view.mask.counts)
+    if plan.action == "duplicate":
+        check_sources(view, plan)
     check_copies(view, plan.copies)
     slopes = slopes_with(view, plan.copies) if plan.slope == "source" else {}
     writes = list(_writes(view, plan.copies))
@@ -68,6 +69,22 @@ def duplicated(model: nn.Module | HeadModel, plan: PruningPlan) -> Iterator[nn.M
         for tensor, rows, values in writes:
             tensor[rows] = values
         yield view.model
+
+
+def check_sources(view: HeadModel, plan: PruningPlan) -> None:
+    """Refuse a plan that drops a head and does not say whose copy it becomes.
+
+    Raises:
+        HeadError, GroupError: as `duplicate_`.
+    """
+    plan.mask.check_shape(view.mask.counts)
+    alone = [h for h in view.mask.heads if not plan.mask.keeps(h) and h not in plan.copies]
+    if alone:
+        raise HeadError(
+            f"the plan drops head {alone[0]} and does not say whose copy it becomes; make it with"
+            " --strategy clusters, or choose the action mask or remove"
+        )
+    check_copies(view, plan.copies)
 
 
 def check_copies(view: HeadModel, copies: Copies) -> None:

@@ -89,8 +89,8 @@ def _check_policy(view: HeadModel, plan: PruningPlan) -> None:
         if any(kv_differ(view, head, source) for head, source in plan.copies.items()):
             raise
         raise GroupError(
-            f"{error}; to fold query heads of one group, gqa='ungroup'; to fold whole groups,"
-            " --unit kv"
+            f"{error}; to fold query heads of one group plan with --gqa ungroup, to fold whole"
+            " groups with --unit kv"
         ) from error
 
 
