@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -321,6 +322,11 @@ entry()
 """
 
 
+def hears_ctrl_c():
+    """Undo in a child what a shell does to jobs in the background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     "name", ["torch", pytest.param("deadhead.cli.score", marks=pytest.mark.slow)]
 )
@@ -329,7 +335,12 @@ def test_ctrl_c_during_start_up_says_so(name):
     entry = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]["deadhead"]
     module, function = entry.split(":")
     code = STARTED.format(name=name, module=module, function=function)
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        preexec_fn=hears_ctrl_c,
+    )
     assert found.returncode == 130
     assert (found.stdout, found.stderr) == ("", "stopped before anything was done\n")
 

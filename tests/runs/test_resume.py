@@ -217,6 +217,8 @@ def start(output: Path) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+        # a shell lets jobs in the background ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     file, end = partial_folder(output) / "journal.jsonl", time.monotonic() + 120
     while time.monotonic() < end and not (file.exists() and file.read_text().count("\n") > 5):
