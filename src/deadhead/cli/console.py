@@ -39,6 +39,15 @@ def say(*what: Any) -> None:
     ERR.print(*what)
 
 
+def stopped(*, waits: bool) -> None:
+    """Say after Ctrl-C how to go on, if a part of the run `waits`, or that nothing was done."""
+    say(
+        "stopped; nothing is lost: go on with the same command and --resume"
+        if waits
+        else "stopped before anything was done"
+    )
+
+
 def fail(message: object) -> NoReturn:
     """Print an error to stderr and end with exit code 2."""
     ERR.print(Text("error:", style="bold red"), str(message))

@@ -10,7 +10,7 @@ import torch
 import typer
 
 from deadhead.cli import options as o
-from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
+from deadhead.cli.console import progress_bar, say, show, show_json, stopped, typed_command
 from deadhead.heads import HeadModel
 from deadhead.pruning import Recipe
 from deadhead.report import RunSummary, outcome, speed_table, step_table, summary_table
@@ -236,12 +236,7 @@ def run(settings: RunSettings, *, resume: bool, as_json: bool) -> None:
         try:
             summary = conduct(settings, resume=resume, watch=watch)
         except KeyboardInterrupt as stop:
-            waits = partial_folder(settings.output).exists()
-            say(
-                "stopped; nothing is lost: go on with the same command and --resume"
-                if waits
-                else "stopped before anything was done"
-            )
+            stopped(waits=partial_folder(settings.output).exists())
             raise typer.Exit(130) from stop
     report(summary, settings, as_json=as_json)
 

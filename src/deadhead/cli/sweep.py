@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from deadhead.cli import options as o
-from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
+from deadhead.cli.console import progress_bar, say, show, show_json, stopped, typed_command
 from deadhead.errors import BudgetError
 from deadhead.report.sweep_page import sweep_rows
 from deadhead.report.tables import rich_table
@@ -197,12 +197,7 @@ def sweep(
                 on_point=lambda point: advance(description=f"{point.method}, {point.action}"),
             )
         except KeyboardInterrupt as stop:
-            waits = partial_folder(settings.output).exists()
-            say(
-                "stopped; nothing is lost: go on with the same command and --resume"
-                if waits
-                else "stopped before anything was done"
-            )
+            stopped(waits=partial_folder(settings.output).exists())
             raise typer.Exit(130) from stop
     if as_json:
         rows = frame(list(summary.lines)).to_dict("records")

@@ -248,17 +248,14 @@ def _lm_eval_judges(settings: LmEvalSettings, loaded: Loaded) -> dict[str, Judge
 
 
 def _score(view: HeadModel, tasks: TaskSet, asked: Sweep) -> Callable[[str], ScoreFn]:
-    """Score by every criterion in one call, the first time that one is asked for."""
+    """Score by a criterion the first time it is asked for, by its own loss unless one is named."""
     found: dict[str, HeadScores] = {}
 
     def of(criterion: str) -> ScoreFn:
         if criterion not in found:
-            names = list(dict.fromkeys([*asked.criteria, criterion]))
             batches = tasks.calibration.batches()
             options = {"loss": asked.loss, "seed": asked.seed}
-            # each by its own loss, unless one is named: together they would share one
-            for name in names:
-                found[name] = score_all(view, batches, [name], **options)[name]
+            found[criterion] = score_all(view, batches, [criterion], **options)[criterion]
 
         def score(mask: HeadMask) -> HeadScores:
             return found[criterion]

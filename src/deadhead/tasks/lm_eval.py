@@ -204,7 +204,11 @@ def _evaluate(lm, names, made, manager, num_fewshot, limit, seed) -> dict[str, A
             f"lm-eval cannot evaluate {', '.join(names)} ({type(error).__name__}:"
             f" {first_line(error)}); check the task's file and rows"
         ) from error
-    assert results is not None  # only other ranks of a distributed run get none
+    if results is None:
+        raise DataError(
+            "lm-eval gives results to the first process of a distributed run only; evaluate in one"
+            " process"
+        )
     tracker.general_config_tracker.log_end_time()
     whole = {**results, "task_hashes": {}, **asdict(tracker.general_config_tracker)}
     return json.loads(json.dumps(whole, default=handle_non_serializable))
