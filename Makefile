@@ -31,6 +31,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/greedy.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/similarity.py
 
 train-bundled: $(READY)
 	$(BIN)/python scripts/train_bundled.py

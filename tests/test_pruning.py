@@ -7,9 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from deadhead import HeadMask, HeadModel, HeadScores, Recipe, TaskSet, prune
+from deadhead import Head, HeadMask, HeadModel, HeadScores, Recipe, TaskSet, prune
 from deadhead.errors import BudgetError, HeadError, ScoreError
-from deadhead.pruning import choose
+from deadhead.pruning import Progress, choose
+from deadhead.similarity import Clustering
+from deadhead.surgery import remove_
+from deadhead.types import PruningPlan
 from models import batch, make
 
 
@@ -51,6 +54,55 @@ def test_a_step_ends_on_what_is_cut(strategy, cut, per_step):
     at_cut = next(s for s in run.trajectory if s.mask == run.plan.mask)
     assert not np.isnan(at_cut.metric)
     assert len(run.trajectory.steps[-1].mask.dropped) == 18
+
+
+CLUSTERS = {"strategy": "clusters", "heads": 9}
+BLIND = Clustering(grouping="random", representative="random")
+
+
+def test_clusters_are_scored_for_a_budget_only(monkeypatch, tmp_path):
+    np.save(tmp_path / "table.npy", np.arange(18.0).reshape(3, 6))
+    table = Clustering(grouping="importance_budget", importance=str(tmp_path / "table.npy"))
+    work, seen = [], []
+    progress = Progress(on_work=work.append, on_scores=seen.append)
+    for how in (Clustering(), BLIND, table):
+        run = prune(make("opt"), TASKS, clustering=how, progress=progress, **CLUSTERS)
+        assert run.scores is None
+        assert len(run.plan.copies) == 9
+    assert seen == []
+    assert work == ["evaluate"] * 6
+    budget = Clustering(grouping="importance_budget")
+    run = prune(make("opt"), TASKS, clustering=budget, progress=progress, **CLUSTERS)
+    assert [run.scores] == seen
+    assert work.count("score") == 1
+
+
+class Unread(CountingTask):
+    def batches(self):
+        raise AssertionError("the calibration data was looked at")
+
+
+def test_random_groups_are_pruned_without_calibration_data():
+    tasks = TaskSet(Unread(), None, CountingTask())
+    run = prune(make("opt"), tasks, clustering=BLIND, **CLUSTERS)
+    assert len(run.plan.copies) == 9
+    with pytest.raises(AssertionError, match="was looked at"):
+        prune(make("opt"), tasks, **CLUSTERS)
+
+
+def test_prompts_spare_clusters_the_calibration_data():
+    tasks = TaskSet(Unread(), None, CountingTask())
+    run = prune(make("opt"), tasks, prompts=[batch()], **CLUSTERS)
+    assert run.plan == prune(make("opt"), TASKS, **CLUSTERS).plan
+
+
+def test_key_value_heads_that_cannot_be_grouped_are_refused_before_the_model_is_judged():
+    model = make("llama")
+    remove_(model, PruningPlan(HeadModel(model).mask.drop(Head(0, 0)), gqa="ungroup"))
+    progress = Progress(on_work=lambda what: pytest.fail(what))
+    how = Clustering(unit="kv")
+    with pytest.raises(HeadError, match="unit 'kv' needs key/value heads with as many"):
+        prune(model, TASKS, clustering=how, progress=progress, strategy="clusters", heads=4)
 
 
 def test_cutting_more_than_the_curve_covers_is_refused():

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
 from deadhead import Head, HeadModel, PruningPlan, load_model, save_model
-from deadhead.errors import BudgetError, DataError, UnknownNameError
+from deadhead.errors import BudgetError, DataError, FileFormatError, UnknownNameError
+from deadhead.readings import Point, Reading, lines_of
+from deadhead.report.sweep_page import SweepSummary, sweep_rows
 from deadhead.runs import DataSettings, ModelSettings
+from deadhead.runs.judging import LmEvalSettings
 from deadhead.runs.sweep import SweepSettings, conduct_sweep
 from deadhead.similarity import Clustering, head_grams
 from deadhead.surgery import mask_
-from deadhead.sweeping import Point, Reading, Sweep, count_points, lines_of, sweep
+from deadhead.sweeping import Sweep, count_points, sweep
 from deadhead.types import HeadScores
 from models import batch, make, outputs
 
 
 def judged(model):
-    return Reading("sum", float(outputs(model, batch()).sum()))
+    return {"sum": Reading("sum", float(outputs(model, batch()).sum()))}
 
 
 def swept(model, asked, **options):
@@ -36,7 +41,7 @@ def swept(model, asked, **options):
     return sweep(
         view,
         asked,
-        {"sum": judged},
+        [judged],
         score=score,
         grams=lambda scope: head_grams(view, [batch()], scope=scope),
         **options,
@@ -84,8 +89,47 @@ def test_what_cannot_be_exact_says_why_and_the_rest_goes_on():
     asked = Sweep((0.5,), (Clustering(grouping="global"),), actions=("fold", "mask"))
     _, fold, mask = swept(make("opt", "causal_lm"), asked)
     assert fold.readings == {}
+    assert fold.reason.startswith("not exact: cannot fold head")
     assert "different blocks" in fold.reason
     assert mask.readings["sum"].value == mask.readings["sum"].value
+
+
+def test_what_only_a_policy_forbids_names_the_policy():
+    asked = Sweep((0.4,), (Clustering(),), actions=("remove", "fold"), gqa="equalise")
+    points = swept(make("llama", "causal_lm"), asked)
+    for point in points[1:]:
+        assert point.reason.startswith("gqa policy 'equalise' forbids it: cannot remove heads")
+    rows = sweep_rows(SweepSummary("", lines_of(points))).rows
+    said = [row[5] for row in rows[1:]]
+    assert all("gqa policy 'equalise'" in text for text in said)
+    assert "not exact" not in " ".join(said)
+    assert all(
+        not p.reason
+        for p in swept(
+            make("llama", "causal_lm"),
+            replace(asked, gqa="ungroup"),
+        )[1:]
+    )
+
+
+def test_copies_that_cannot_be_made_are_not_blamed_on_the_policy():
+    asked = Sweep((0.5,), (Clustering(grouping="global"),), actions=("duplicate", "fold"))
+    _, duplicate, fold = swept(make("llama", "causal_lm"), asked)
+    assert duplicate.reason.startswith("cannot be done: cannot copy head")
+    assert fold.reason.startswith("not exact: cannot ")
+
+
+@pytest.mark.parametrize(
+    ("actions", "under"),
+    [(("remove", "mask"), "mask"), (("remove",), "mask"), (("mask", "fold"), "fold")],
+)
+def test_random_groups_have_a_row_whatever_the_actions(actions, under):
+    asked = Sweep((0.5,), (Clustering(grouping="random"),), actions=actions, draws=2)
+    points = swept(make("opt", "causal_lm"), asked)
+    assert len(points) == count_points(asked) == 1 + 2 * 2
+    drawn = [point for point in points if point.method == "random groups"]
+    assert [(p.action, p.draw, p.dropped) for p in drawn] == [(under, 0, 9), (under, 1, 9)]
+    assert drawn[0].readings != drawn[1].readings
 
 
 def test_as_many_random_heads_go_as_the_groups_beside_them_drop():
@@ -158,6 +202,110 @@ def test_a_refused_sweep_leaves_nothing_and_other_weights_are_not_gone_on_with(t
     save_model(loaded.model, loaded.tokenizer, tmp_path / "model")
     with pytest.raises(DataError, match="started with another weights"):
         conduct_sweep(settings, resume=True)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A sweep of one point beside the dense model."""
+    return SweepSettings(
+        model=ModelSettings("bundled:decoder"),
+        data=DataSettings(spec="bundled:agreement", calibration_size=8, test_size=8),
+        sweep=Sweep((0.25,), (), ("magnitude",), actions=("mask",)),
+        output=tmp_path / "sweep",
+        measure_speed=False,
+    )
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    module = importlib.import_module("deadhead.runs.sweep")
+    monkeypatch.setattr(module, "write_sweep_page", lambda summary, folder: None)
+
+
+def write_rows(file, **columns):
+    frame = pd.DataFrame(columns)
+    file.write_text(frame.to_csv(index=False))
+    return str(file)
+
+
+def test_further_test_sets_are_read_by_the_kind_and_columns_that_were_named(
+    small, no_figures, tmp_path
+):
+    texts = ["the dogs run .", "the cat sees a bird ."] * 4
+    both = {"body": texts, "text": ["x"] * 8, "label": [0, 1] * 4}
+    one, two = (write_rows(tmp_path / f"{n}.csv", **both) for n in ("one", "two"))
+    data = DataSettings(
+        calibration=one, test=one, kind="perplexity", text_column="body", allow_overlap=True
+    )
+    (dense, _) = conduct_sweep(replace(small, data=data, also=(two,))).lines
+    first, second = dense.readings.values()
+    assert first.metric == second.metric == "perplexity"
+    assert first.value == second.value
+    plain = write_rows(tmp_path / "plain.csv", text=texts)
+    again = replace(small, data=data, also=(plain,), output=tmp_path / "again")
+    with pytest.raises(UnknownNameError, match=r"plain\.csv', read as the first: column 'body'"):
+        conduct_sweep(again)
+
+
+TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}, cache_dir: {cache}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: ""
+target_delimiter: ""
+doc_to_target: 0
+doc_to_choice: "{{{{[good, bad]}}}}"
+metric_list: [{{metric: acc}}]
+"""
+
+
+@pytest.fixture
+def tasks_of_lm_eval(tmp_path, monkeypatch):
+    """Two tasks, a group that averages them, one that does not, and a tag."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda storage: None)
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    rows = [json.dumps({"good": "the dogs run .", "bad": "run dogs the ."})] * 3
+    (folder / "rows.jsonl").write_text("\n".join(rows))
+    for name in ("one", "two"):
+        places = {"rows": folder / "rows.jsonl", "cache": folder / "cache"}
+        text = TASK.format(name=name, **places) + "tag: tagged\n"
+        (folder / f"{name}.yaml").write_text(text)
+    group = "group: {}\ntask: [one, two]\n"
+    (folder / "loose.yaml").write_text(group.format("loose"))
+    average = "aggregate_metric_list: [{metric: acc}]\n"
+    (folder / "mean.yaml").write_text(group.format("mean") + average)
+    return str(folder)
+
+
+def test_groups_of_lm_eval_judge_by_their_metric_or_by_that_of_each_task(
+    small, no_figures, tasks_of_lm_eval
+):
+    for number, (name, judges) in enumerate(
+        {"loose": ["one", "two"], "tagged": ["one", "two"], "mean": ["mean"]}.items()
+    ):
+        settings = replace(
+            small,
+            lm_eval=LmEvalSettings((name,), tasks_of_lm_eval),
+            output=small.output / str(number),
+        )
+        for line in conduct_sweep(settings).lines:
+            found = {k: r for k, r in line.readings.items() if k.startswith("lm-eval")}
+            assert list(found) == [f"lm-eval {judge}" for judge in judges]
+            assert all(reading.metric == "acc" for reading in found.values())
+            assert all(0 <= r.low <= r.value <= r.high <= 1 for r in found.values())
+
+
+def test_an_unknown_task_of_lm_eval_is_refused_before_the_model_is_loaded(
+    small, tasks_of_lm_eval, monkeypatch
+):
+    module = importlib.import_module("deadhead.runs.sweep")
+    monkeypatch.setattr(module, "load_model", lambda **_: pytest.fail("loaded"))
+    (Path(tasks_of_lm_eval) / "one.yaml").write_text("- no task")
+    with pytest.raises(FileFormatError, match="is not a task file"):
+        conduct_sweep(replace(small, lm_eval=LmEvalSettings(("two",), tasks_of_lm_eval)))
 
 
 @pytest.mark.slow

@@ -7,7 +7,9 @@ from deadhead.architectures import Architecture, register_architecture
 from deadhead.checkpoints import load_model, register_loader, save_model
 from deadhead.criteria import register_criterion, score, score_all
 from deadhead.heads import HeadModel
-from deadhead.pruning import Pruning, Recipe, choose, prune
+from deadhead.pruning import Pruning, choose, prune
+from deadhead.recipe import Recipe
+from deadhead.repair import repair_
 from deadhead.surgery import applied, apply_, duplicate_, fold_, masked, remove_
 from deadhead.tasks import TaskSet, open_task
 from deadhead.trajectory import Step, Trajectory
@@ -40,6 +42,7 @@ __all__ = [
     "register_architecture",
     "register_criterion",
     "remove_",
+    "repair_",
     "save_model",
     "score",
     "score_all",

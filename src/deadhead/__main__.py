@@ -1,4 +1,7 @@
-"""Run the command as `python -m deadhead`."""
+"""Run the command as `python -m deadhead`.
+
+Python imports the package first, and only the installed command hears Ctrl-C while it does.
+"""
 
 from deadhead_command import main
 

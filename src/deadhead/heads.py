@@ -27,6 +27,7 @@ class BlockHeads:
         heads: original indices of the query heads there now, in order.
         kv_heads: original index of the key/value head in each slot there now, in order.
         slopes: original index whose ALiBi slope each head has; empty: each its own.
+        output_bias: whether a repair gave the output projection a bias that its model lacks.
     """
 
     n_heads: int
@@ -34,6 +35,7 @@ class BlockHeads:
     heads: tuple[int, ...]
     kv_heads: tuple[int, ...]
     slopes: tuple[int, ...] = ()
+    output_bias: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from deadhead.criteria import score_all
-from deadhead.criteria.base import criterion_class, make_criterion
+from deadhead.criteria import Scorer
 from deadhead.criteria.inputs import Batch
-from deadhead.criteria.losses import loss_named
 from deadhead.errors import BudgetError, DataError, HeadError, ScoreError
 from deadhead.heads import HeadModel
-from deadhead.similarity import Clustering, GramFn, HeadGrams, head_grams
-from deadhead.strategies import Move, Rules, ScoreFn, StopRules, droppable, strategy_named
-from deadhead.surgery import applied, masked
+from deadhead.moments import Moments
+from deadhead.recipe import Recipe
+from deadhead.repair import Fits, applied_repaired, fit
+from deadhead.similarity import GramFn, HeadGrams, check_units, head_grams
+from deadhead.strategies import Move, ScoreFn, StopRules, droppable, strategy_named
+from deadhead.surgery import masked
 from deadhead.tasks import Task, TaskSet
 from deadhead.trajectory import Step, Trajectory
-from deadhead.types import COPYING, Head, HeadMask, HeadScores, PruningPlan, count_heads
+from deadhead.types import Head, HeadMask, HeadScores, PruningPlan, count_heads
 
 
 @dataclass(frozen=True)
@@ -29,98 +30,19 @@ class Pruning:
 
     Attributes:
         trajectory: the metric after every move, on `evaluated_on`.
-        scores: scores of the model as it was given.
+        scores: scores of the model as it was given; None if nothing looked at any (`clusters`).
         plan: what to cut: the last step, or under `max_drop` the last that is good enough.
+        fits: the plan's repair: what `repair.apply_repaired_` puts in.
+        moments: what fits are made from; None without a repair.
         evaluated_on: `test`, or `selection` if a stopping rule looked at the metric.
     """
 
     trajectory: Trajectory
-    scores: HeadScores
+    scores: HeadScores | None
     plan: PruningPlan
+    fits: Fits = field(default_factory=dict)
+    moments: Moments | None = None
     evaluated_on: str = "test"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What `prune` does, as plain values.
-
-    Attributes:
-        criterion: name, perhaps with options: `gradient_norm:reduction=batch`.
-        strategy: `one_shot` or `greedy`.
-        heads: how many to drop: `int` counts, `float` in (0, 1] is a fraction of all.
-        cut: how many the plan cuts in the end, if fewer than the curve covers; None: all.
-        per_step: heads (int) or fraction (float) that one move drops.
-        inverse, scope, keep_at_least, gqa: see `Rules`.
-        max_drop, patience: see `StopRules`.
-        evaluate_every: evaluate every so many moves, and the last.
-        loss: loss for gradient criteria; None: the criterion's own.
-        seed: for criteria that draw.
-        action: what becomes of the heads that go: `remove`, `mask`; of `clusters` also `duplicate`
-            and `fold`.
-        slope: see `PruningPlan`.
-        clustering: how the strategy `clusters` groups heads.
-    """
-
-    criterion: str = "gradient_norm"
-    strategy: str = "greedy"
-    heads: int | float = 0.5
-    cut: int | float | None = None
-    per_step: int | float = 1
-    inverse: bool = False
-    scope: str = "global"
-    keep_at_least: int = 0
-    gqa: str = "whole_groups"
-    max_drop: float | None = None
-    patience: int = 1
-    evaluate_every: int = 1
-    loss: str | None = None
-    seed: int = 0
-    action: str = "remove"
-    slope: str = "target"
-    clustering: Clustering = field(default_factory=Clustering)
-
-    def __post_init__(self) -> None:
-        strategy_named(self.strategy)
-        criterion_class(self.criterion.split(":")[0])
-        if self.loss is not None:
-            loss_named(self.loss)
-        _ = self.rules  # checks itself
-        StopRules(0, self.max_drop, self.patience)
-        if self.evaluate_every < 1:
-            raise BudgetError(f"evaluate_every is {self.evaluate_every}; give 1 or more moves")
-        self.plan(HeadMask(()))  # checks itself
-        if self.strategy == "clusters":
-            self._check_clusters()
-        elif self.action in COPYING:
-            raise BudgetError(
-                f"action {self.action!r} needs to know whose copy a head becomes, which strategy"
-                f" {self.strategy!r} does not say; choose strategy clusters, or action remove, mask"
-            )
-
-    def _check_clusters(self) -> None:
-        plain = Recipe()
-        for name in ("cut", "inverse", "scope", "keep_at_least"):
-            if getattr(self, name) != getattr(plain, name):
-                raise BudgetError(
-                    f"{name}={getattr(self, name)!r} means nothing to strategy 'clusters', which"
-                    " groups all heads at once; leave it out"
-                )
-
-    @property
-    def rules(self) -> Rules:
-        """What may be dropped."""
-        gqa = self.gqa
-        if self.strategy == "clusters":  # whole key/value heads by unit; heads alone in any number
-            gqa = "whole_groups" if self.clustering.unit == "kv" else "ungroup"
-        clustering = replace(self.clustering, seed=self.seed)
-        return Rules(self.inverse, self.scope, self.keep_at_least, gqa, clustering)
-
-    def plan(self, mask: HeadMask, copies: Mapping[Head, Head] | None = None) -> PruningPlan:
-        """Return the plan that leaves a mask."""
-        gqa = self.gqa
-        if self.strategy == "clusters" and gqa == "whole_groups":
-            gqa = self.rules.gqa  # single heads are grouped: their groups do not stay whole
-        return PruningPlan(mask, copies or {}, self.action, gqa, self.slope)
 
 
 @dataclass
@@ -129,7 +51,7 @@ class Progress:
 
     Attributes:
         on_step: called after every step.
-        on_scores: called once, with the scores of the model as it was given.
+        on_scores: called once, with the scores of the model as it was given, if it is scored.
         on_work: called with the name of what was just done: `score` or `evaluate`.
     """
 
@@ -168,24 +90,35 @@ def prune(
         progress: callbacks.
         **changes: fields of the recipe to override: `prune(model, tasks, heads=.75)`.
 
-    Cost: one scoring per move (greedy) or one in all (one_shot), and one evaluation per
-    `evaluate_every` moves.
+    Cost: one scoring per move (greedy) or one in all (one_shot; of `clusters` for a budget by a
+    criterion only), and one evaluation per `evaluate_every` moves.
 
     Raises:
         BudgetError: the heads asked for cannot be had under the rules.
         UnknownNameError: a criterion, strategy, scope or policy that is not known.
-        HeadError: the plan's action cannot be had for this model (folding, where it is not exact).
+        HeadError: the plan's action cannot be had for this model (folding, where it is not exact),
+            or `unit="kv"` and key/value heads with unequal numbers of query heads.
 
     Example:
         >>> run = prune(model, tasks, criterion="taylor", heads=0.5)  # doctest: +SKIP
         >>> remove_(model, run.plan)  # doctest: +SKIP
     """
-    recipe = Recipe(**{**(recipe.__dict__ if recipe else {}), **changes})
+    recipe = Recipe(**{**(recipe.__dict__ if recipe else {}), **changes}).settled()
     done, progress = done or Done(), progress or Progress()
     view = model if isinstance(model, HeadModel) else HeadModel(model)
     origin = view.mask
+    if recipe.strategy == "clusters":
+        check_units(view, recipe.clustering)  # refused before any work, as is a wrong option
     limit = droppable(view, origin, recipe.rules, recipe.heads)
-    make_criterion(recipe.criterion, view)  # a wrong option is refused before any work
+    measured = recipe.needs_scores or recipe.repair != "none"
+    scorer = Scorer(
+        view,
+        tasks.calibration.batches() if measured else None,
+        [recipe.criterion] if recipe.needs_scores else [],
+        loss=recipe.loss,
+        seed=recipe.seed,
+        moments=recipe.repair != "none",
+    )
     most = limit if recipe.cut is None else droppable(view, origin, recipe.rules, recipe.cut)
     if most > limit:
         raise BudgetError(
@@ -194,23 +127,21 @@ def prune(
     stop = StopRules(limit, recipe.max_drop, recipe.patience)
     on, judge = _judge(tasks, recipe)
 
+    def repair(mask: HeadMask, copies: Mapping[Head, Head]) -> Fits:
+        if recipe.repair == "none" or mask == origin:
+            return {}
+        return fit(view, recipe.plan(mask, copies), scorer.moments, recipe.repair)
+
     def evaluate(mask: HeadMask, copies: Mapping[Head, Head]) -> float:
-        with applied(view, recipe.plan(mask, copies)) if copies else masked(view, mask):
+        fits = repair(mask, copies) if recipe.repair_at == "step" else {}
+        simple = not copies and not fits  # no rules of surgery to check at every step
+        plan = recipe.plan(mask, copies)
+        with masked(view, mask) if simple else applied_repaired(view, plan, fits):
             value = judge.evaluate(view.model).value
         progress.on_work("evaluate")
         return value
 
-    first = [done.scores] if done.scores is not None else []
-
-    def score(mask: HeadMask) -> HeadScores:
-        if mask == origin and first:
-            return first[0]
-        found = _score(view, tasks.calibration.batches(), recipe, mask)
-        if not first:
-            first.append(found)
-            progress.on_scores(found)
-        progress.on_work("score")
-        return found
+    score = _Scores(scorer, origin, progress, done.scores)
 
     steps = list(done.steps)
     if not steps:
@@ -218,11 +149,13 @@ def prune(
         steps = [Step(origin, (), evaluate(origin, {}), time.perf_counter() - begun)]
         progress.on_step(steps[0])
     dense, better = steps[0].metric, judge.greater_is_better
-    data = tasks.calibration.batches() if prompts is None else prompts
+    data = prompts
+    if prompts is None and recipe.needs_prompts:
+        data = tasks.calibration.batches()
     grams = _grams(view, data, recipe)
     moves = _moves(view, score, grams, recipe, start=steps[-1].mask, limits=(most, limit))
     copies: dict[HeadMask, Mapping[Head, Head]] = {}
-    if not first:
+    if recipe.needs_scores:
         score(origin)
     begun = time.perf_counter()
     while not stop.met(steps[1:], dense, greater_is_better=better):
@@ -253,7 +186,30 @@ def prune(
                 " of importance have changed; remove it and start again"
             )
         copies[again.mask] = again.copies
-    return Pruning(trajectory, first[0], recipe.plan(mask, copies.get(mask)), on)
+    chosen = copies.get(mask, {})
+    plan, fits = recipe.plan(mask, chosen), repair(mask, chosen)
+    moments = scorer.moments if recipe.repair != "none" else None
+    return Pruning(trajectory, score.first, plan, fits, moments, on)
+
+
+class _Scores:
+    """The scores of a run: those of the dense model are told once, and kept."""
+
+    def __init__(
+        self, scorer: Scorer, origin: HeadMask, progress: Progress, first: HeadScores | None
+    ):
+        self.scorer, self.origin, self.progress, self.first = scorer, origin, progress, first
+        self.error, self.gains = scorer.error, scorer.gains
+
+    def __call__(self, mask: HeadMask) -> HeadScores:
+        if mask == self.origin and self.first is not None:
+            return self.first
+        found = self.scorer(mask)
+        if self.first is None:
+            self.first = found
+            self.progress.on_scores(found)
+        self.progress.on_work("score")
+        return found
 
 
 def choose(
@@ -274,7 +230,8 @@ def choose(
         batches: calibration batches; None if `scores` are given or need none.
         recipe: what to do; its stopping rules other than `heads` are not looked at.
         scores: scores to use instead of scoring (for `one_shot`, and the budgets of `clusters`).
-        prompts: batches that `clusters` compares heads on; None: the calibration batches.
+        prompts: batches that `clusters` compares heads on (random groups with random
+            representatives on none); None: the calibration batches.
         grams: what `head_grams` found on them already.
         on_move: called after every move.
         on_batch: called after every batch of a scoring.
@@ -283,22 +240,24 @@ def choose(
 
     Raises:
         BudgetError: the heads asked for cannot be had under the rules.
-        HeadError: the scores are for another model.
+        HeadError: the scores are for another model, or as `prune`.
     """
+    recipe = recipe.settled()
     view = model if isinstance(model, HeadModel) else HeadModel(model)
     data = None if batches is None else list(batches)
+    criteria = [] if scores is not None else [recipe.criterion]
+    how = {"loss": recipe.loss, "seed": recipe.seed, "on_batch": on_batch}
+    scorer = Scorer(view, data, criteria, **how)
 
-    def score(mask: HeadMask) -> HeadScores:
-        if scores is not None:
-            if scores.counts != mask.counts:
-                raise HeadError(
-                    f"the scores are of blocks with {list(scores.counts)} heads, the model has"
-                    f" {list(mask.counts)}; score this model"
-                )
-            return scores
-        return _score(view, data, recipe, mask, on_batch)
-
+    if scores is not None and scores.counts != view.mask.counts:
+        raise HeadError(
+            f"the scores are of blocks with {list(scores.counts)} heads, the model has"
+            f" {list(view.mask.counts)}; score this model"
+        )
+    score: ScoreFn = scorer if scores is None else lambda mask: scores
     mask = view.mask
+    if recipe.strategy == "clusters":
+        check_units(view, recipe.clustering)
     limit = droppable(view, mask, recipe.rules, recipe.heads)
     copies: Mapping[Head, Head] = {}
     grams = grams or _grams(view, data if prompts is None else prompts, recipe, on_batch)
@@ -307,18 +266,6 @@ def choose(
         mask, copies = move.mask, move.copies
     _check_reached(mask, limit)
     return recipe.plan(mask, copies)
-
-
-def _score(
-    view: HeadModel,
-    data: Iterable[Batch] | None,
-    recipe: Recipe,
-    mask: HeadMask,
-    on_batch: Callable[[], None] | None = None,
-) -> HeadScores:
-    name = recipe.criterion
-    options = {"mask": mask, "loss": recipe.loss, "seed": recipe.seed, "on_batch": on_batch}
-    return score_all(view, data, [name], **options)[name]
 
 
 def _grams(

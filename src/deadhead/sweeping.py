@@ -4,84 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from deadhead.baseline import random_masks
 from deadhead.errors import BudgetError, HeadError
 from deadhead.heads import HeadModel
-from deadhead.pruning import Recipe, choose
+from deadhead.pruning import choose
+from deadhead.readings import RANDOM_GROUPS, RANDOM_HEADS, Point, Reading
+from deadhead.recipe import Recipe
 from deadhead.similarity import Clustering, GramFn
 from deadhead.strategies import ScoreFn, droppable
 from deadhead.surgery import applied, apply_
 from deadhead.surgery.fold import removal_of
 from deadhead.surgery.remove import cuts_of
-from deadhead.types import COPYING, PruningPlan, count_heads, json_number
+from deadhead.types import COPYING, PruningPlan, count_heads
 
 SMALLER = ("remove", "fold")  # actions whose models are really smaller
-RANDOM_HEADS, RANDOM_GROUPS = "random heads", "random groups"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One number of one model: of a task's metric, with its interval (NaN if there is none)."""
-
-    metric: str
-    value: float
-    low: float = float("nan")
-    high: float = float("nan")
-
-
-@dataclass(frozen=True)
-class Point:
-    """One model of a sweep.
-
-    Attributes:
-        method: how its heads were chosen: `cosine balanced`, `taylor`, `random heads`, `dense`.
-        action: what became of them.
-        asked: share of the heads that was asked for.
-        dropped: heads that went.
-        actual: share of the heads that went.
-        draw: number of the draw, for what is random; else 0.
-        readings: by judge; empty if the action cannot be had.
-        reason: why it cannot be had, else empty.
-        size: parameters, KV bytes per token and timings, of models that are really smaller.
-    """
-
-    method: str
-    action: str
-    asked: float
-    dropped: int
-    actual: float
-    draw: int = 0
-    readings: Mapping[str, Reading] = field(default_factory=dict)
-    reason: str = ""
-    size: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def key(self) -> tuple[str, str, float, int]:
-        """What tells it from the other points of a sweep."""
-        return self.method, self.action, self.asked, self.draw
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON value that `from_json` reads back; NaN becomes null."""
-        values = asdict(self)
-        for reading in values["readings"].values():
-            reading.update({k: json_number(reading[k]) for k in ("value", "low", "high")})
-        return values
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Point:
-        """Read what `to_json` returned."""
-        readings = {judge: _reading(**values) for judge, values in data["readings"].items()}
-        return cls(**{**data, "readings": readings})
-
-
-def _reading(metric: str, value: float | None, low: float | None, high: float | None) -> Reading:
-    return Reading(metric, *(float("nan") if x is None else float(x) for x in (value, low, high)))
 
 
 @dataclass(frozen=True)
@@ -91,7 +32,7 @@ class Sweep:
     Attributes:
         fractions: shares of all heads, each in (0, 1].
         clusterings: ways to group heads; each under every action. `random` ones are drawn, and
-            looked at under the first action that copies.
+            looked at under the first action that copies, or under mask if none does.
         criteria: criteria to drop the lowest of, one-shot; under those of mask and remove that
             are asked for (mask if neither is).
         actions: `remove`, `mask`, `duplicate`, `fold`.
@@ -137,7 +78,7 @@ class Sweep:
     def of_random_groups(self) -> str:
         """Action that random groups are looked at under; empty if there are none."""
         copying = [a for a in self.actions if a in COPYING]
-        return copying[0] if copying and self.measured != self.clusterings else ""
+        return (*copying, "mask")[0] if self.measured != self.clusterings else ""
 
     @property
     def plain(self) -> tuple[str, ...]:
@@ -170,13 +111,13 @@ class Sweep:
         )
 
 
-Judge = Callable[[nn.Module], Reading]
+Judge = Callable[[nn.Module], Mapping[str, Reading]]
 
 
 def sweep(
     view: HeadModel,
     asked: Sweep,
-    judges: Mapping[str, Judge],
+    judges: Sequence[Judge],
     *,
     score: Callable[[str], ScoreFn],
     grams: GramFn,
@@ -192,7 +133,7 @@ def sweep(
     Args:
         view: the model.
         asked: what to go through.
-        judges: by name, each from a model to a reading.
+        judges: each from a model to its readings by name.
         score: from a criterion to a function that scores what a mask leaves.
         grams: runs the prompts, see `head_grams`; called once per scope.
         measure: sizes and timings of a smaller model.
@@ -252,7 +193,7 @@ def _points(
             recipe = asked.of_clusters(clustering, fraction, asked.actions[0])
             scores = None
             if clustering.grouping == "importance_budget" and clustering.importance is None:
-                scores = score(recipe.criterion)(view.mask)
+                scores = score(recipe.settled().criterion)(view.mask)
             plan = choose(view, None, recipe, scores=scores, grams=grams_once)
             for action in asked.actions:
                 yield _Planned(replace(plan, action=action), clustering.name, fraction)
@@ -285,7 +226,7 @@ def _drawn(view: HeadModel, asked: Sweep, fraction: float, grams: GramFn) -> Ite
 def _judged(
     view: HeadModel,
     planned: _Planned,
-    judges: Mapping[str, Judge],
+    judges: Sequence[Judge],
     measure: Callable[[nn.Module], Mapping[str, float]] | None,
 ) -> Point:
     plan = planned.plan
@@ -299,64 +240,31 @@ def _judged(
     )
     try:
         if plan.action in SMALLER:
-            (removal_of if plan.action == "fold" else cuts_of)(view, plan)  # before it is copied
+            _check_smaller(view, plan)  # before it is copied
             model = apply_(copy.deepcopy(view.model), plan)
             size = dict(measure(model)) if measure is not None else {}
             return replace(made, readings=_readings(model, judges), size=size)
         with applied(view, plan) as model:
             return replace(made, readings=_readings(model, judges))
-    except HeadError as error:  # folding where it is not exact, half a key/value group
-        return replace(made, reason=str(error))
+    except HeadError as error:
+        return replace(made, reason=_reason(view, plan, error))
 
 
-def _readings(model: nn.Module, judges: Mapping[str, Judge]) -> dict[str, Reading]:
-    return {name: judge(model) for name, judge in judges.items()}
+def _reason(view: HeadModel, plan: PruningPlan, error: HeadError) -> str:
+    """Say why an action cannot be had, and whether it is for the policy alone."""
+    if plan.action in SMALLER:
+        try:
+            _check_smaller(view, replace(plan, gqa="ungroup"))
+        except HeadError:
+            pass
+        else:
+            return f"gqa policy {plan.gqa!r} forbids it: {error}"
+    return f"{'not exact' if plan.action == 'fold' else 'cannot be done'}: {error}"
 
 
-@dataclass(frozen=True)
-class Line:
-    """Points that are drawn at random become one line of a table: mean and 95% of draws."""
-
-    method: str
-    action: str
-    asked: float
-    dropped: int
-    actual: float
-    draws: int
-    readings: Mapping[str, Reading]
-    reason: str
-    size: Mapping[str, float]
+def _check_smaller(view: HeadModel, plan: PruningPlan) -> None:
+    (removal_of if plan.action == "fold" else cuts_of)(view, plan)
 
 
-def lines_of(points: Sequence[Point]) -> list[Line]:
-    """Put the draws of a method together; other points are lines as they are."""
-    groups: dict[tuple[str, str, float], list[Point]] = {}
-    for point in points:
-        groups.setdefault(point.key[:3], []).append(point)
-    return [_line(group) for group in groups.values()]
-
-
-def _line(group: Sequence[Point]) -> Line:
-    first = group[0]
-    readings = first.readings
-    if len(group) > 1:
-        readings = {
-            judge: _over_draws([p.readings[judge] for p in group]) for judge in first.readings
-        }
-    return Line(
-        first.method,
-        first.action,
-        first.asked,
-        first.dropped,
-        first.actual,
-        len(group) if first.method in (RANDOM_HEADS, RANDOM_GROUPS) else 0,
-        readings,
-        first.reason,
-        first.size,
-    )
-
-
-def _over_draws(readings: Sequence[Reading]) -> Reading:
-    values = np.array([reading.value for reading in readings])
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Reading(readings[0].metric, float(values.mean()), float(low), float(high))
+def _readings(model: nn.Module, judges: Sequence[Judge]) -> dict[str, Reading]:
+    return {name: reading for judge in judges for name, reading in judge(model).items()}

@@ -251,6 +251,8 @@ class PruningPlan:
             the Q, K, V of its source) or `fold` (the same logits, with the heads gone).
         gqa: policy for shared key/value heads: `whole_groups`, `equalise` or `ungroup`.
         slope: whose ALiBi slope a copy has: its own (`target`) or its source's (`source`).
+        repair: how the heads that stay make up for those that go: `none`, `bias`,
+            `least_squares`. The numbers are in the checkpoint, or come from calibration data.
         provenance: model, criterion, strategy, seed, data fingerprints, versions; JSON values.
     """
 
@@ -259,6 +261,7 @@ class PruningPlan:
     action: str = "remove"
     gqa: str = "whole_groups"
     slope: str = "target"
+    repair: str = "none"
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -277,6 +280,8 @@ class PruningPlan:
             names = [self._named(Head(block, i)) for i in gone]
             what = "nothing" if not gone else f"heads {', '.join(names)}"
             lines.append(f"  block {block}: {what}; {sum(row)} of {len(row)} stay")
+        if self.repair != "none":
+            lines.append(f"  repair: {self.repair}")
         return "\n".join(lines)
 
     def _named(self, head: Head) -> str:
@@ -297,6 +302,7 @@ class PruningPlan:
             "action": self.action,
             "gqa": self.gqa,
             "slope": self.slope,
+            "repair": self.repair,
             "provenance": json.loads(json.dumps(dict(self.provenance))),
         }
 
@@ -317,6 +323,7 @@ class PruningPlan:
                 action=str(data.get("action", "remove")),
                 gqa=str(data.get("gqa", "whole_groups")),
                 slope=str(data.get("slope", "target")),
+                repair=str(data.get("repair", "none")),
                 provenance=dict(data.get("provenance", {})),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from deadhead.artefacts import read_importance
+from deadhead.artefacts import read_importance, split_key
 from deadhead.errors import DataError, FileFormatError, HeadError, ScoreError, UnknownNameError
 from deadhead.types import Head, HeadScores
 
@@ -160,3 +161,22 @@ def test_arrays_of_objects_and_missing_files_are_refused(tmp_path):
         read_importance(tmp_path / "o.npy", counts=(1,))
     with pytest.raises(DataError, match="there is no file"):
         read_importance(tmp_path / "nowhere.npy", counts=(1,))
+
+
+@pytest.mark.parametrize(
+    ("spec", "file", "key"),
+    [
+        ("table.npy", "table.npy", None),
+        ("scores.json:taylor", "scores.json", "taylor"),
+        ("scores.json:random:seed=1", "scores.json", "random:seed=1"),
+        ("runs/a:b/T.CSV:x", "runs/a:b/T.CSV", "x"),
+        ("odd:taylor", "odd", "taylor"),  # a file that is there
+        ("a:b.npy", "a:b.npy", None),  # likewise
+        ("gradient_norm:reduction=batch", "gradient_norm:reduction=batch", None),
+    ],
+)
+def test_a_file_and_its_key_are_told_apart(tmp_path, monkeypatch, spec, file, key):
+    monkeypatch.chdir(tmp_path)
+    for name in ("odd", "a:b.npy"):
+        (tmp_path / name).touch()
+    assert split_key(spec) == (Path(file), key)

@@ -155,10 +155,11 @@ def test_numbers_that_are_not_finite_are_named(deadhead, tmp_path):
         view = HeadModel(loaded.model)
         view.head_weights(Head(2, 3))["value"].fill_(torch.nan)
     save_model(loaded.model, loaded.tokenizer, tmp_path / "nan")
-    for args in (("prune", "nan", *SMALL, "-o", "out"), ("score", "nan", *DATA)):
-        line = deadhead(*args).refused()
-        where = "block 2: head outputs are not finite (head 2.3)"
-        assert f"the loss of batch 0 is not finite: {where}; look with 'deadhead score" in line
+    line = deadhead("prune", "nan", *SMALL, "-o", "out").refused()  # judged before it is scored
+    assert re.search("logits of batch 0 .* not finite.*'deadhead score --diagnose'", line)
+    line = deadhead("score", "nan", *DATA).refused()
+    where = "block 2: head outputs are not finite (head 2.3)"
+    assert f"the loss of batch 0 is not finite: {where}; look with 'deadhead score" in line
     line = deadhead("score", "nan", *DATA, "-c", "magnitude").refused()
     assert "magnitude of head 2.3 is nan: its weights are not finite" in line
     assert [p.name for p in tmp_path.iterdir()] == ["nan"]

@@ -260,6 +260,11 @@ def test_a_note_says_that_a_plan_was_made_for_another_model(planned, tmp_path, c
     assert f"note: the plan was made for '{MODEL}', and the model is 'cut'" in found.err
 
 
+@pytest.mark.parametrize("command", ["evaluate", "sweep"])
+def test_help_names_the_extra_that_lm_eval_needs(deadhead, command):
+    assert "deadhead[eval]" in deadhead(command, "--help").out
+
+
 def test_list_knows_everything(deadhead):
     found = deadhead("list", "--json").json
     assert {"taylor", "gradient_norm", "random"} <= set(found["criteria"])
@@ -284,7 +289,7 @@ def test_ctrl_c_says_how_to_go_on_or_that_nothing_was_done(
         assert "stopped before anything was done" in found.err
         assert list(tmp_path.iterdir()) == []
     with monkeypatch.context() as patch:
-        patch.setattr(module, "apply_", stop)
+        patch.setattr(module, "apply_repaired_", stop)
         found = deadhead(*RUNS["prune"])
         assert found.code == 130
         assert "go on with the same command and --resume" in found.err

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from deadhead import PruningPlan, bundled
+from deadhead import Head, HeadModel, PruningPlan, bundled, load_model, remove_, save_model
+from models import make
 
 MODEL = "bundled:decoder"
 DATA = ("-t", "bundled:agreement", "--calibration-size", "12")
@@ -96,6 +97,82 @@ def test_an_old_log_replays(deadhead, tmp_path):
     assert torch.equal(*rows)
 
 
+@pytest.fixture(scope="module")
+def shortened(tmp_path_factory):
+    """The bundled decoder after heads 0.3 and 3.0 were cut."""
+    loaded = load_model(MODEL)
+    mask = HeadModel(loaded.model).mask.drop(Head(0, 3), Head(3, 0))
+    remove_(loaded.model, PruningPlan(mask))
+    folder = tmp_path_factory.mktemp("models") / "shortened"
+    save_model(loaded.model, loaded.tokenizer, folder)
+    return folder
+
+
+@pytest.mark.parametrize("action", ["fold", "remove", "mask", "duplicate"])
+def test_a_log_replays_on_a_model_that_was_cut_before(deadhead, shortened, tmp_path, action):
+    (tmp_path / "log.txt").write_text("0, 1, 2\n1, 0, 3\n")
+    replayed = ("-p", "log.txt", "--action", action)
+    found = deadhead("apply", shortened, *replayed, "-o", "out", "--json")
+    assert found.code == 0, found.err
+    mask = HeadModel(load_model(str(tmp_path / "out")).model).mask
+    gone = ["0.3", "3.0"] + (["0.2", "1.3"] if action in ("fold", "remove") else [])
+    assert sorted(map(str, mask.dropped)) == sorted(gone)
+    virtual = deadhead("evaluate", shortened, *JUDGE, *replayed, "--json").json
+    direct = deadhead("evaluate", "out", *JUDGE, "--json").json
+    assert virtual["value"] == pytest.approx(direct["value"])
+    assert virtual["plan"]["heads_dropped"] == 2
+
+
+@pytest.mark.parametrize("action", ["fold", "remove", "mask", "duplicate"])
+def test_a_log_that_keeps_a_head_which_is_gone_is_refused(deadhead, shortened, tmp_path, action):
+    (tmp_path / "log.txt").write_text("1, 0, 3\n0, 3, 2\n")
+    for command in (("apply", shortened, "-o", "out"), ("evaluate", shortened, *JUDGE)):
+        line = deadhead(*command, "-p", "log.txt", "--action", action).refused()
+        assert "'log.txt' keeps head 0.3 in the place of 0.2, and this model has lost 0.3" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["log", "run1.dat", "log.md"])
+def test_a_log_without_a_known_ending_says_which_are_known(deadhead, tmp_path, name):
+    (tmp_path / name).write_text("0, 1, 2\n")
+    line = deadhead("apply", MODEL, "-p", name, "-o", "out").refused()
+    assert f"'{name}' is not JSON" in line
+    assert "pruning logs end in .txt, .log, .csv, .tsv" in line
+
+
+@pytest.fixture(scope="module")
+def shared_keys(tmp_path_factory):
+    """A random model with 3 query heads to each of 2 key/value heads."""
+    tokenizer = load_model(MODEL).tokenizer
+    model = make("llama", "causal_lm", dtype=torch.float32)
+    model.resize_token_embeddings(len(tokenizer))
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    save_model(model, tokenizer, folder)
+    return folder
+
+
+def test_a_log_of_single_heads_folds_where_keys_are_shared(deadhead, shared_keys, tmp_path):
+    (tmp_path / "log.txt").write_text("0, 0, 2\n")
+    folded = ("-p", "log.txt", "--action", "fold")
+    found = deadhead("apply", shared_keys, *folded, "-o", "out", "--json")
+    assert found.code == 0, found.err
+    assert found.json["plan"]["gqa"] == "ungroup"
+    line = deadhead("apply", shared_keys, *folded, "--gqa", "whole_groups", "-o", "no").refused()
+    assert "cannot remove head 0.2: it shares key/value head 0" in line
+    line = deadhead("evaluate", shared_keys, *JUDGE, *folded, "--gqa", "equalise").refused()
+    assert "the key/value groups of block 0 would keep 2, 3 query heads" in line
+    line = deadhead("apply", shared_keys, *folded, "--gqa", "ungruop", "-o", "no").refused()
+    assert "gqa policy 'ungruop' is not known; did you mean 'ungroup'" in line
+
+
+def test_a_policy_can_replace_that_of_a_plan(deadhead, shared_keys, tmp_path):
+    mask = HeadModel(load_model(str(shared_keys)).model).mask.drop(Head(1, 2))
+    (tmp_path / "plan.json").write_text(json.dumps(PruningPlan(mask).to_json()))
+    assert "shares key/value head" in deadhead("apply", shared_keys, "-o", "out").refused()
+    found = deadhead("apply", shared_keys, "--gqa", "ungroup", "-o", "out", "--json")
+    assert found.json["plan"]["gqa"] == "ungroup", found.err
+
+
 @pytest.mark.slow
 def test_prune_by_clusters_does_the_whole_job(deadhead, prompts, tmp_path):
     options = ("--action", "fold", "--prompts", prompts, "--test-size", "24", "--no-speed")
@@ -103,6 +180,8 @@ def test_prune_by_clusters_does_the_whole_job(deadhead, prompts, tmp_path):
     assert found.code == 0, found.err
     assert "8 of 16 heads folded into kept ones (50%)" in found.out
     run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["scores"] is None
+    assert not (tmp_path / "run" / "scores.json").exists()
     assert run["run"]["data"]["prompts"]["size"] == 12
     judged = deadhead("evaluate", "run/model", *JUDGE, "--json").json
     assert judged["value"] == pytest.approx(run["evaluation"]["pruned"]["accuracy"])

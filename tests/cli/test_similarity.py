@@ -133,6 +133,12 @@ def test_prompt_sets_are_compared_with_each_other_and_with_themselves(
     assert set(read(tmp_path, "run.json")["run"]["data"]) == {"one", "two"}
 
 
+def test_the_column_of_prompts_is_named_as_in_the_other_commands(similarity, two_files):
+    assert similarity(*two_files[:2], "--prompt-column", "prompt").code == 0
+    line = similarity(*two_files[:2], "--prompt-column", "prmpt", "-o", "other").refused()
+    assert "column 'prmpt' is not known; did you mean 'prompt'" in line
+
+
 def test_draws_that_are_the_same_prompts_are_not_counted_as_agreement(
     similarity, two_files, tmp_path
 ):
@@ -171,7 +177,26 @@ def test_importance_decides_the_budget(similarity, tmp_path):
     assert {head.block for head in plan.mask.dropped} == {3}
 
 
+def test_one_table_of_several_is_named_by_its_key(similarity, tmp_path):
+    rows = {"flat": [[1.0] * 4] * 4, "last:x=1": [[9.0] * 4] * 3 + [[1.0, 2.0, 3.0, 4.0]]}
+    tables = {name: {"values": table} for name, table in rows.items()}
+    (tmp_path / "scores.json").write_text(json.dumps(tables))
+    options = ("--grouping", "importance_budget", "--heads", "3", "--importance")
+    assert similarity(*options, "scores.json:last:x=1").code == 0
+    plan = PruningPlan.from_json(read(tmp_path, "plan.json"))
+    assert {head.block for head in plan.mask.dropped} == {3}
+    line = similarity(*options, "scores.json:lats", "-o", "other").refused()
+    assert "table of 'scores.json' 'lats' is not known" in line
+    line = similarity(*options, "scores.json", "-o", "other").refused()
+    assert "'scores.json' holds 2 tables" in line
+
+
+MAGNITUDE = ("--importance", "magnitude", "--important")
 REFUSED = [
+    ((*MAGNITUDE, "400%"), "'400%' of the heads cannot be called important; write 1% to 100%"),
+    ((*MAGNITUDE, "0"), "'0' of the heads cannot be called important"),
+    ((*MAGNITUDE, "0.1%"), "0.10% of 16 heads is no head; call at least one important"),
+    ((*MAGNITUDE, "17"), "17 heads were asked for, but the model has 16"),
     (("--distance", "cosin"), "distance 'cosin' is not known; did you mean 'cosine'"),
     (("--grouping", "balanced_"), "grouping 'balanced_'.*did you mean 'balanced'"),
     (("--representative", "medoit"), "did you mean 'medoid'"),

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from deadhead import HeadModel, masked, score_all
+from deadhead.criteria import criterion_names
 from deadhead.errors import ScoreError
 from deadhead.maps import hook_maps
 from models import MODEL_TYPES, batch, make, outputs
 
-EVERYTHING = ["taylor", "gradient_norm", "attention_entropy", "magnitude", "random"]
+SHORT = {"shapley": "shapley:permutations=2"}
+EVERYTHING = [SHORT.get(name, name) for name in criterion_names() if name != "file"]
 
 
 def state(model):
@@ -64,8 +66,9 @@ def test_hooks_are_gone_after_an_exception(model_type):
         raise KeyError
     with torch.no_grad():
         model.get_input_embeddings().weight.fill_(torch.nan)
-    with pytest.raises(ScoreError, match="batch 0"):
-        score_all(model, [batch()], ["taylor"])
+    for name in ("taylor", "reconstruction", "confidence", "output_norm"):
+        with pytest.raises(ScoreError, match="batch 0"):
+            score_all(model, [batch()], [name])
     assert state(model) == before
 
 

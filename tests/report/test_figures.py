@@ -152,3 +152,18 @@ def test_missing_matplotlib_names_the_command(scores, monkeypatch):
         head_map_figure(scores)
     with pytest.raises(MissingDependencyError, match=r"pip install 'deadhead\[plot\]'"):
         curve_figure({"a": make_trajectory()})
+
+
+def test_without_scores_the_map_shows_what_is_gone_and_no_bar():
+    mask = HeadMask.full(COUNTS).drop(Head(0, 3), Head(1, 0))
+    figure = head_map_figure(None, mask)
+    (crosses,) = artists(figure, "removed")
+    assert {Head(int(y), int(x)) for x, y in crosses.get_offsets()} == set(mask.dropped)
+    assert crosses.get_edgecolor()[0, :3].max() < 0.5  # dark on pale
+    (plain,) = artists(figure, "not-scored")
+    assert plain.get_hatch() is None
+    assert crosses.get_zorder() > plain.get_zorder()
+    assert len(figure.axes) == 1
+    figure.draw_without_rendering()
+    with pytest.raises(DataError, match="nothing to map"):
+        head_map_figure(None)

@@ -148,3 +148,12 @@ def test_an_older_report_survives_a_failure(full, tmp_path, monkeypatch):
         write_report(full, tmp_path)
     assert path.read_bytes() == before
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_run_without_scores_says_so(full, tmp_path):
+    plan = replace(full.plan, provenance={"strategy": "clusters"})
+    page = write_report(replace(full, scores=None, plan=plan), tmp_path).read_text("utf-8")
+    Page(page)
+    assert "The choice looked at no scores." in page
+    assert "None" not in page
+    assert "criterion" not in re.sub("<svg.*?</svg>", "", page, flags=re.DOTALL)

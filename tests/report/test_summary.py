@@ -16,6 +16,13 @@ def test_json_reads_back_to_an_equal_summary(which, request):
     assert RunSummary.from_json(json.loads(text)) == summary
 
 
+def test_a_summary_without_scores_reads_back(full):
+    summary = replace(full, scores=None)
+    assert RunSummary.from_json(json.loads(json.dumps(summary.to_json()))) == summary
+    assert summary.chosen_by == "greedy"
+    assert full.chosen_by == "taylor"
+
+
 def test_json_takes_numpy_and_nan(full):
     odd = {"dense": {"accuracy": np.float32(0.5)}, "pruned": {"accuracy": float("nan")}}
     text = json.dumps(replace(full, evaluation=odd).to_json(), allow_nan=False)

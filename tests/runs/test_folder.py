@@ -186,7 +186,7 @@ def test_a_run_that_cannot_be_done_leaves_nothing(tmp_path, monkeypatch):
     def broken(*args, **options):
         raise ScoreError("planted")
 
-    monkeypatch.setattr("deadhead.pruning.score_all", broken)
+    monkeypatch.setattr("deadhead.pruning.Scorer", broken)
     with pytest.raises(ScoreError, match="planted"):
         conduct(settings(tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,9 @@ from sklearn.metrics import adjusted_rand_score
 from deadhead import Head, HeadScores
 from deadhead.errors import BudgetError, DataError, HeadError, ScoreError
 from deadhead.similarity.agreement import adjusted_rand, agreement, removed_share
-from deadhead.similarity.groupings import Group
+from deadhead.similarity.distances import HeadDistances
+from deadhead.similarity.groupings import group
+from deadhead.similarity.groups import Group
 
 
 def clustering(*blocks):
@@ -58,6 +60,70 @@ def test_groups_that_span_blocks_are_compared_over_all_blocks():
     first, second = clustering("AB", "AB"), clustering("AB", "BA")
     assert adjusted_rand(first, first) == 1
     assert adjusted_rand(first, second) == adjusted_rand_score([0, 1, 0, 1], [0, 1, 1, 0]) < 0
+
+
+def cells_of_units(blocks, cells, units, size=1):
+    """Distances of 0 between the units of each cell; `cells` cells in each block."""
+    made = []
+    for block in range(blocks):
+        for cell in range(cells):
+            first = [(cell * units + unit) * size for unit in range(units)]
+            made.append(tuple(tuple(Head(block, f + i) for i in range(size)) for f in first))
+    blank = tuple(np.zeros((units, units)) for _ in made)
+    return HeadDistances(blank, tuple(made), "euclidean")
+
+
+@pytest.mark.parametrize(
+    ("cells", "n_drop"),
+    [
+        (cells_of_units(3, cells=2, units=4), 12),  # single heads within key/value groups
+        (cells_of_units(3, cells=2, units=4), 3),  # most cells lose nothing: all units alone
+        (cells_of_units(3, cells=2, units=3), 11),  # most cells keep one: all units together
+        (cells_of_units(3, cells=1, units=6, size=2), 18),  # whole key/value groups
+        (cells_of_units(3, cells=1, units=8), 12),
+    ],
+)
+def test_random_groups_agree_by_chance_only(cells, n_drop):
+    drawn = [group(cells, "random", n_drop, seed=seed) for seed in range(400)]
+    pairs = zip(drawn[::2], drawn[1::2], strict=True)
+    values = [adjusted_rand(a, b) for a, b in pairs]
+    assert np.std(values) > 0.05
+    assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(len(values))
+    assert adjusted_rand(drawn[0], drawn[0]) == 1
+
+
+def test_key_value_groups_of_a_block_are_compared_apart():
+    units = [(Head(0, index),) for index in range(8)]
+
+    def made(*groups):
+        return tuple(
+            Group(units[first], tuple(units[i] for i in others), first // 4)
+            for first, *others in groups
+        )
+
+    one, other = made([0, 1], [2, 3], [4, 5], [6, 7]), made([0, 2], [1, 3], [4, 6], [5, 7])
+    apart = adjusted_rand_score([0, 0, 1, 1], [0, 1, 0, 1])
+    assert adjusted_rand(one, other) == pytest.approx(apart)
+    labels = [0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 0, 1, 2, 3, 2, 3]
+    assert apart < adjusted_rand_score(*labels)  # which is higher: the block is one cell
+
+
+def test_groups_over_the_model_are_compared_with_groups_in_blocks_where_both_could_join():
+    overall, within = clustering("AAB", "ABB"), clustering("aab", "abb")
+    assert adjusted_rand(overall, within) == 1  # in each block they are the same
+
+
+def test_groupings_know_their_cells():
+    cells = cells_of_units(2, cells=2, units=3)
+    groups = group(cells, "balanced", 4)
+    assert {g.cell for g in groups} == {0, 1, 2, 3}
+    assert all(set(g.members) <= set(cells.units[g.cell]) for g in groups)
+
+
+def test_what_cannot_differ_is_no_agreement():
+    first, second = clustering("aabb", "abcd", "aaa"), clustering("abab", "abcd", "aaa")
+    assert adjusted_rand(first, second) == adjusted_rand_score([0, 0, 1, 1], [0, 1, 0, 1])
+    assert adjusted_rand(clustering("AB", "AB"), clustering("ab", "ab")) == 0
 
 
 def test_single_heads_agree_with_single_heads_only():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ from deadhead import Head, HeadModel, Recipe, load_model, open_task, prune
 from deadhead.errors import BudgetError, DataError, HeadError, UnknownNameError
 from deadhead.pruning import Done, choose
 from deadhead.similarity import Clustering, head_grams, measured
-from deadhead.surgery import applied, fold_
+from deadhead.surgery import applied, fold_, remove_
+from deadhead.types import PruningPlan
 from models import batch, make, outputs
 
 
@@ -61,6 +63,47 @@ def test_global_groups_may_span_blocks_and_then_only_duplicate():
         fold_(model, replace(plan, action="fold"))
 
 
+def test_random_groups_with_random_representatives_look_at_no_data():
+    for model_type, how in (("opt", {}), ("llama", {}), ("llama", {"unit": "kv"})):
+        model = make(model_type, "causal_lm")
+        values = {"grouping": "random", "representative": "random", **how}
+        blind = chosen(model, 9, batches=None, **values)
+        assert blind == chosen(model, 9, **values)
+        assert len(blind.copies) == 9
+        with applied(model, replace(blind, action="duplicate")):  # its groups can be copied
+            outputs(model, batch())
+    with pytest.raises(DataError, match="there are no prompts"):
+        chosen(model, 9, batches=None, grouping="random")  # medoids are found by distances
+
+
+def shortened(*drops):
+    """Llama after a cut that copies keys wherever the groups become uneven."""
+    model = make("llama", "causal_lm")
+    mask = HeadModel(model).mask.drop(*map(Head.parse, drops))
+    return remove_(model, PruningPlan(mask, gqa="ungroup"))
+
+
+@pytest.mark.parametrize("grouping", ["balanced", "global", "importance_budget", "random"])
+@pytest.mark.parametrize("drops", [("0.0",), ("0.0", "0.3")])  # keys copied; smaller groups
+def test_key_value_heads_of_unequal_groups_are_refused_before_any_work(drops, grouping):
+    batches = iter([])  # one that is looked at says that it is empty
+    with pytest.raises(HeadError, match=r"those of block 0 have [12], .* have 3 .*--unit head"):
+        chosen(shortened(*drops), 6, unit="kv", grouping=grouping, batches=batches)
+    found = chosen(shortened(*drops), 6, action="duplicate")
+    assert len(found.mask.dropped) == 6
+
+
+@pytest.mark.parametrize("drops", [("0.0", "1.0", "2.0"), ("0.0", "0.1", "0.2")])
+def test_key_value_heads_of_a_cut_model_fold_exactly(drops):
+    model = shortened(*drops)
+    plan = chosen(model, 9, unit="kv", action="fold")
+    assert len(plan.mask.dropped) == 9
+    with applied(model, replace(plan, action="duplicate")):
+        expected = outputs(model, batch())
+    fold_(model, plan)
+    assert (outputs(model, batch()) - expected).abs().max() <= 1e-10
+
+
 def test_shared_keys_and_values_are_grouped_as_they_can_be_copied():
     model = make("llama", "causal_lm")
     heads = chosen(model, 6, action="fold")
@@ -102,6 +145,12 @@ def test_an_importance_table_makes_the_budget(tmp_path):
     np.save(tmp_path / "table.npy", table)
     plan = chosen(model, 7, grouping="importance_budget", importance=str(tmp_path / "table.npy"))
     assert [sum(row) for row in plan.mask.kept] == [1, 4, 6]
+    tables = {"gradient_norm:reduction=batch": table, "other": table[::-1]}
+    file = tmp_path / "scores.json"
+    file.write_text(json.dumps({name: rows.tolist() for name, rows in tables.items()}))
+    for name, kept in (("gradient_norm:reduction=batch", [1, 4, 6]), ("other", [6, 4, 1])):
+        keyed = chosen(model, 7, grouping="importance_budget", importance=f"{file}:{name}")
+        assert [sum(row) for row in keyed.mask.kept] == kept
     np.save(tmp_path / "table.npy", table[:2])
     with pytest.raises(HeadError, match="give the table of this model"):
         chosen(model, 7, grouping="importance_budget", importance=str(tmp_path / "table.npy"))

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from deadhead.errors import DataError
+from deadhead.errors import DataError, ScoreError
 from deadhead.tasks import ClassificationTask, Examples, open_task
 
 from .conftest import bert_config, sentences
@@ -114,13 +114,27 @@ def test_changing_a_batch_leaves_the_task_alone(bert, bert_tokenizer):
     assert "labels" in task.batches()[0]
 
 
-def test_logits_that_are_not_finite_count_as_wrong(bert, bert_tokenizer):
-    task = ClassificationTask(
-        Examples(texts(), labels=[0] * 60), bert_tokenizer, config=bert.config
-    )
-    hook = bert.classifier.register_forward_hook(lambda *args: args[2] * float("nan"))
-    assert task.evaluate(bert).value == 0
-    hook.remove()
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_no_accuracy(bert, bert_tokenizer, value):
+    examples = Examples(texts(), labels=[0] * 60)
+    limits = {"batch_size": 16, "name": "dev.csv"}
+    task = ClassificationTask(examples, bert_tokenizer, config=bert.config, **limits)
+    calls = []
+
+    def spoil(module, args, logits):
+        calls.append(len(logits))
+        last = torch.arange(len(logits))[:, None] == 15
+        return torch.where(last, value, logits) if len(calls) == 3 else logits
+
+    hook = bert.classifier.register_forward_hook(spoil)
+    try:
+        with pytest.raises(
+            ScoreError, match=r"logits of batch 2 of 4 of 'dev\.csv' are not finite"
+        ):
+            task.evaluate(bert)
+    finally:
+        hook.remove()
+    assert 0 <= task.evaluate(bert).value <= 1
 
 
 def test_names_mean_the_classes_of_the_model(bert_tokenizer):

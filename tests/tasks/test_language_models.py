@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deadhead.errors import DataError
+from deadhead.errors import DataError, ScoreError
 from deadhead.tasks import Examples, MinimalPairsTask, PerplexityTask, open_task
 from deadhead.tasks.batching import TokenSequence
 from deadhead.tasks.likelihood import sequence_losses, token_ids
@@ -162,6 +163,62 @@ def test_a_ruined_model_has_infinite_perplexity_and_interval(opt):
     hook.remove()
     assert found.value == np.inf
     assert found.interval() == (np.inf, np.inf)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", [MinimalPairsTask, PerplexityTask])
+def test_logits_that_are_not_finite_are_judged_by_nobody(opt, kind, value):
+    examples = pairs() if kind is MinimalPairsTask else Examples([(s,) for s in sentences(30)])
+    task = kind(examples, make_tokenizer(), config=opt.config, batch_size=8, name="dev.txt")
+    calls = []
+
+    def spoil(module, args, logits):
+        calls.append(logits.shape)
+        if len(calls) == 3:
+            logits = logits.clone()
+            logits[0, 0, 3] = value  # one number, of a token that is not there
+        return logits
+
+    hook = opt.lm_head.register_forward_hook(spoil)
+    try:
+        with pytest.raises(ScoreError, match=r"batch 2 of \d+ of 'dev\.txt' .* --dtype float32"):
+            task.evaluate(opt)
+    finally:
+        hook.remove()
+    assert len(calls) == 3
+    assert np.isfinite(task.evaluate(opt).value)
+
+
+@pytest.mark.parametrize("kind", [MinimalPairsTask, PerplexityTask])
+def test_a_model_that_overflows_in_half_precision_is_refused(opt, kind):
+    examples = pairs(4) if kind is MinimalPairsTask else Examples([(s,) for s in sentences(4)])
+    model = copy.deepcopy(opt).half()
+    task = kind(examples, make_tokenizer(), config=model.config)
+    assert np.isfinite(task.evaluate(model).value)
+    with torch.no_grad():
+        for layer in model.model.decoder.layers:
+            layer.fc2.bias.fill_(6e4)  # two of them are more than half precision holds
+    with pytest.raises(ScoreError, match="not finite"):
+        task.evaluate(model)
+
+
+def test_padding_and_tokens_of_no_probability_are_no_overflow(opt):
+    task = PerplexityTask(Examples([("a cat sees",), ("a",)]), make_tokenizer(), config=opt.config)
+    plain = task.evaluate(opt)
+
+    def on_padding(module, args, logits):
+        logits = logits.clone()
+        logits[1, 1:] = float("nan")  # the shorter text; its last token predicts nothing either
+        return logits
+
+    hook = opt.lm_head.register_forward_hook(on_padding)
+    assert task.evaluate(opt).value == plain.value
+    hook.remove()
+    hook = opt.lm_head.register_forward_hook(
+        lambda *args: args[2].index_fill(2, torch.tensor([5]), -float("inf"))
+    )
+    assert task.evaluate(opt).value == np.inf  # "a" cannot be
+    hook.remove()
 
 
 def test_use_cache_is_restored(opt):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -18,7 +19,14 @@ from deadhead.errors import (
     UnknownNameError,
 )
 from deadhead.tasks import open_task
-from deadhead.tasks.lm_eval import check_lm_eval_tasks, primary, run_lm_eval, write_lm_eval
+from deadhead.tasks.lm_eval import (
+    check_lm_eval_tasks,
+    interval,
+    members,
+    primary,
+    run_lm_eval,
+    write_lm_eval,
+)
 
 from .conftest import bert_config, make_tokenizer
 
@@ -223,6 +231,40 @@ def test_primary_prefers_normalised_accuracy_and_skips_what_has_no_number():
         "b": ("em,strict", 0.25, 0.5),
         "c": ("acc", 1.0, None),
     }
+
+
+def test_what_has_no_metric_of_its_own_is_judged_by_its_tasks():
+    rows = {
+        "loose": {"alias": "loose", " ,none": " "},
+        "mean": {"acc,none": 0.5},
+        "a": {"acc,none": 0.25},
+        "b": {"acc,none": 0.75},
+    }
+    results = {"results": rows, "group_subtasks": {"loose": ["mean"], "mean": ["a", "b"], "a": []}}
+    assert members("mean", results) == ("mean",)
+    assert members("a", results) == ("a",)
+    assert members("loose", results) == ("a", "b")
+    assert members("a_tag", results) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "error", "expected"),
+    [
+        ("acc", 0.5, 0.1, (0.304, 0.696)),
+        ("acc", 0.95, 0.1, (0.754, 1.0)),
+        ("acc_norm", 0.05, 0.1, (0.0, 0.246)),
+        ("exact_match,strict-match", 0.95, 0.1, (0.754, 1.0)),
+        ("exact_match", 30.0, 1.0, (28.04, 31.96)),  # a task that gives percentages
+        ("word_perplexity", 1.05, 0.1, (0.854, 1.246)),
+        ("mcc", 0.95, 0.1, (0.754, 1.146)),
+    ],
+)
+def test_intervals_of_fractions_end_at_0_and_1(metric, value, error, expected):
+    assert interval(metric, value, error) == pytest.approx(expected)
+
+
+def test_there_is_no_interval_without_an_error():
+    assert all(math.isnan(end) for end in interval("acc", 1.0, None))
 
 
 def test_names_come_in_lists_and_once(folder):

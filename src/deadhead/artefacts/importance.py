@@ -15,6 +15,7 @@ from deadhead.artefacts.unpickle import LARGEST
 from deadhead.errors import DataError, FileFormatError, HeadError, ScoreError, unknown_name
 from deadhead.types import HeadScores
 
+ENDINGS = tuple(sorted(READERS))
 _INFINITE = {"inf": np.inf, "-inf": -np.inf}  # as deadhead's own JSON writes them
 
 
@@ -51,7 +52,7 @@ def read_importance(
     if reader is None:
         raise DataError(
             f"cannot read {str(path)!r} as an importance table: its ending is none of"
-            f" {', '.join(sorted(READERS))}; convert it"
+            f" {', '.join(ENDINGS)}; convert it"
         )
     content = read_content(path, "an importance table", largest=LARGEST)
     rows, table = _choose(reader(content, str(path), counts), key, str(path))
@@ -61,6 +62,21 @@ def read_importance(
         provenance["key"] = table
     name = f"file:{path.name}" if key is None else f"file:{path.name}:{key}"
     return HeadScores(values, name, provenance)
+
+
+def split_key(spec: str) -> tuple[Path, str | None]:
+    """Split `FILE:KEY` into the file and which of its tables is meant; None where none is named.
+
+    The file ends at the first colon behind the name of a file that is there, or behind an ending of
+    tables; so a key may hold colons, as criteria with options do.
+    """
+    whole = Path(spec)
+    if not whole.is_file():
+        for colon in (at for at, letter in enumerate(spec) if letter == ":"):
+            file = Path(spec[:colon])
+            if file.is_file() or file.suffix.lower() in ENDINGS:
+                return file, spec[colon + 1 :] or None
+    return whole, None
 
 
 def _choose(found: Any, key: str | None, name: str) -> tuple[Any, str | None]:

@@ -22,6 +22,7 @@ from deadhead.checkpoints.verify import check_shapes
 from deadhead.errors import CheckpointError
 from deadhead.heads import HeadModel
 from deadhead.surgery.manifest import QUANT_METHOD, DeadheadConfig, record_in_config
+from deadhead.surgery.output_bias import add_output_bias_
 from deadhead.surgery.remove import cut_
 from deadhead.surgery.slicing import Cut
 from deadhead.surgery.slopes import set_slopes_
@@ -89,6 +90,8 @@ def cut_to_manifest_(model: nn.Module, manifest: DeadheadConfig) -> None:
                 " was written"
             )
         cut_(block, view.architecture, Cut(held.heads, held.kv_heads))
+        if held.output_bias:
+            add_output_bias_(view.blocks[number])
         if held.slopes:
             set_slopes_(block.attention, view.architecture, held, held.slopes)
 

@@ -12,21 +12,32 @@ from rich.table import Table
 
 from deadhead.checkpoints import load_model
 from deadhead.checkpoints.load import Loaded
+from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, show, show_json
+from deadhead.cli.lm_eval import (
+    LM_EVAL,
+    FewshotOption,
+    IncludePathOption,
+    LimitOption,
+    LmEvalOption,
+)
 from deadhead.cli.reading import note_other_model, read_plan
+from deadhead.cli.repairing import fits_of
+from deadhead.cli.unused import check_lm_eval, refuse_typed
 from deadhead.errors import DataError
 from deadhead.heads import HeadModel
+from deadhead.repair import applied_repaired
 from deadhead.runs import DataSettings
-from deadhead.surgery import applied
 from deadhead.tasks import Task
 from deadhead.tasks.lm_eval import check_lm_eval_tasks, primary, run_lm_eval, write_lm_eval
 from deadhead.types import PruningPlan
 
-LM_EVAL = "lm-eval"
+DATA = ("kind", "text_column", "text_pair_column", "label_column", "test_size", "max_length")
 
 
 def evaluate(
+    context: typer.Context,
     model: o.ModelArgument,
     task: o.TaskOption = None,
     plan_files: Annotated[
@@ -38,31 +49,14 @@ def evaluate(
             " (layer, kept, removed). Give several to judge each on the model loaded once.",
         ),
     ] = None,
-    action: Annotated[
-        str | None,
-        typer.Option(help="remove, mask, duplicate or fold, instead of what the plan says."),
-    ] = None,
-    slope: Annotated[
-        str | None, typer.Option(help="target or source, instead of what the plan says.")
-    ] = None,
-    lm_eval: Annotated[
-        str | None,
-        typer.Option(
-            "--lm-eval",
-            help="Tasks of lm-evaluation-harness, as hellaswag,arc_easy (needs deadhead[eval]).",
-            rich_help_panel=LM_EVAL,
-        ),
-    ] = None,
-    include_path: Annotated[
-        Path | None,
-        typer.Option(help="Folder of lm-eval task files of your own.", rich_help_panel=LM_EVAL),
-    ] = None,
-    num_fewshot: Annotated[
-        int | None, typer.Option(help="Solved examples in each prompt.", rich_help_panel=LM_EVAL)
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Examples per task at most.", rich_help_panel=LM_EVAL)
-    ] = None,
+    action: c.PlannedActionOption = None,
+    slope: c.PlannedSlopeOption = None,
+    gqa: c.PlannedGqaOption = None,
+    repair: c.PlannedRepairOption = None,
+    lm_eval: LmEvalOption = None,
+    include_path: IncludePathOption = None,
+    num_fewshot: FewshotOption = None,
+    limit: LimitOption = None,
     lm_eval_output: Annotated[
         Path | None,
         typer.Option(
@@ -71,10 +65,12 @@ def evaluate(
         ),
     ] = None,
     kind: o.KindOption = None,
+    calibration: o.CalibrationOption = None,
     test: o.TestOption = None,
     text_column: o.TextColumnOption = None,
     text_pair_column: o.TextPairColumnOption = None,
     label_column: o.LabelColumnOption = None,
+    calibration_size: o.CalibrationSizeOption = "512",
     test_size: o.TestSizeOption = "all",
     batch_size: o.BatchSizeOption = None,
     max_length: o.MaxLengthOption = None,
@@ -91,34 +87,51 @@ def evaluate(
 
       deadhead evaluate my-opt --lm-eval hellaswag,arc_easy --plan out/plan.json
     """
+    if not plan_files:
+        refuse_typed(
+            context,
+            ("action", "slope", "gqa", "repair", "calibration", "calibration_size"),
+            "is for plans, and there is none; name one with --plan, or leave it out",
+        )
+    if lm_eval is not None and task is None and test is None:
+        refuse_typed(
+            context,
+            DATA,
+            "is about data, and lm-eval alone judges here; name data with --task, or leave it out",
+        )
+    check_lm_eval(context, lm_eval)
     files = plan_files or []
     for file in files:
         if not file.is_file():  # before anything is loaded; never the unpruned model instead
             raise DataError(f"{str(file)!r} is not there; give the file that holds a plan")
-    names = [] if lm_eval is None else [n.strip() for n in lm_eval.split(",") if n.strip()]
+    names = [] if lm_eval is None else o.names(lm_eval)
     if lm_eval is not None:
         check_lm_eval_tasks(names, include_path)
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     view = HeadModel(loaded.model)
-    plans = [read_plan(file, view.mask.counts, action=action, slope=slope) for file in files]
+    changes = {"action": action, "slope": slope, "gqa": gqa, "repair": repair}
+    plans = [read_plan(file, view.mask, **changes) for file in files]
     for plan in plans:
         note_other_model("plan was", plan.provenance, loaded.name)
+    data = DataSettings(
+        spec=task,
+        kind=kind,
+        calibration=calibration,
+        test=test,
+        text_column=text_column,
+        text_pair_column=text_pair_column,
+        label_column=label_column,
+        calibration_size=o.size(calibration_size),
+        test_size=o.size(test_size),
+        batch_size=batch_size,
+        max_length=max_length,
+        seed=seed,
+        allow_overlap=True,  # no other set is looked at
+    )
     judge = None
     if task is not None or test is not None or not names:
-        data = DataSettings(
-            spec=task,
-            kind=kind,
-            test=test,
-            text_column=text_column,
-            text_pair_column=text_pair_column,
-            label_column=label_column,
-            test_size=o.size(test_size),
-            batch_size=batch_size,
-            max_length=max_length,
-            seed=seed,
-            allow_overlap=True,  # no other set is looked at
-        )
         judge = data.open_one("test", loaded.tokenizer, loaded.model.config)
+    fits = fits_of(loaded, plans, data)
     options = {
         "include_path": include_path,
         "num_fewshot": num_fewshot,
@@ -129,7 +142,7 @@ def evaluate(
     }
     found = []
     for number, (plan, file) in enumerate(zip(plans or [None], files or [None], strict=True)):
-        with applied(view, plan) if plan is not None else nullcontext():
+        with applied_repaired(view, plan, fits[number]) if plan is not None else nullcontext():
             row: dict[str, Any] = {"model": loaded.name, "plan": _about(view, plan, file)}
             if judge is not None:
                 row |= _judged(loaded, judge, hidden=as_json)

@@ -23,10 +23,7 @@ def maps(
         str, typer.Option(help="The sentence, tokenised as the model's tokenizer does by itself.")
     ],
     heads: Annotated[str, typer.Option(help="Heads by block and index: 0.1,2.3.")],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder to write; by default below runs/."),
-    ] = None,
+    output: o.OutputFolderOption = None,
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = None,
     trust_remote_code: o.RemoteCodeOption = False,

@@ -14,18 +14,23 @@ import typer
 
 from deadhead.atomic import replacing
 from deadhead.checkpoints import check_empty, load_model, save_model
+from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, show, show_json, typed_command
 from deadhead.cli.reading import note_other_model, read_plan, read_scores
+from deadhead.cli.repairing import fits_of
+from deadhead.cli.unused import check_prompts, check_recipe
 from deadhead.criteria.base import criterion_class
+from deadhead.criteria.combine import parts_of
 from deadhead.errors import DataError
 from deadhead.heads import HeadModel
-from deadhead.pruning import Recipe, choose
+from deadhead.pruning import choose
+from deadhead.recipe import AUTO, Recipe
+from deadhead.repair import apply_repaired_
 from deadhead.report import RunSummary, model_card
 from deadhead.runs import (
     DataSettings,
     ModelSettings,
-    PromptSettings,
     data_facts,
     model_facts,
     model_size,
@@ -33,7 +38,6 @@ from deadhead.runs import (
 )
 from deadhead.similarity import Clustering
 from deadhead.strategies import droppable
-from deadhead.surgery import apply_
 from deadhead.trajectory import Step, Trajectory
 from deadhead.types import HeadMask, HeadScores, PruningPlan, count_heads
 
@@ -43,35 +47,37 @@ PlanOption = Annotated[
 
 
 def plan(
+    context: typer.Context,
     model: o.ModelArgument,
-    scores: o.ScoresOption = None,
+    scores: c.ScoresOption = None,
     task: o.TaskOption = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the plan.")] = Path(
         "plan.json"
     ),
-    criterion: o.CriterionOption = "gradient_norm",
-    strategy: o.StrategyOption = "one_shot",
-    heads: o.HeadsOption = "50%",
-    per_step: o.PerStepOption = "1",
-    inverse: o.InverseOption = False,
-    scope: o.ScopeOption = "global",
-    keep_at_least: o.KeepOption = 0,
-    gqa: o.GqaOption = "whole_groups",
-    loss: o.LossOption = None,
-    action: o.ActionOption = "remove",
-    distance: o.DistanceOption = "cosine",
-    grouping: o.GroupingOption = "balanced",
-    representative: o.RepresentativeOption = "medoid",
-    unit: o.UnitOption = "head",
-    ward_on: o.WardOption = "unit",
-    include_padding: o.PaddingOption = False,
-    first_token: o.FirstTokenOption = "keep",
-    importance: o.ImportanceOption = None,
-    slope: o.SlopeOption = "target",
-    prompts: o.PromptsOption = None,
-    n_prompts: o.PromptCountOption = "100",
-    prompt_column: o.PromptColumnOption = None,
-    strict: o.StrictOption = False,
+    criterion: c.CriterionOption = "auto",
+    strategy: c.StrategyOption = "auto",
+    repair: c.RepairOption = "auto",
+    heads: c.HeadsOption = "50%",
+    per_step: c.PerStepOption = "1",
+    inverse: c.InverseOption = False,
+    scope: c.ScopeOption = "global",
+    keep_at_least: c.KeepOption = 0,
+    gqa: c.GqaOption = "whole_groups",
+    loss: c.LossOption = None,
+    action: c.ActionOption = "remove",
+    distance: c.DistanceOption = "cosine",
+    grouping: c.GroupingOption = "balanced",
+    representative: c.RepresentativeOption = "medoid",
+    unit: c.UnitOption = "head",
+    ward_on: c.WardOption = "unit",
+    include_padding: c.PaddingOption = False,
+    first_token: c.FirstTokenOption = "keep",
+    importance: c.ImportanceOption = None,
+    slope: c.SlopeOption = "target",
+    prompts: c.PromptsOption = None,
+    n_prompts: c.PromptCountOption = "100",
+    prompt_column: c.PromptColumnOption = None,
+    strict: c.StrictOption = False,
     kind: o.KindOption = None,
     calibration: o.CalibrationOption = None,
     text_column: o.TextColumnOption = None,
@@ -94,6 +100,7 @@ def plan(
     recipe = Recipe(
         criterion=criterion,
         strategy=strategy,
+        repair=repair,
         heads=o.amount(heads),
         per_step=o.amount(per_step),
         inverse=inverse,
@@ -115,20 +122,20 @@ def plan(
             importance=importance,
         ),
     )
-    if scores is not None and strategy not in ("one_shot", "clusters"):
-        raise DataError(
-            f"strategy {strategy!r} scores again after every move and cannot use {str(scores)!r};"
-            " choose one_shot or clusters, or leave out --scores"
-        )
+    if scores is not None and recipe.strategy == AUTO:
+        recipe = replace(recipe, strategy="one_shot")
     given = None if scores is None else read_scores(scores, criterion)
-    asked = None
-    if prompts is not None:
-        asked = PromptSettings(prompts, o.size(n_prompts), prompt_column, max_length, strict, seed)
-        if strategy != "clusters":
-            raise DataError(
-                f"strategy {strategy!r} compares no heads on prompts; leave --prompts out, or"
-                " choose --strategy clusters"
-            )
+    if given is not None:
+        recipe = replace(recipe, criterion=given.criterion)  # a method by name: no repair by itself
+    recipe = recipe.settled()
+    check_recipe(context, recipe)
+    check_prompts(context, prompts)
+    if scores is not None and recipe.strategy not in ("one_shot", "clusters"):
+        raise DataError(
+            f"strategy {recipe.strategy!r} scores again after every move and cannot use"
+            f" {str(scores)!r}; choose one_shot or clusters, or leave out --scores"
+        )
+    asked = c.prompt_settings(prompts, n_prompts, prompt_column, max_length, strict, seed)
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     view, batches = HeadModel(loaded.model), None
     provenance: dict[str, Any] = {"model": loaded.name, **asdict(recipe), "versions": versions()}
@@ -176,13 +183,19 @@ def apply(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the cut checkpoint.")
     ] = Path("pruned"),
-    action: Annotated[
-        str | None,
-        typer.Option(help="remove, mask, duplicate or fold, instead of what the plan says."),
-    ] = None,
-    slope: Annotated[
-        str | None, typer.Option(help="target or source, instead of what the plan says.")
-    ] = None,
+    action: c.PlannedActionOption = None,
+    slope: c.PlannedSlopeOption = None,
+    gqa: c.PlannedGqaOption = None,
+    repair: c.PlannedRepairOption = None,
+    task: o.TaskOption = None,
+    kind: o.KindOption = None,
+    calibration: o.CalibrationOption = None,
+    text_column: o.TextColumnOption = None,
+    text_pair_column: o.TextPairColumnOption = None,
+    calibration_size: o.CalibrationSizeOption = "512",
+    batch_size: o.BatchSizeOption = None,
+    max_length: o.MaxLengthOption = None,
+    seed: o.SeedOption = 0,
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = None,
     trust_remote_code: o.RemoteCodeOption = False,
@@ -190,20 +203,36 @@ def apply(
 ) -> None:
     """Do to a model what a plan says, and save the checkpoint.
 
-    The plan is a plan.json, or a pruning log (layer, kept, removed). After `import deadhead`,
-    plain AutoModel.from_pretrained loads what was cut.
+    The plan is a plan.json, or a pruning log (layer, kept, removed). A plan with a repair needs
+    calibration data; labels are not looked at. After `import deadhead`, plain
+    AutoModel.from_pretrained loads what was cut.
 
-    Example: deadhead apply bundled:encoder --plan plan.json -o small
+    Examples:
+      deadhead apply bundled:encoder --plan plan.json --task bundled:sentiment -o small
+
+      deadhead apply my-bloom --plan pruned.log --action mask -o masked
     """
     if not plan_file.is_file():  # before anything is loaded
         raise DataError(f"{str(plan_file)!r} is not there; give the file that holds a plan")
     check_empty(output)
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    counts = HeadModel(loaded.model).mask.counts
-    chosen = read_plan(plan_file, counts, action=action, slope=slope)
-    note_other_model("plan was", chosen.provenance, loaded.name)
     origin, before = HeadModel(loaded.model).mask, model_size(loaded.model)
-    apply_(loaded.model, chosen)
+    changes = {"action": action, "slope": slope, "gqa": gqa, "repair": repair}
+    chosen = read_plan(plan_file, origin, **changes)
+    note_other_model("plan was", chosen.provenance, loaded.name)
+    data = DataSettings(
+        spec=task,
+        kind=kind,
+        calibration=calibration,
+        text_column=text_column,
+        text_pair_column=text_pair_column,
+        calibration_size=o.size(calibration_size),
+        batch_size=batch_size,
+        max_length=max_length,
+        seed=seed,
+        allow_overlap=True,  # no other set is looked at
+    )
+    apply_repaired_(loaded.model, chosen, fits_of(loaded, [chosen], data)[0])
     facts = model_facts(loaded.name, loaded.model, ModelSettings(model), before=before)
     summary = unevaluated(chosen, origin, facts)
     save_model(loaded.model, loaded.tokenizer, output, card=model_card(summary))
@@ -218,18 +247,16 @@ def apply(
 
 def needs_calibration(recipe: Recipe, *, prompts: bool, scores: bool) -> bool:
     """Whether choosing looks at calibration data."""
-    scored = not scores and bool(criterion_class(recipe.criterion.split(":")[0]).needs)
-    if recipe.strategy != "clusters":
-        return scored
-    how = recipe.clustering
-    return not prompts or (
-        how.grouping == "importance_budget" and how.importance is None and scored
-    )
+    parts = parts_of(recipe.criterion)
+    scored = any(criterion_class(part.split(":")[0]).needs for part in parts) and not scores
+    return (recipe.needs_scores and scored) or (recipe.needs_prompts and not prompts)
 
 
 def scorings(view: HeadModel, recipe: Recipe) -> int:
     """Count the scorings that a strategy makes."""
-    if recipe.strategy != "greedy":
+    parts = (criterion_class(part.split(":")[0]) for part in parts_of(recipe.criterion))
+    lasting = all(getattr(part, "lasting", False) for part in parts)
+    if recipe.strategy not in ("greedy", "search") or lasting:
         return 1
     limit = droppable(view, view.mask, recipe.rules, recipe.heads) - len(view.mask.dropped)
     return math.ceil(limit / max(1, count_heads(recipe.per_step, view.mask.n_heads)))

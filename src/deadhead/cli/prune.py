@@ -9,15 +9,16 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, stopped, typed_command
+from deadhead.cli.unused import check_prompts, check_recipe
 from deadhead.heads import HeadModel
-from deadhead.pruning import Recipe
+from deadhead.recipe import AUTO, Recipe
 from deadhead.report import RunSummary, outcome, speed_table, step_table, summary_table
 from deadhead.runs import (
     DataSettings,
     ModelSettings,
-    PromptSettings,
     RunSettings,
     Watch,
     conduct,
@@ -29,15 +30,15 @@ from deadhead.types import count_heads
 
 
 def prune(
+    context: typer.Context,
     model: o.ModelArgument,
     task: o.TaskOption = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder of the run; by default below runs/."),
-    ] = None,
-    criterion: o.CriterionOption = "gradient_norm",
-    strategy: o.StrategyOption = "greedy",
-    heads: o.HeadsOption = "50%",
+    output: o.OutputFolderOption = None,
+    criterion: c.CriterionOption = "auto",
+    strategy: c.StrategyOption = "auto",
+    repair: c.RepairOption = "auto",
+    repair_at: c.RepairAtOption = "step",
+    heads: c.HeadsOption = "50%",
     cut: Annotated[
         str | None,
         typer.Option(
@@ -46,26 +47,26 @@ def prune(
             rich_help_panel="Choosing",
         ),
     ] = None,
-    per_step: o.PerStepOption = "1",
-    inverse: o.InverseOption = False,
-    scope: o.ScopeOption = "global",
-    keep_at_least: o.KeepOption = 0,
-    gqa: o.GqaOption = "whole_groups",
-    loss: o.LossOption = None,
-    action: o.ActionOption = "remove",
-    distance: o.DistanceOption = "cosine",
-    grouping: o.GroupingOption = "balanced",
-    representative: o.RepresentativeOption = "medoid",
-    unit: o.UnitOption = "head",
-    ward_on: o.WardOption = "unit",
-    include_padding: o.PaddingOption = False,
-    first_token: o.FirstTokenOption = "keep",
-    importance: o.ImportanceOption = None,
-    slope: o.SlopeOption = "target",
-    prompts: o.PromptsOption = None,
-    n_prompts: o.PromptCountOption = "100",
-    prompt_column: o.PromptColumnOption = None,
-    strict: o.StrictOption = False,
+    per_step: c.PerStepOption = "1",
+    inverse: c.InverseOption = False,
+    scope: c.ScopeOption = "global",
+    keep_at_least: c.KeepOption = 0,
+    gqa: c.GqaOption = "whole_groups",
+    loss: c.LossOption = None,
+    action: c.ActionOption = "remove",
+    distance: c.DistanceOption = "cosine",
+    grouping: c.GroupingOption = "balanced",
+    representative: c.RepresentativeOption = "medoid",
+    unit: c.UnitOption = "head",
+    ward_on: c.WardOption = "unit",
+    include_padding: c.PaddingOption = False,
+    first_token: c.FirstTokenOption = "keep",
+    importance: c.ImportanceOption = None,
+    slope: c.SlopeOption = "target",
+    prompts: c.PromptsOption = None,
+    n_prompts: c.PromptCountOption = "100",
+    prompt_column: c.PromptColumnOption = None,
+    strict: c.StrictOption = False,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -144,6 +145,8 @@ def prune(
         recipe=Recipe(
             criterion=criterion,
             strategy=strategy,
+            repair=repair,
+            repair_at=repair_at,
             heads=o.amount(heads),
             cut=None if cut is None else o.amount(cut),
             per_step=o.amount(per_step),
@@ -169,9 +172,7 @@ def prune(
                 importance=importance,
             ),
         ),
-        prompts=None
-        if prompts is None
-        else PromptSettings(prompts, o.size(n_prompts), prompt_column, max_length, strict, seed),
+        prompts=c.prompt_settings(prompts, n_prompts, prompt_column, max_length, strict, seed),
         output=o.output_folder(
             output,
             Path(model).name,
@@ -183,7 +184,10 @@ def prune(
         save=save,
         command=typed_command(),
     )
-    run(settings, resume=resume, as_json=as_json)
+    check_recipe(context, settings.recipe)
+    check_prompts(context, prompts)
+    automatic = AUTO in (criterion, repair) and settings.recipe.needs_scores
+    run(settings, resume=resume, as_json=as_json, automatic=automatic)
 
 
 def demo(
@@ -214,8 +218,8 @@ def demo(
     run(settings, resume=resume, as_json=as_json)
 
 
-def run(settings: RunSettings, *, resume: bool, as_json: bool) -> None:
-    """Conduct a run behind a progress bar and show its outcome."""
+def run(settings: RunSettings, *, resume: bool, as_json: bool, automatic: bool = False) -> None:
+    """Conduct a run behind a progress bar and show its outcome; say what `auto` stands for."""
     with progress_bar("loading", None, hidden=as_json) as advance:
 
         def on_start(loaded: Any, tasks: Any) -> None:
@@ -228,6 +232,11 @@ def run(settings: RunSettings, *, resume: bool, as_json: bool) -> None:
             advance.total(moves * each + draws + 5)
             say(f"{loaded.name}: {view.mask.n_kept} heads in {len(view.blocks)} blocks")
             say(tasks.describe())
+            if automatic:
+                say(
+                    f"auto: {recipe.strategy} by {recipe.criterion}, repair {recipe.repair}"
+                    " (the best of the tables in docs/results.md; docs/choosing.md says when not)"
+                )
 
         def on_work(what: str) -> None:
             advance(description=what)

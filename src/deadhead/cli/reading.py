@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deadhead.artefacts import read_pruning_log
 from deadhead.cli.console import say
-from deadhead.errors import DataError, FileFormatError
-from deadhead.types import HeadScores, PruningPlan
+from deadhead.errors import DataError, FileFormatError, HeadError, unknown_name
+from deadhead.recipe import AUTO
+from deadhead.repair import repair_names
+from deadhead.surgery.groups import policy_named
+from deadhead.types import HeadMask, HeadScores, PruningPlan
 
 LOGS = (".txt", ".log", ".csv", ".tsv")  # endings of pruning logs
 
@@ -24,28 +27,63 @@ def note_other_model(what: str, provenance: Mapping[str, Any], name: str) -> Non
 
 
 def read_plan(
-    file: Path, counts: Sequence[int], *, action: str | None = None, slope: str | None = None
+    file: Path,
+    mask: HeadMask,
+    *,
+    action: str | None = None,
+    slope: str | None = None,
+    gqa: str | None = None,
+    repair: str | None = None,
 ) -> PruningPlan:
-    """Read a plan.json, or a pruning log of explainabloomity, for a model of `counts` heads.
+    """Read a plan.json, or a pruning log of explainabloomity, for a model that holds `mask`.
 
-    `action` and `slope` replace what the plan says; a log says neither, and means `duplicate` with
-    the slope of the `target`.
+    `action`, `slope`, `gqa`, `repair` replace what the plan says. A log has none of them: it means
+    `duplicate` with the slope of the `target`; and `ungroup`, as `prune` takes for single heads. It
+    does not say either what was cut before: heads that the model has lost stay lost.
 
     Raises:
         DataError: there is no such file.
         FileFormatError: it is neither.
-        HeadError: it is of another model.
+        HeadError: it is of another model, or a log that keeps a head which this model has lost.
+        UnknownNameError: no such action, slope, policy or repair.
     """
+    if repair is not None and repair not in repair_names():
+        raise unknown_name("repair", repair, repair_names())
+    if gqa is not None:
+        policy_named(gqa)
     if file.suffix.lower() in LOGS:
-        found = read_pruning_log(file, counts=counts)
+        found = _of_log(file, mask)
     else:
-        found = PruningPlan.from_json(read_json(file, "a plan"))
-        found.mask.check_shape(counts)
-    return replace(found, action=action or found.action, slope=slope or found.slope)
+        found = PruningPlan.from_json(_plan_json(file))
+        found.mask.check_shape(mask.counts)
+    given = {"action": action, "slope": slope, "gqa": gqa, "repair": repair}
+    return replace(found, **{name: value for name, value in given.items() if value is not None})
+
+
+def _of_log(file: Path, mask: HeadMask) -> PruningPlan:
+    found = read_pruning_log(file, counts=mask.counts)
+    for head, source in found.copies.items():
+        if not mask.keeps(source):
+            raise HeadError(
+                f"{str(file)!r} keeps head {source} in the place of {head}, and this model has lost"
+                f" {source}; replay it on the uncut model, or plan again"
+            )
+    return replace(found, mask=found.mask & mask, gqa="ungroup")
+
+
+def _plan_json(file: Path) -> dict[str, Any]:
+    try:
+        return read_json(file, "a plan")
+    except FileFormatError as error:
+        if file.suffix.lower() == ".json":
+            raise
+        raise FileFormatError(f"{error}; pruning logs end in {', '.join(LOGS)}") from error
 
 
 def read_scores(file: Path, criterion: str) -> HeadScores:
     """Read the scores of one criterion from what `deadhead score -o` or a run wrote.
+
+    `auto` is the only one that the file holds.
 
     Raises:
         FileFormatError: the file is not scores.
@@ -60,6 +98,8 @@ def read_scores(file: Path, criterion: str) -> HeadScores:
         raise FileFormatError(
             f"{str(file)!r} does not hold scores ({error!r}); make it with 'deadhead score -o'"
         ) from error
+    if criterion == AUTO and len(held) == 1:
+        return next(iter(held.values()))
     if criterion not in held:
         raise DataError(
             f"{str(file)!r} has no scores of {criterion!r}; it holds {', '.join(sorted(held))};"

@@ -11,6 +11,7 @@ import typer
 
 from deadhead.atomic import replacing
 from deadhead.checkpoints import load_model
+from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
 from deadhead.criteria import diagnose, score_all
@@ -25,7 +26,7 @@ from deadhead.runs import DataSettings, data_facts, versions
 def score(
     model: o.ModelArgument,
     task: o.TaskOption = None,
-    criterion: o.CriterionOption = "gradient_norm",
+    criterion: c.CriterionOption = "gradient_norm",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the scores to this JSON file.")
     ] = None,
@@ -37,7 +38,7 @@ def score(
             " projection, and say what to do.",
         ),
     ] = False,
-    loss: o.LossOption = None,
+    loss: c.LossOption = None,
     kind: o.KindOption = None,
     calibration: o.CalibrationOption = None,
     text_column: o.TextColumnOption = None,

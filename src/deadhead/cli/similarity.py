@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
+from deadhead.cli.unused import refuse_typed
 from deadhead.report.similarity_summary import (
     SimilaritySummary,
     agreement_rows,
@@ -24,6 +26,7 @@ from deadhead.similarity import Clustering
 
 
 def similarity(
+    context: typer.Context,
     model: o.ModelArgument,
     prompts: Annotated[
         list[str] | None,
@@ -35,40 +38,40 @@ def similarity(
             rich_help_panel="Prompts",
         ),
     ] = None,
-    n_prompts: o.PromptCountOption = "100",
+    n_prompts: c.PromptCountOption = "100",
     draws: Annotated[
         int,
         typer.Option(
             help="Draws of n prompts whose groups are compared.", rich_help_panel="Prompts"
         ),
     ] = 10,
-    column: o.PromptColumnOption = None,
+    column: c.PromptColumnOption = None,
     max_length: o.MaxLengthOption = None,
-    strict: o.StrictOption = False,
-    heads: o.HeadsOption = "50%",
-    distance: o.DistanceOption = "cosine",
-    grouping: o.GroupingOption = "balanced",
-    representative: o.RepresentativeOption = "medoid",
-    unit: o.UnitOption = "head",
-    ward_on: o.WardOption = "unit",
-    include_padding: o.PaddingOption = False,
-    first_token: o.FirstTokenOption = "keep",
+    strict: c.StrictOption = False,
+    heads: c.HeadsOption = "50%",
+    distance: c.DistanceOption = "cosine",
+    grouping: c.GroupingOption = "balanced",
+    representative: c.RepresentativeOption = "medoid",
+    unit: c.UnitOption = "head",
+    ward_on: c.WardOption = "unit",
+    include_padding: c.PaddingOption = False,
+    first_token: c.FirstTokenOption = "keep",
     importance: Annotated[
         str | None,
         typer.Option(
-            help="A criterion (taylor) or a table of scores: which important heads go at 10% to"
-            " 90%, and the budget of importance_budget.",
+            help="A criterion (taylor) or a table of scores (FILE, FILE:KEY): which important heads"
+            " go at 10% to 90%, and the budget of importance_budget.",
             rich_help_panel="Importance",
         ),
     ] = None,
     important: Annotated[
         str,
-        typer.Option(help="How many heads are called important.", rich_help_panel="Importance"),
+        typer.Option(
+            help="How many heads --importance calls important: 36, 25%, or 0.25.",
+            rich_help_panel="Importance",
+        ),
     ] = "25%",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder to write; by default below runs/."),
-    ] = None,
+    output: o.OutputFolderOption = None,
     seed: o.SeedOption = 0,
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = None,
@@ -85,6 +88,13 @@ def similarity(
 
       deadhead similarity my-opt --prompts a.tsv --prompts b.tsv --importance taylor -o alike
     """
+    if importance is None:
+        refuse_typed(
+            context,
+            ("important",),
+            "counts heads by --importance, which is not given; give it a criterion or a table, or"
+            " leave it out",
+        )
     settings = SimilaritySettings(
         model=ModelSettings(model, device, dtype, trust_remote_code),
         clustering=Clustering(
@@ -105,7 +115,7 @@ def similarity(
         n=o.size(n_prompts),
         heads=o.amount(heads),
         importance=importance,
-        important=o.amount(important),
+        important=o.amount(important, goal="called important"),
         draws=draws,
         column=column,
         max_length=max_length,

@@ -8,27 +8,27 @@ from typing import Annotated, Any
 
 import typer
 
+from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, stopped, typed_command
+from deadhead.cli.lm_eval import FewshotOption, IncludePathOption, LimitOption, LmEvalOption
+from deadhead.cli.unused import check_clusterings, check_lm_eval, check_prompts
 from deadhead.errors import BudgetError
 from deadhead.report.sweep_page import sweep_rows
 from deadhead.report.tables import rich_table
-from deadhead.runs import DataSettings, ModelSettings, PromptSettings
+from deadhead.runs import DataSettings, ModelSettings
 from deadhead.runs.journal import partial_folder
-from deadhead.runs.sweep import LmEvalSettings, SweepSettings, conduct_sweep, frame
+from deadhead.runs.judging import LmEvalSettings
+from deadhead.runs.sweep import SweepSettings, conduct_sweep, frame
 from deadhead.similarity import Clustering
 from deadhead.sweeping import Sweep
 
-LM_EVAL = "lm-eval"
-
 
 def sweep(
+    context: typer.Context,
     model: o.ModelArgument,
     task: o.TaskOption = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder of the sweep; by default below runs/."),
-    ] = None,
+    output: o.OutputFolderOption = None,
     heads: Annotated[
         str, typer.Option(help="Shares of the heads, as 10%,25%,50%.", rich_help_panel="Choosing")
     ] = "10%,25%,50%,75%",
@@ -62,22 +62,26 @@ def sweep(
     random: Annotated[
         int, typer.Option(help="Draws of random heads, and of random groups; 20 for a band.")
     ] = 0,
-    representative: o.RepresentativeOption = "medoid",
-    unit: o.UnitOption = "head",
-    ward_on: o.WardOption = "unit",
-    include_padding: o.PaddingOption = False,
-    first_token: o.FirstTokenOption = "keep",
-    importance: o.ImportanceOption = None,
-    slope: o.SlopeOption = "target",
-    gqa: o.GqaOption = "whole_groups",
-    loss: o.LossOption = None,
-    prompts: o.PromptsOption = None,
-    n_prompts: o.PromptCountOption = "100",
-    prompt_column: o.PromptColumnOption = None,
-    strict: o.StrictOption = False,
+    representative: c.RepresentativeOption = "medoid",
+    unit: c.UnitOption = "head",
+    ward_on: c.WardOption = "unit",
+    include_padding: c.PaddingOption = False,
+    first_token: c.FirstTokenOption = "keep",
+    importance: c.ImportanceOption = None,
+    slope: c.SlopeOption = "target",
+    gqa: c.GqaOption = "whole_groups",
+    loss: c.LossOption = None,
+    prompts: c.PromptsOption = None,
+    n_prompts: c.PromptCountOption = "100",
+    prompt_column: c.PromptColumnOption = None,
+    strict: c.StrictOption = False,
     also: Annotated[
         list[str] | None,
-        typer.Option(help="One more test set to judge on; give several.", rich_help_panel="Data"),
+        typer.Option(
+            help="One more test set to judge on, all of it, read by the same --kind and columns as"
+            " --task; give several.",
+            rich_help_panel="Data",
+        ),
     ] = None,
     kind: o.KindOption = None,
     calibration: o.CalibrationOption = None,
@@ -90,22 +94,10 @@ def sweep(
     batch_size: o.BatchSizeOption = None,
     max_length: o.MaxLengthOption = None,
     allow_overlap: o.OverlapOption = False,
-    lm_eval: Annotated[
-        str | None,
-        typer.Option(
-            "--lm-eval", help="Tasks of lm-eval that judge as well.", rich_help_panel=LM_EVAL
-        ),
-    ] = None,
-    include_path: Annotated[
-        Path | None,
-        typer.Option(help="Folder of lm-eval task files of your own.", rich_help_panel=LM_EVAL),
-    ] = None,
-    num_fewshot: Annotated[
-        int | None, typer.Option(help="Solved examples in each prompt.", rich_help_panel=LM_EVAL)
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Examples per task at most.", rich_help_panel=LM_EVAL)
-    ] = None,
+    lm_eval: LmEvalOption = None,
+    include_path: IncludePathOption = None,
+    num_fewshot: FewshotOption = None,
+    limit: LimitOption = None,
     speed: Annotated[bool, typer.Option(help="Time what is really smaller.")] = True,
     seed: o.SeedOption = 0,
     device: o.DeviceOption = "cpu",
@@ -132,8 +124,8 @@ def sweep(
             importance=importance,
             seed=seed,
         )
-        for name, metric in product(_names(grouping), _names(distance))
-        if name != "random" or metric == _names(distance)[0]
+        for name, metric in product(o.names(grouping), o.names(distance))
+        if name != "random" or metric == o.names(distance)[0]
     ]
     settings = SweepSettings(
         model=ModelSettings(model, device, dtype, trust_remote_code),
@@ -153,10 +145,10 @@ def sweep(
             allow_overlap=allow_overlap,
         ),
         sweep=Sweep(
-            fractions=tuple(dict.fromkeys(_share(text) for text in _names(heads))),
+            fractions=tuple(dict.fromkeys(_share(text) for text in o.names(heads))),
             clusterings=tuple(clusterings),
-            criteria=tuple(_names(criterion)),
-            actions=tuple(_names(action)),
+            criteria=tuple(o.names(criterion)),
+            actions=tuple(o.names(action)),
             draws=random,
             loss=loss,
             slope=slope,
@@ -164,14 +156,12 @@ def sweep(
             seed=seed,
         ),
         output=o.output_folder(output, Path(model).name, "sweep"),
-        prompts=None
-        if prompts is None
-        else PromptSettings(prompts, o.size(n_prompts), prompt_column, max_length, strict, seed),
+        prompts=c.prompt_settings(prompts, n_prompts, prompt_column, max_length, strict, seed),
         also=tuple(also or ()),
         lm_eval=None
         if lm_eval is None
         else LmEvalSettings(
-            tuple(_names(lm_eval)),
+            tuple(o.names(lm_eval)),
             None if include_path is None else str(include_path),
             num_fewshot,
             limit,
@@ -182,6 +172,9 @@ def sweep(
         measure_speed=speed,
         command=typed_command(),
     )
+    check_clusterings(context, clusterings)
+    check_prompts(context, prompts)
+    check_lm_eval(context, lm_eval)
     with progress_bar("sweep", None, hidden=as_json) as advance:
 
         def on_start(loaded: Any, tasks: Any, points: int) -> None:
@@ -205,12 +198,6 @@ def sweep(
         return
     show(rich_table(sweep_rows(summary), title=summary.title))
     show(f"report: {settings.output / 'report.html'}, table: {settings.output / 'sweep.csv'}")
-
-
-def _names(text: str) -> list[str]:
-    """Read a list with commas; `none` is empty."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return [] if names == ["none"] else list(dict.fromkeys(names))
 
 
 def _share(text: str) -> float:

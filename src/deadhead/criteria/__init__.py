@@ -1,10 +1,17 @@
 """Criteria: how important is each head? One file per criterion; `score` runs them."""
 
 from deadhead.criteria import (  # noqa: F401 - they register
+    ablation,
     attention_entropy,
+    confidence,
+    file,
+    fisher,
     gradient_norm,
     magnitude,
+    output_norm,
     random,
+    reconstruction,
+    shapley,
     taylor,
 )
 from deadhead.criteria.base import (
@@ -17,7 +24,7 @@ from deadhead.criteria.base import (
 )
 from deadhead.criteria.diagnose import Diagnosis, diagnose
 from deadhead.criteria.losses import LOSSES
-from deadhead.criteria.score import score, score_all
+from deadhead.criteria.score import Scorer, score, score_all
 
 __all__ = [
     "LOSSES",
@@ -26,6 +33,7 @@ __all__ = [
     "Observation",
     "Projected",
     "SampleMean",
+    "Scorer",
     "criterion_names",
     "diagnose",
     "register_criterion",

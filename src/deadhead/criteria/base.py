@@ -40,6 +40,9 @@ class Observation:
         valid: real tokens, (samples, tokens), bool.
         gate_gradients: per block (samples, heads there now): dLoss_i / dg_i.
         projected: per block, if asked for.
+        output_gradients: per block, if asked for, (samples, tokens, hidden): the gradient at the
+            output projection's output. Applications of a shared block come one after the other
+            along tokens.
     """
 
     batch: int
@@ -47,12 +50,14 @@ class Observation:
     valid: Tensor
     gate_gradients: Sequence[Tensor] = ()
     projected: Sequence[Projected | None] = ()
+    output_gradients: Sequence[Tensor | None] = ()
 
 
 class Criterion(Protocol):
     """A way to score heads.
 
-    `needs` names what it looks at: nothing (weights only), `gates`, `projections` or `maps`.
+    `needs` names what it looks at: nothing (weights only), `gates`, `projections`,
+    `output_gradients`, `heads`, `maps`, `moments` or `trials`.
     `loss` is the loss it differentiates if the caller names none (None: no gradient).
     `scores()` returns one float64 array per block, for the heads there now.
     """
@@ -72,9 +77,16 @@ _REGISTRY: dict[str, Callable[..., Any]] = {}
 def register_criterion(name: str, *, needs: Sequence[str] = (), loss: str | None = None) -> Any:
     """Register a class as a criterion.
 
-    The class is made with `(view, seed=..., **options)`, or fewer of these, and has `scores()`;
-    one with `needs=("gates",)` or `"projections"` has `observe(Observation)`, one with `"maps"`
-    has `observe_maps(block, rows, maps, visible, valid)`.
+    The class is made with `(view, seed=..., **options)`, or fewer of these, and has `scores()`. By
+    what it needs it is shown, of each batch:
+
+    - `gates`, `projections`, `output_gradients`: `observe(Observation)`;
+    - `heads`: `observe_heads(block, z, valid, batch)`, z (samples, tokens, heads, head_dim);
+    - `maps`: `observe_maps(block, rows, maps, visible, valid)`.
+
+    One with `moments` finds the whole pass's in its attribute `moments` afterwards. One with
+    `trials` is called once, `observe_trials(Trials)`, and asks for the losses of whatever masks it
+    wants. What a criterion leaves in an attribute `facts` (JSON values) joins the provenance.
     """
 
     def register(cls: C) -> C:
@@ -111,9 +123,13 @@ def make_criterion(spec: str, view: HeadModel, *, seed: int = 0) -> Any:
     cls = criterion_class(name)
     parameters = inspect.signature(cls).parameters
     known = {p: parameters[p].default for p in parameters if p not in ("view", "seed")}
-    options = {}
+    options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
+        last = next(reversed(options), None)
+        if last is not None and known[last] == "" and not (equals and key in known):
+            options[last] += f":{pair}"  # paths and names of tables may hold colons
+            continue
         if key not in known or not equals:
             raise (
                 unknown_name(f"option of {name}", key, known)

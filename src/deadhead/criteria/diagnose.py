@@ -127,7 +127,7 @@ def diagnose(
                 recorder.not_finite.append(f"batch {number}, {trouble}")
                 continue
             backward = Backward(chosen, "sample", (recorder,))
-            run_batch(view, batch, number, backwards=(backward,), projections=True)
+            run_batch(view, batch, number, backwards=(backward,))
     if not seen:
         raise DataError("there is nothing to diagnose on; give at least one batch")
     return _conclude(view, recorder, getattr(chosen, "__name__", "loss"))

@@ -27,6 +27,7 @@ class Tape:
     gates: dict[int, Tensor] = field(default_factory=dict)
     inputs: dict[int, list[Tensor]] = field(default_factory=dict)
     outputs: dict[tuple[int, str], list[Tensor]] = field(default_factory=dict)
+    results: dict[int, list[Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ def run_batch(
     *,
     backwards: Sequence[Backward] = (),
     watchers: Sequence[Any] = (),
-    projections: bool = False,
 ) -> None:
     """Run one batch and show every criterion what it asked for.
 
-    Cost: one forward pass, and one backward pass per entry of `backwards`. Parameters get no
-    gradients; the model is expected to be at rest (see `HeadModel.at_rest`).
+    `watchers` look at the forward pass (maps, head outputs), the criteria of `backwards` at
+    gradients. Cost: one forward pass, and one backward pass per entry of `backwards`. Parameters
+    get no gradients; the model is expected to be at rest (see `HeadModel.at_rest`).
 
     Raises:
         ScoreError: gradients are wanted under `torch.inference_mode`, which has none.
@@ -64,21 +65,26 @@ def run_batch(
     valid = valid_tokens(batch)
     tape = Tape()
     with ExitStack() as stack:
-        for criterion in watchers:
+        of_maps = [c for c in watchers if "maps" in c.needs]
+        for criterion in of_maps:
             criterion.batch = number
-        if watchers:
-            stack.enter_context(hook_maps(view, _show(watchers, valid)))
+        if of_maps:
+            stack.enter_context(hook_maps(view, _show(of_maps, valid)))
+        of_heads = [c for c in watchers if "heads" in c.needs]
+        if of_heads:
+            stack.enter_context(view.hook_heads(_show_heads(of_heads, valid, number)))
+        needs = frozenset[str]().union(*(c.needs for b in backwards for c in b.criteria))
         if backwards:
-            gates = any("gates" in c.needs for b in backwards for c in b.criteria)
-            stack.enter_context(_recorded(view, tape, len(valid), gates, projections))
+            stack.enter_context(_recorded(view, tape, len(valid), needs))
             stack.enter_context(torch.enable_grad())
         else:
             stack.enter_context(torch.no_grad())
         outputs = call(view.model, batch)
         for at, backward in enumerate(backwards):
             per_sample = backward.loss(view.model, outputs, batch)
+            check_shape(per_sample, len(valid))
             if not torch.isfinite(per_sample).all():
-                raise ScoreError(_not_finite(view, batch, number))
+                raise ScoreError(not_finite_loss(view, batch, number))
             loss = _total(per_sample, backward)
             last = at + 1 == len(backwards)
             gradients = _gradients(loss, tape, retain=not last)
@@ -88,8 +94,9 @@ def run_batch(
                 valid=valid,
                 gate_gradients=[_gate(gradients, tape, n, b) for n, b in enumerate(view.blocks)],
                 projected=[_projected(view, gradients, tape, n) for n in range(len(view.blocks))]
-                if projections
+                if "projections" in needs
                 else [],
+                output_gradients=[_results(gradients, tape, n) for n in range(len(view.blocks))],
             )
             for criterion in backward.criteria:
                 criterion.observe(seen)
@@ -103,10 +110,30 @@ def _show(watchers: Sequence[Any], valid: Tensor) -> Callable[..., None]:
     return fn
 
 
+def _show_heads(watchers: Sequence[Any], valid: Tensor, number: int) -> Callable[..., None]:
+    def fn(block: int, z: Tensor) -> None:
+        for criterion in watchers:
+            criterion.observe_heads(block, z.detach(), valid, number)
+
+    return fn
+
+
+def check_shape(per_sample: Any, samples: int) -> None:
+    """Refuse what is not one number per sample.
+
+    Raises:
+        ScoreError: it has another shape.
+    """
+    shape = list(per_sample.shape) if isinstance(per_sample, Tensor) else type(per_sample).__name__
+    if shape != [samples]:
+        raise ScoreError(
+            f"the loss returned {shape}, and has to return a tensor of one number per sample,"
+            f" [{samples}]; do not average over the batch"
+        )
+
+
 @contextmanager
-def _recorded(
-    view: HeadModel, tape: Tape, samples: int, gates: bool, projections: bool
-) -> Iterator[None]:
+def _recorded(view: HeadModel, tape: Tape, samples: int, needs: frozenset[str]) -> Iterator[None]:
     def gate(number: int, z: Tensor) -> Tensor:
         if number not in tape.gates:
             shape = (samples, z.shape[-2])
@@ -114,12 +141,19 @@ def _recorded(
         return z * tape.gates[number][:, None, :, None]
 
     with ExitStack() as stack:
-        if gates:
+        if "gates" in needs:
             stack.enter_context(view.hook_heads(gate))
-        for number, block in enumerate(view.blocks if projections else ()):
-            for part, module in _modules(block).items() if block.n_heads else ():
-                hook = module.register_forward_hook(_recorder(tape, number, part))
-                stack.callback(hook.remove)
+        for number, block in enumerate(view.blocks):
+            if not block.n_heads:
+                continue
+            recorders: list[tuple[nn.Module, Callable[..., Tensor]]] = []
+            if "projections" in needs:
+                parts = _modules(block).items()
+                recorders += [(module, _recorder(tape, number, part)) for part, module in parts]
+            if "output_gradients" in needs:
+                recorders.append((block.output, _result_recorder(tape, number)))
+            for module, recorder in recorders:
+                stack.callback(module.register_forward_hook(recorder).remove)
         yield
 
 
@@ -144,7 +178,18 @@ def _recorder(tape: Tape, number: int, part: str) -> Callable[..., Tensor]:
     return hook
 
 
-def _not_finite(view: HeadModel, batch: Batch, number: int) -> str:
+def _result_recorder(tape: Tape, number: int) -> Callable[..., Tensor]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not output.requires_grad:
+            output.requires_grad_()
+        tape.results.setdefault(number, []).append(output)
+        return output
+
+    return hook
+
+
+def not_finite_loss(view: HeadModel, batch: Batch, number: int) -> str:
+    """Say that a batch's loss is not finite, and where it began."""
     where = where_not_finite(view, batch) or "the logits are finite, the loss is not"
     return (
         f"the loss of batch {number} is not finite: {where};"
@@ -160,9 +205,15 @@ def _total(per_sample: Tensor, backward: Backward) -> Tensor:
 
 
 def _gradients(loss: Tensor, tape: Tape, *, retain: bool) -> dict[int, Tensor]:
-    wanted = [*tape.gates.values(), *(t for ts in tape.outputs.values() for t in ts)]
+    recorded = (*tape.outputs.values(), *tape.results.values())
+    wanted = [*tape.gates.values(), *(t for ts in recorded for t in ts)]
     if not wanted:
         return {}
+    if not loss.requires_grad:
+        raise ScoreError(
+            "the loss has no gradient: it is detached, or does not depend on the model's outputs;"
+            " return what autograd can follow"
+        )
     found = torch.autograd.grad(loss, wanted, retain_graph=retain, allow_unused=True)
     pairs = zip(wanted, found, strict=True)
     return {id(t): torch.zeros_like(t) if g is None else g for t, g in pairs}
@@ -189,6 +240,12 @@ def _projected(
             applied = applied[..., rows.to(applied.device)]
         parts[part] = applied.unflatten(-1, (len(heads), block.head_dim))
     return Projected(_joined(tape.inputs[number]), **parts)
+
+
+def _results(gradients: dict[int, Tensor], tape: Tape, number: int) -> Tensor | None:
+    if number not in tape.results:
+        return None
+    return _joined([gradients[id(t)] for t in tape.results[number]])
 
 
 def _joined(applications: list[Tensor]) -> Tensor:

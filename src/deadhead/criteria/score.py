@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from deadhead.criteria.base import make_criterion
+from deadhead.criteria.combine import combined, parts_of
 from deadhead.criteria.inputs import Batch, aligned, to_device
 from deadhead.criteria.losses import Loss, loss_named
 from deadhead.criteria.passes import Backward, run_batch
+from deadhead.criteria.trials import Trials, check_value
 from deadhead.errors import DataError
 from deadhead.heads import HeadModel
+from deadhead.moments import Moments, MomentSums
 from deadhead.surgery.mask import masked
 from deadhead.types import HeadMask, HeadScores
 
@@ -45,16 +49,17 @@ def score_all(
     """Score the heads of a model by several criteria that share their passes.
 
     All gradient criteria of one call differentiate the same loss: `loss` if it is named; else
-    `task` if any of them is defined on it (taylor), else `logit_norm`. So `taylor` and
+    `task` if any of them is defined on it (taylor), else `kl`, else `logit_norm`. So `taylor` and
     `gradient_norm` together cost one forward and one backward pass per batch.
 
     Args:
         model: the model; comes back exactly as it was.
         data: batches of `input_ids`, `attention_mask`, perhaps `labels`; None if no criterion
             looks at data.
-        criteria: names, with options: `gradient_norm`, `attention_entropy:normalized=true`.
+        criteria: names, with options: `gradient_norm`, `attention_entropy:normalized=true`; or
+            several joined by `+`, whose ranks are averaged: `taylor+magnitude`.
         mask: heads it drops are switched off while scoring and come back NaN.
-        loss: `logit_norm`, `task`, or a callable `(model, outputs, batch) -> (batch,)`.
+        loss: `kl`, `logit_norm`, `task`, or a callable `(model, outputs, batch) -> (batch,)`.
         seed: for criteria that draw.
         on_batch: called after every batch, for progress.
 
@@ -67,15 +72,172 @@ def score_all(
         DataError: there is no data, or it lacks labels.
         ScoreError: something is not finite; names head and batch.
     """
-    view = model if isinstance(model, HeadModel) else HeadModel(model)
-    made = {spec: make_criterion(spec, view, seed=seed) for spec in criteria}
-    shared = _shared_loss(made.values(), loss)
-    with_data = [c for c in made.values() if c.needs]
+    scorer = Scorer(model, data, criteria, loss=loss, seed=seed, on_batch=on_batch)
+    return scorer.all_of(mask)
+
+
+class Scorer:
+    """Score whatever masks leave of a model, on the same data.
+
+    Most criteria look at the masked model anew for every mask. Those that last (`reconstruction`,
+    `file`) look at the dense model once and know every mask.
+
+    Args:
+        model, data, criteria, loss, seed, on_batch: as of `score_all`.
+        moments: sum moments in the dense pass, whether or not a criterion wants them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | HeadModel,
+        data: Iterable[Batch] | None,
+        criteria: Sequence[str],
+        *,
+        loss: str | Loss | None = None,
+        seed: int = 0,
+        moments: bool = False,
+        on_batch: Callable[[], None] | None = None,
+    ):
+        self.view = model if isinstance(model, HeadModel) else HeadModel(model)
+        self.data = list(data) if isinstance(data, Iterator) else data  # gone through again
+        self.criteria = criteria
+        self.seed = seed
+        self._names = [name for spec in criteria for name in parts_of(spec)]
+        self._made = self._make(self._names)
+        self.loss = shared_loss(list(self._made.values()), loss)
+        if self.loss is not None and any("trials" in c.needs for c in self._made.values()):
+            check_value(self.loss)
+        self._wants_moments = moments
+        self._on_batch = on_batch
+        self._seen: Seen | None = None
+
+    def __call__(self, mask: HeadMask | None = None) -> HeadScores:
+        """Score by the first criterion; see `all_of`."""
+        return self.all_of(mask)[self.criteria[0]]
+
+    def all_of(self, mask: HeadMask | None = None) -> dict[str, HeadScores]:
+        """Score what a mask leaves, by every criterion.
+
+        Cost: one pass over the data for the criteria that do not last; one in all for the others.
+        """
+        whole = mask is None or mask == self.view.mask
+        first = self._dense() if whole or self._lasting else None
+        made = dict(self._made)
+        fresh = [name for name in made if name not in self._lasting]
+        seen = first
+        if not whole and fresh:
+            made.update(self._make(fresh))
+            chosen = [made[name] for name in fresh]
+            seen = observe_all(
+                self.view, self.data, chosen, mask=mask, loss=self.loss, on_batch=self._on_batch
+            )
+        found: dict[str, HeadScores] = {}
+        for name, criterion in made.items():
+            lasting = name in self._lasting and mask is not None
+            values = criterion.scores_of(mask) if lasting else criterion.scores()
+            rows = _in_original_order(self.view, values, mask)
+            found[name] = HeadScores(rows, name, self._provenance(criterion, seen or first))
+        return {spec: combined(spec, found) for spec in self.criteria}
+
+    def gains(self, mask: HeadMask) -> HeadScores | None:
+        """Return what taking back each dropped head would save; None if the criterion cannot tell.
+
+        NaN for heads that the mask keeps. Cost: algebra, after the dense pass.
+        """
+        criterion = self._alone("gains_of")
+        if criterion is None:
+            return None
+        rows = _in_original_order(self.view, criterion.gains_of(mask), None)
+        return HeadScores(rows, self.criteria[0])
+
+    def error(self, mask: HeadMask) -> float | None:
+        """Return the criterion's error of a whole mask; None if it has none."""
+        criterion = self._alone("error_of")
+        return None if criterion is None else criterion.error_of(mask)
+
+    def _alone(self, method: str) -> Any:
+        """Return the first spec's criterion, ready, if it is a single one with this method."""
+        criterion = self._made.get(self.criteria[0])
+        if criterion is None or not hasattr(criterion, method):
+            return None
+        self._dense()
+        return criterion
+
+    @property
+    def moments(self) -> Moments:
+        """Moments of the dense model, from the pass that scored it where there was one."""
+        seen = self._dense()
+        if seen.moments is None:
+            how = {"loss": self.loss, "on_batch": self._on_batch}
+            sums = observe_all(self.view, self.data, [], moments=True, **how)
+            self._seen = seen = replace(seen, moments=sums.moments)
+        assert seen.moments is not None
+        return seen.moments
+
+    @property
+    def _lasting(self) -> list[str]:
+        return [name for name, made in self._made.items() if getattr(made, "lasting", False)]
+
+    def _dense(self) -> Seen:
+        if self._seen is None:
+            self._seen = observe_all(
+                self.view,
+                self.data,
+                list(self._made.values()),
+                loss=self.loss,
+                moments=self._wants_moments,
+                on_batch=self._on_batch,
+            )
+        return self._seen
+
+    def _make(self, names: Sequence[str]) -> dict[str, Any]:
+        return {name: make_criterion(name, self.view, seed=self.seed) for name in names}
+
+    def _provenance(self, criterion: Any, seen: Seen | None) -> dict[str, Any]:
+        provenance: dict[str, Any] = {"seed": self.seed}
+        if criterion.needs and seen is not None:
+            provenance["samples"] = seen.samples
+        if criterion.loss is not None and self.loss is not None:
+            provenance["loss"] = _name(self.loss)
+        return {**provenance, **getattr(criterion, "facts", {})}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one pass over the data left: number of samples, and moments if anyone asked."""
+
+    samples: int
+    moments: Moments | None = None
+
+
+def observe_all(
+    view: HeadModel,
+    data: Iterable[Batch] | None,
+    criteria: Sequence[Any],
+    *,
+    mask: HeadMask | None = None,
+    loss: str | Loss | None = None,
+    moments: bool = False,
+    on_batch: Callable[[], None] | None = None,
+) -> Seen:
+    """Show the data to criteria, all in one pass; with `moments`, sum those too, and gradients'.
+
+    Args and Raises: as `score_all`. The criteria are then ready to give their scores.
+    """
+    needs = frozenset[str]().union(*(c.needs for c in criteria))
+    sums = None
+    if moments or "moments" in needs:
+        sums = MomentSums(view, gradients=moments or "output_gradients" in needs)
+    triers = [c for c in criteria if "trials" in c.needs]
+    if triers and not isinstance(data, Sequence):
+        data = list(data or ())  # gone through more than once
+    lookers = [c for c in criteria if c.needs and not c.needs & {"moments", "trials"}]
+    lookers += [sums] if sums else []  # for those that need moments
+    loss = shared_loss([*lookers, *triers], loss)
     samples = 0
-    if with_data:
-        backwards = _backwards(with_data, shared)
-        watchers = [c for c in with_data if "maps" in c.needs]
-        projections = any("projections" in c.needs for c in with_data)
+    if lookers:
+        backwards = _backwards(lookers, loss)
+        watchers = [c for c in lookers if c.needs & {"maps", "heads"}]
         with ExitStack() as stack:
             stack.enter_context(view.at_rest())
             if mask is not None:
@@ -87,34 +249,34 @@ def score_all(
                     number,
                     backwards=backwards,
                     watchers=watchers,
-                    projections=projections,
                 )
                 samples += len(next(iter(batch.values())))
                 if on_batch is not None:
                     on_batch()
         if not samples:
             raise DataError(
-                f"{', '.join(c.name for c in with_data)}: there are no calibration samples;"
+                f"{', '.join(c.name for c in lookers)}: there are no calibration samples;"
                 " give at least one batch"
             )
-    results = {}
-    for spec, criterion in made.items():
-        provenance: dict[str, Any] = {"seed": seed}
-        if criterion.needs:
-            provenance["samples"] = samples
-        if criterion.loss is not None and shared is not None:
-            provenance["loss"] = _name(shared)
-        rows = _in_original_order(view, criterion.scores(), mask)
-        results[spec] = HeadScores(rows, spec, provenance)
-    return results
+    if triers:
+        trials = Trials(view, data, loss or "task", mask=mask, on_batch=on_batch)
+        samples = trials.samples
+        for criterion in triers:
+            criterion.observe_trials(trials)
+    found = sums.value() if sums else None
+    for criterion in criteria:
+        if "moments" in criterion.needs:
+            criterion.moments = found
+    return Seen(samples, found)
 
 
-def _shared_loss(criteria: Iterable[Any], loss: str | Loss | None) -> str | Loss | None:
+def shared_loss(criteria: Iterable[Any], loss: str | Loss | None) -> str | Loss | None:
+    """Return the one loss that the gradient criteria of a pass differentiate; None if none does."""
     wanted = [c.loss for c in criteria if c.loss is not None]
     if loss is not None:
         loss_named(loss)
         return loss
-    return "task" if "task" in wanted else next(iter(wanted), None)
+    return next((name for name in ("task", "kl") if name in wanted), next(iter(wanted), None))
 
 
 def _name(loss: str | Loss) -> str:

@@ -71,7 +71,7 @@ def facts_of(summary: RunSummary) -> list[tuple[str, str]]:
     facts: dict[str, Any] = {
         "model": model.get("name"),
         "model type": model.get("model_type"),
-        "criterion": summary.scores.criterion,
+        "criterion": None if summary.scores is None else summary.scores.criterion,
         "heads asked for": _asked(plan.provenance.get("heads")),
         "heads gone": f"{len(plan.mask.dropped)} of {plan.mask.n_heads} ({plan.mask.sparsity:.1%})",
         "action": plan.action,

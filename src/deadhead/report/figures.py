@@ -182,14 +182,16 @@ def _label_curve_axes(
     figure.legend(loc="outside upper center", frameon=False, fontsize=9.5, ncols=columns)
 
 
-def head_map_figure(scores: HeadScores, mask: HeadMask | None = None) -> Figure:
+def head_map_figure(scores: HeadScores | None, mask: HeadMask | None = None) -> Figure:
     """Draw the scores as blocks x heads; heads that `mask` drops are crossed out.
 
     Dark = important. Scores that were not computed (NaN) are hatched grey. Blocks may differ in
     their number of heads. Positive scores over more than two decades get a log scale; scores with
-    infinities, or with extremes that would hide the rest, are shown by rank.
+    infinities, or with extremes that would hide the rest, are shown by rank. Without any scores
+    the map shows what the mask drops, and has no colour bar.
 
     Raises:
+        DataError: neither scores nor a mask.
         HeadError: the mask is for another model.
         MissingDependencyError: matplotlib is not installed.
     """
@@ -197,6 +199,11 @@ def head_map_figure(scores: HeadScores, mask: HeadMask | None = None) -> Figure:
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
+    any_scores = scores is not None
+    if scores is None:
+        if mask is None:
+            raise DataError("there is nothing to map; give scores, a mask, or both")
+        scores = HeadScores(tuple(np.full(n, np.nan) for n in mask.counts), "")
     mask = mask or HeadMask.full(scores.counts)
     mask.check_shape(scores.counts)
     values = _padded(scores)
@@ -219,20 +226,30 @@ def head_map_figure(scores: HeadScores, mask: HeadMask | None = None) -> Figure:
         keys = _cross_out(axes, mask, mesh, cell)
         if unscored.count():
             grey = ListedColormap([PALE])
-            axes.pcolor(*edges, unscored, cmap=grey, hatch="////", gid="not-scored", **lines)
-            keys.append(Patch(facecolor=PALE, edgecolor="white", hatch="////", label="not scored"))
+            hatch = "////" if any_scores else None
+            axes.pcolor(*edges, unscored, cmap=grey, hatch=hatch, gid="not-scored", **lines)
+            if any_scores:
+                keys.append(
+                    Patch(facecolor=PALE, edgecolor="white", hatch=hatch, label="not scored")
+                )
         if keys:
             place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2}
             axes.legend(handles=keys, frameon=False, fontsize=9.5, borderaxespad=0.2, **place)
         _label_map_axes(axes, n_blocks, widest, cell)
-        if n_blocks * cell < LOW:
-            bar = figure.colorbar(mesh, ax=axes, label=label, location="bottom", aspect=40)
-        else:  # as high as the map, at any shape
-            inch = 1 / (max(widest, 1) * cell)
-            bar_axes = axes.inset_axes((1 + 0.15 * inch, 0, 0.16 * inch, 1))
-            bar = figure.colorbar(mesh, cax=bar_axes, label=label)
-        bar.outline.set_visible(False)
+        if any_scores:
+            _draw_bar(axes, mesh, label, values.shape, cell)
     return figure
+
+
+def _draw_bar(axes: Axes, mesh: Any, label: str, shape: tuple[int, ...], cell: float) -> None:
+    n_blocks, widest = shape
+    if n_blocks * cell < LOW:
+        bar = axes.figure.colorbar(mesh, ax=axes, label=label, location="bottom", aspect=40)
+    else:  # as high as the map, at any shape
+        inch = 1 / (max(widest, 1) * cell)
+        bar_axes = axes.inset_axes((1 + 0.15 * inch, 0, 0.16 * inch, 1))
+        bar = axes.figure.colorbar(mesh, cax=bar_axes, label=label)
+    bar.outline.set_visible(False)
 
 
 def _padded(scores: HeadScores) -> np.ndarray:
@@ -283,7 +300,8 @@ def _cross_out(axes: Axes, mask: HeadMask, mesh: Any, cell: float) -> list[Any]:
     if not gone:
         return []
     colours = mesh.to_rgba(mesh.get_array()).reshape(*mesh.get_array().shape, 4)
-    luminance = [float(colours[h] @ (0.299, 0.587, 0.114, 0)) for h in gone]
+    # a cell without a score is clear: what is below it is pale
+    luminance = [float(colours[h] @ (0.299, 0.587, 0.114, -1)) + 1 for h in gone]
     axes.scatter(
         [h.index for h in gone],
         [h.block for h in gone],
@@ -291,6 +309,7 @@ def _cross_out(axes: Axes, mask: HeadMask, mesh: Any, cell: float) -> list[Any]:
         s=(72 * cell * 0.5) ** 2,
         linewidths=max(0.8, 4.2 * cell),
         c=[INK if light > 0.5 else "white" for light in luminance],
+        zorder=3,  # also above heads without a score
         gid="removed",
     )
     label = f"removed ({len(gone)} of {mask.n_heads})"

@@ -44,7 +44,7 @@ def render(summary: RunSummary, figures: Mapping[str, str]) -> str:
         caveats=caveats(summary),
         tiles=_tiles(summary),
         grid=grid_text(summary.plan.mask),
-        criterion=summary.scores.criterion,
+        criterion=None if summary.scores is None else summary.scores.criterion,
         costs=cost_rows(summary),
         speed=speed_rows(summary.speed),
         evaluated_on=summary.evaluated_on,
@@ -65,7 +65,7 @@ def _write_figures(summary: RunSummary, folder: Path) -> dict[str, str]:
     }
     figures = {
         "curve": curve_figure(
-            {summary.scores.criterion: summary.trajectory},
+            {summary.chosen_by: summary.trajectory},
             measured_on=summary.evaluated_on,
             **(on_test if summary.evaluated_on == "test" else {}),
         ),

@@ -13,7 +13,7 @@ from deadhead.report.tables import Rows
 from deadhead.report.wording import NOTHING, number
 from deadhead.similarity import Clustering, Group, HeadDistances, linkage
 from deadhead.similarity.agreement import RemovedShare
-from deadhead.similarity.groupings import named
+from deadhead.similarity.groups import named
 from deadhead.types import PruningPlan
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ class RunSummary:
     Attributes:
         title: e.g. `minilm-sst2: greedy gradient_norm`.
         trajectory: the metric after each step.
-        scores: scores of the dense model.
+        scores: scores of the dense model; None if no choice looked at any.
         plan: what was cut in the end.
         model: `name`, `hub_id` (None for what is not on the Hub), `model_type`,
             `parameters_before`, `parameters_after`, `kv_bytes_per_token_before`,
@@ -41,13 +41,20 @@ class RunSummary:
 
     title: str
     trajectory: Trajectory
-    scores: HeadScores
+    scores: HeadScores | None
     plan: PruningPlan
     model: dict[str, Any] = field(default_factory=dict)
     speed: list[SpeedRow] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
     random: RandomBaseline | None = None
     run: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def chosen_by(self) -> str:
+        """What chose the heads: the criterion, or without scores the strategy."""
+        if self.scores is not None:
+            return self.scores.criterion
+        return str(self.plan.provenance.get("strategy", "plan"))
 
     @property
     def before(self) -> float:
@@ -86,7 +93,7 @@ class RunSummary:
         return {
             "title": self.title,
             "trajectory": self.trajectory.to_json(),
-            "scores": self.scores.to_json(),
+            "scores": None if self.scores is None else self.scores.to_json(),
             "plan": self.plan.to_json(),
             "model": _plain(self.model),
             "speed": [_plain(row.to_json()) for row in self.speed],
@@ -106,7 +113,7 @@ class RunSummary:
             return cls(
                 title=data["title"],
                 trajectory=Trajectory.from_json(data["trajectory"]),
-                scores=HeadScores.from_json(data["scores"]),
+                scores=None if data["scores"] is None else HeadScores.from_json(data["scores"]),
                 plan=PruningPlan.from_json(data["plan"]),
                 model=dict(data["model"]),
                 speed=[SpeedRow(**_numbers(row)) for row in data["speed"]],

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from deadhead.sweeping import Line
+    from deadhead.readings import Line
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def sweep_rows(summary: SweepSummary) -> Rows:
 def _reading(line: Line, judge: str) -> str:
     reading = line.readings.get(judge)
     if reading is None:
-        return f"not exact: {line.reason.partition(';')[0]}" if line.reason else NOTHING
+        return line.reason.partition(";")[0] or NOTHING
     if math.isnan(reading.low):
         return number(reading.value)
     return f"{number(reading.value)} [{number(reading.low)}, {number(reading.high)}]"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deadhead.artefacts import read_importance
+from deadhead.artefacts import read_importance, split_key
 from deadhead.checkpoints import Loaded
 from deadhead.criteria import score_all
 from deadhead.errors import BudgetError, DataError
@@ -102,7 +102,8 @@ def importance_of(
     if name is None:
         return None
     if settings.importance_is_file:
-        return read_importance(name, counts=view.mask.counts)
+        file, key = split_key(name)
+        return read_importance(file, counts=view.mask.counts, key=key)
     batches = prompts.batches() if settings.scores_on_prompts else None
     return score_all(view, batches, [name], seed=settings.seed, on_batch=watch.on_batch)[name]
 

@@ -20,15 +20,15 @@ from deadhead.criteria.inputs import to_device
 from deadhead.errors import CheckpointError, DataError, OutputExistsError
 from deadhead.heads import HeadModel
 from deadhead.pruning import Progress, Pruning, prune
+from deadhead.repair import Fits, apply_repaired_, fit, repaired
 from deadhead.report import RunSummary, SpeedRow, measure_all, model_card, write_report
 from deadhead.runs.facts import data_facts, model_facts, model_size, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.settings import RunSettings, table_fingerprint
-from deadhead.surgery import apply_, masked
 from deadhead.tasks import TaskSet
 from deadhead.tasks.prompts import Prompts
 from deadhead.trajectory import Step
-from deadhead.types import HeadMask
+from deadhead.types import HeadMask, PruningPlan
 
 
 @dataclass
@@ -94,11 +94,12 @@ def conduct(
         raise
     baseline = _baseline(view, tasks, settings, pruning, journal, watch)
     plan = replace(pruning.plan, provenance=_provenance(loaded.name, settings, data))
-    made = {"model": loaded.name, "data": {"calibration": data["calibration"]}}
-    scores = replace(
-        pruning.scores, provenance={**pruning.scores.provenance, **made, "versions": versions()}
-    )
-    cut = apply_(copy.deepcopy(loaded.model), plan)
+    scores = pruning.scores
+    if scores is not None:
+        made = {"model": loaded.name, "data": {"calibration": data["calibration"]}}
+        made |= {"versions": versions()}
+        scores = replace(scores, provenance={**scores.provenance, **made})
+    cut = apply_repaired_(copy.deepcopy(loaded.model), plan, pruning.fits)
     watch.on_work("cut")
     evaluation = _evaluation(loaded.model, cut, tasks, watch)
     speed = _speed(loaded.model, cut, tasks) if settings.measure_speed else []
@@ -145,9 +146,14 @@ def conduct(
 
 
 def write_run(summary: RunSummary, folder: Path) -> None:
-    """Write everything but the model: plan, scores, trajectory, run, figures and report."""
+    """Write everything but the model: plan, scores, trajectory, run, figures and report.
+
+    A run that looked at no scores has no scores.json.
+    """
     values = summary.to_json()
     for name in ("plan", "scores"):
+        if values[name] is None:
+            continue
         (folder / f"{name}.json").write_text(
             json.dumps(values.pop(name), indent=1) + "\n", encoding="utf-8"
         )
@@ -191,8 +197,13 @@ def _baseline(
     if not settings.random:
         return None
 
-    def evaluate(mask: HeadMask) -> float:
-        with masked(view, mask):
+    recipe = settings.recipe
+
+    def evaluate(mask: HeadMask) -> float:  # with the repair that the run has: a fair comparison
+        fits: Fits = {}
+        if pruning.moments is not None and recipe.repair_at == "step":
+            fits = fit(view, PruningPlan(mask, gqa=recipe.gqa), pruning.moments, recipe.repair)
+        with repaired(view, mask, fits):
             return tasks.test.evaluate(view.model).value
 
     def on_point(draw: int, dropped: int, value: float) -> None:
@@ -241,4 +252,5 @@ def _title(settings: RunSettings) -> str:
     if recipe.strategy == "clusters":
         return f"clusters {recipe.clustering.name}, {recipe.action}"
     inverse = " inverse" if recipe.inverse else ""
-    return f"{recipe.strategy}{inverse} {recipe.criterion}"
+    repair = "" if recipe.repair == "none" else f" + {recipe.repair}"
+    return f"{recipe.strategy}{inverse} {recipe.criterion}{repair}"

@@ -9,8 +9,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from deadhead.artefacts import split_key
 from deadhead.errors import BudgetError, DataError
-from deadhead.pruning import Recipe
+from deadhead.recipe import Recipe
 from deadhead.tasks import Task, TaskSet, open_task
 from deadhead.tasks.data import data_files, split_slice
 from deadhead.tasks.prompts import Prompts, open_prompts
@@ -151,7 +152,7 @@ def table_fingerprint(spec: str | None) -> str | None:
     """Return a short hex of a table of importance, perhaps with `:KEY` behind it; None if none."""
     if spec is None:
         return None
-    file = Path(spec) if Path(spec).exists() else Path(spec.rpartition(":")[0])
+    file, _ = split_key(spec)
     if not file.is_file():
         raise DataError(f"{spec!r} is not there; give a table of importance")
     return blake2b(file.read_bytes(), digest_size=6).hexdigest()
@@ -162,7 +163,7 @@ class RunSettings:
     """A whole `deadhead prune`.
 
     Attributes:
-        model, data, recipe: see there.
+        model, data, recipe: see there; the recipe is settled.
         prompts: for `clusters`; None: the calibration data.
         output: folder of the run.
         random: draws of the random baseline; 0: none.
@@ -184,6 +185,7 @@ class RunSettings:
     command: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "recipe", self.recipe.settled())
         if self.random < 0:
             raise BudgetError(f"{self.random} random draws; give 0 (none) or more, 20 for a band")
 

@@ -14,6 +14,7 @@ import torch
 
 from deadhead.artefacts import write_pruning_log
 from deadhead.checkpoints import check_empty, load_model, whole_folder
+from deadhead.errors import BudgetError
 from deadhead.heads import HeadModel
 from deadhead.report.similarity_page import write_similarity_report
 from deadhead.report.similarity_summary import SimilaritySummary
@@ -31,7 +32,6 @@ from deadhead.runs.comparing import (
 from deadhead.runs.facts import data_facts, versions
 from deadhead.runs.similarity_settings import SimilaritySettings
 from deadhead.similarity import (
-    SCOPES,
     Clustering,
     HeadDistances,
     HeadGrams,
@@ -43,6 +43,7 @@ from deadhead.similarity import (
     measured,
     save_distances,
 )
+from deadhead.similarity.gram import per_block
 from deadhead.types import PruningPlan, count_heads
 
 
@@ -54,8 +55,8 @@ def conduct_similarity(
     The first draw of the first prompts makes the distances, the groups and the plan; the other
     draws and prompts are grouped alike, and compared.
 
-    Cost: one forward pass per draw of prompts, and one more over the first draw for the distances
-    across blocks; importance by a criterion costs its passes over the first draw.
+    Cost: one forward pass per draw of prompts; importance by a criterion costs its passes over the
+    first draw.
 
     Raises:
         DeadheadError: of any kind; the folder is then not there.
@@ -68,14 +69,15 @@ def conduct_similarity(
     view = HeadModel(loaded.model)
     n_drop = to_drop(view, clustering, settings.heads)
     check_room(view, clustering, n_drop)
-    count_heads(settings.important, view.mask.n_heads)
+    _check_important(view, settings)
     draws, notes = open_draws(loaded, settings)
     first = next(iter(draws.values()))[0]
     passes = [prompts for drawn in draws.values() for prompts in drawn]
-    passes += [first] * (1 + settings.scores_on_prompts)  # both scopes, and scores
+    passes += [first] * settings.scores_on_prompts
     watch.on_start(loaded, draws, sum(len(prompts.batches()) for prompts in passes))
     importance = importance_of(view, first, settings, watch)
-    grams = {s: grams_of(view, first, s, clustering, watch) for s in SCOPES}
+    whole = grams_of(view, first, "global", clustering, watch)
+    grams = {"global": whole, "per_block": per_block(whole, len(view.blocks))}
     compared = measured(view, grams[clustering.scope], clustering)
     groups = cluster(compared, n_drop, clustering, importance)
     others = groups_by_draw(view, draws, groups, n_drop, settings, importance, watch)
@@ -135,6 +137,16 @@ def write_similarity(summary: SimilaritySummary, folder: Path) -> None:
         frame = pd.DataFrame([asdict(row) for row in summary.removed])
         frame.to_csv(folder / "removed_share.csv", index=False)
     write_similarity_report(summary, folder)
+
+
+def _check_important(view: HeadModel, settings: SimilaritySettings) -> None:
+    """Refuse, before any pass, a share of important heads that is no head."""
+    if settings.importance is None or count_heads(settings.important, view.mask.n_kept):
+        return
+    raise BudgetError(
+        f"{settings.important:.2%} of {view.mask.n_kept} heads is no head; call at least one"
+        " important"
+    )
 
 
 def _between(view: HeadModel, grams: HeadGrams, clustering: Clustering) -> HeadDistances:

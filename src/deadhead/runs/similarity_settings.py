@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deadhead.artefacts import split_key
+from deadhead.artefacts.importance import ENDINGS
 from deadhead.criteria.base import criterion_class
 from deadhead.errors import BudgetError, DataError
 from deadhead.runs.settings import ModelSettings
@@ -12,7 +14,6 @@ from deadhead.similarity import Clustering
 from deadhead.tasks.data import split_slice
 
 BUNDLED = {"bundled:encoder": "bundled:sentiment", "bundled:decoder": "bundled:text"}
-_TABLES = (".npy", ".csv", ".json", ".safetensors", ".pkl", ".pickle", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class SimilaritySettings:
         prompts: where prompts are; the first are grouped by, the others compared with them.
         n: prompts of one draw; None: all.
         heads: how many are to go: `int` counts, `float` in (0, 1] is a fraction.
-        importance: a file of scores, or a criterion that is scored on the first prompts.
+        importance: a file of scores, with `:KEY` behind it if it holds several tables; or a
+            criterion that is scored on the first prompts.
         important: how many of the heads are called important.
         draws: draws of `n` prompts from each of `prompts`, to compare their groups.
         column, max_length, strict: see `open_prompts`.
@@ -64,8 +66,8 @@ class SimilaritySettings:
     @property
     def importance_is_file(self) -> bool:
         """Whether `importance` names a file, rather than a criterion."""
-        path = Path(self.importance or "")
-        return path.suffix.lower() in _TABLES or path.is_file()
+        path, _ = split_key(self.importance or "")
+        return path.suffix.lower() in ENDINGS or path.is_file()
 
     @property
     def scores_on_prompts(self) -> bool:

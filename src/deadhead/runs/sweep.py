@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from torch import nn
 from deadhead.checkpoints import Loaded, check_empty, load_model, whole_folder
 from deadhead.criteria import score_all
 from deadhead.criteria.inputs import to_device
-from deadhead.errors import CheckpointError, DataError
+from deadhead.errors import CheckpointError, DataError, UnknownNameError
 from deadhead.heads import HeadModel
+from deadhead.readings import Line, Point, lines_of
 from deadhead.report import measure_all
 from deadhead.report.sweep_page import SweepSummary, write_sweep_page
 from deadhead.runs.comparing import check_room, to_drop
 from deadhead.runs.facts import data_facts, model_size, versions
 from deadhead.runs.journal import Journal
+from deadhead.runs.judging import LmEvalSettings, judge_by, judge_by_lm_eval, lm_eval_names
 from deadhead.runs.settings import (
     DataSettings,
     ModelSettings,
@@ -30,23 +32,10 @@ from deadhead.runs.settings import (
 )
 from deadhead.similarity import Clustering, HeadGrams, head_grams
 from deadhead.strategies import ScoreFn, droppable
-from deadhead.sweeping import Judge, Line, Point, Reading, Sweep, count_points, lines_of, sweep
+from deadhead.sweeping import Sweep, count_points, sweep
 from deadhead.tasks import Task, TaskSet
 from deadhead.tasks.prompts import Prompts
 from deadhead.types import HeadMask, HeadScores
-
-
-@dataclass(frozen=True)
-class LmEvalSettings:
-    """Which tasks of lm-eval judge as well; see `run_lm_eval`."""
-
-    tasks: tuple[str, ...]
-    include_path: str | None = None
-    num_fewshot: int | None = None
-    limit: int | None = None
-    batch_size: int | None = None
-    seed: int = 0
-    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,8 +46,10 @@ class SweepSettings:
         model, data, sweep: see there.
         output: the folder.
         prompts: what heads are compared on; None: the calibration data.
-        also: further test sets, each judged as its columns say.
-        lm_eval: tasks of lm-eval that judge as well.
+        also: further test sets, read by the same kind and columns as `data`: where it names none,
+            each as its own columns say.
+        lm_eval: tasks and groups of lm-eval that judge as well; of a group without a metric of its
+            own, and of a tag, each task.
         measure_speed: time what is really smaller.
         command: the command as it was typed; not compared on resume.
     """
@@ -95,6 +86,7 @@ def conduct_sweep(
         DeadheadError: of any kind; the folder is then not there, and the journal is.
     """
     check_empty(settings.output)
+    named = lm_eval_names(settings.lm_eval)  # before anything is loaded
     loaded = load_model(**settings.model.__dict__)
     view = HeadModel(loaded.model)
     tasks = settings.data.open(loaded.tokenizer, loaded.model.config)
@@ -111,10 +103,9 @@ def conduct_sweep(
         "versions": versions(),
     }
     _check_shares(view, settings.sweep)
-    judges = {tasks.test.name: _judge(tasks.test)}
-    judges |= {task.name: _judge(task) for task in also.values()}
+    judges = [judge_by(task) for task in (tasks.test, *also.values())]
     if settings.lm_eval is not None:
-        judges |= _lm_eval_judges(settings.lm_eval, loaded)
+        judges += [judge_by_lm_eval(name, settings.lm_eval, loaded) for name in named]
     journal = Journal.open(settings.output, header, resume=resume)
     on_start(loaded, tasks, count_points(settings.sweep))
 
@@ -197,54 +188,11 @@ def _check_shares(view: HeadModel, asked: Sweep) -> None:
 
 
 def _also(spec: str, settings: SweepSettings, loaded: Loaded) -> Task:
-    given = settings.data
-    alone = DataSettings(
-        test=spec, batch_size=given.batch_size, max_length=given.max_length, seed=given.seed
-    )
-    return alone.open_one("test", loaded.tokenizer, loaded.model.config)
-
-
-def _judge(task: Task) -> Judge:
-    def judge(model: nn.Module) -> Reading:
-        found = task.evaluate(model)
-        return Reading(found.metric, found.value, *found.interval())
-
-    return judge
-
-
-def _lm_eval_judges(settings: LmEvalSettings, loaded: Loaded) -> dict[str, Judge]:
-    """Judge by each task of lm-eval."""
-    from deadhead.tasks.lm_eval import check_lm_eval_tasks, primary, run_lm_eval
-
-    path = None if settings.include_path is None else Path(settings.include_path)
-    names = check_lm_eval_tasks(settings.tasks, path)
-
-    def make(name: str) -> Judge:
-        def judge(model: nn.Module) -> Reading:
-            results = run_lm_eval(
-                model,
-                loaded.tokenizer,
-                [name],
-                include_path=path,
-                num_fewshot=settings.num_fewshot,
-                limit=settings.limit,
-                batch_size=settings.batch_size or "auto",
-                seed=settings.seed,
-                trust_remote_code=settings.trust_remote_code,
-            )
-            found = primary(results)
-            if name not in found:
-                raise DataError(
-                    f"lm-eval {name!r} has no metric of its own; name its tasks:"
-                    f" {', '.join(sorted(found))}"
-                )
-            metric, value, error = found[name]
-            wide = float("nan") if error is None else 1.96 * error
-            return Reading(metric, value, value - wide, value + wide)
-
-        return judge
-
-    return {f"lm-eval {name}": make(name) for name in names}
+    alone = replace(settings.data, test=spec, test_size=None)
+    try:
+        return alone.open_one("test", loaded.tokenizer, loaded.model.config)
+    except (DataError, UnknownNameError) as error:
+        raise type(error)(f"further test set {spec!r}, read as the first: {error}") from error
 
 
 def _score(view: HeadModel, tasks: TaskSet, asked: Sweep) -> Callable[[str], ScoreFn]:

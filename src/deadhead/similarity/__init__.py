@@ -1,7 +1,15 @@
 """How alike heads are: distances between their attention maps, and groups of heads alike."""
 
 from deadhead.similarity.agreement import adjusted_rand, agreement, removed_share
-from deadhead.similarity.clustering import UNITS, Clustering, GramFn, cluster, measured
+from deadhead.similarity.clustering import (
+    UNITS,
+    Clustering,
+    GramFn,
+    check_units,
+    cluster,
+    measured,
+    unmeasured,
+)
 from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON, cut, linkage
 from deadhead.similarity.distances import (
     METRICS,
@@ -13,7 +21,8 @@ from deadhead.similarity.distances import (
     save_distances,
 )
 from deadhead.similarity.gram import FIRST_TOKEN, SCOPES, HeadGrams, head_grams
-from deadhead.similarity.groupings import GROUPINGS, Group, copies_of, group, labels_of
+from deadhead.similarity.groupings import GROUPINGS, group
+from deadhead.similarity.groups import Group, copies_of, labels_of
 
 __all__ = [
     "FIRST_TOKEN",
@@ -31,6 +40,7 @@ __all__ = [
     "Unit",
     "adjusted_rand",
     "agreement",
+    "check_units",
     "cluster",
     "copies_of",
     "cut",
@@ -44,4 +54,5 @@ __all__ = [
     "read_distances",
     "removed_share",
     "save_distances",
+    "unmeasured",
 ]

@@ -6,7 +6,7 @@ the share of important heads comes with what as many heads drawn at random would
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement, product
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import numpy as np
 
 from deadhead.errors import BudgetError, DataError, HeadError
 from deadhead.similarity.distances import Unit
-from deadhead.similarity.groupings import Group, importance_of, labels_of, named
+from deadhead.similarity.groups import Group, importance_of, labels_of, named
 from deadhead.types import Head, HeadScores, count_heads
 
 if TYPE_CHECKING:
@@ -28,18 +28,19 @@ INTERVAL = (2.5, 97.5)
 def adjusted_rand(a: Clustering, b: Clustering) -> float:
     """Compare two clusterings of the same units: 1 = the same, 0 = as alike as by chance.
 
-    The index is computed inside each block, where the clusters were made, and averaged with the
-    numbers of heads as weights; blocks that were clustered together (groups that span blocks, in
-    either clustering) are compared as one. A block of single units in both counts as 1, since they
-    agree: compare clusterings that drop something there. Single units against anything else is 0.
+    The index is computed inside each cell in which both were made (a block, a key/value group, the
+    whole model; a block where the groups do not say), because units of two cells are apart in any
+    case: that is no agreement. The mean over cells is weighted by their numbers of heads. Cells
+    where the two cannot differ are left out (all units alone in both, or all together in both). If
+    none is left it is 1 for equal clusterings, else 0.
 
     Unit: at most 1, may be negative; higher = more alike.
-    Cost: O(units) per block.
+    Cost: O(units) per cell.
 
     Raises:
         HeadError: the clusterings are of different units.
 
-    Source: Hubert and Arabie 1985, as in `sklearn.metrics.adjusted_rand_score`.
+    Source: Hubert and Arabie 1985, as in `sklearn.metrics.adjusted_rand_score`, per cell.
     """
     from sklearn.metrics import adjusted_rand_score  # takes a second to import
 
@@ -50,11 +51,16 @@ def adjusted_rand(a: Clustering, b: Clustering) -> float:
             f"the clusterings are of different units: {named(odd)} is in one only; compare"
             " clusterings of the same heads of the same model"
         )
-    cells = list(_cells(first, one=_spans_blocks(a) or _spans_blocks(b)))
-    indices = [
-        adjusted_rand_score([first[u] for u in cell], [second[u] for u in cell]) for cell in cells
-    ]
-    return float(np.average(indices, weights=[sum(map(len, cell)) for cell in cells]))
+    indices, weights = [], []
+    for cell in _common_cells(a, b):
+        one, other = [first[unit] for unit in cell], [second[unit] for unit in cell]
+        if len(set(one)) == len(set(other)) in (1, len(cell)):  # they cannot differ
+            continue
+        indices.append(adjusted_rand_score(one, other))
+        weights.append(sum(map(len, cell)))
+    if not indices:
+        return float({g.members for g in a} == {g.members for g in b})
+    return float(np.average(indices, weights=weights))
 
 
 def agreement(
@@ -168,15 +174,21 @@ def _labels(groups: Clustering) -> dict[Unit, int]:
     return {unit: number for number, g in enumerate(groups) for unit in g.members}
 
 
-def _spans_blocks(groups: Clustering) -> bool:
-    return any(len({unit[0].block for unit in g.members}) > 1 for g in groups)
+def _common_cells(a: Clustering, b: Clustering) -> list[list[Unit]]:
+    """Divide units by the cells of both clusterings: together are those that both could join."""
+    first, second = _cells(a), _cells(b)
+    found: dict[Hashable, list[Unit]] = {}
+    for unit in sorted(first):
+        found.setdefault((first[unit], second[unit]), []).append(unit)
+    return list(found.values())
 
 
-def _cells(units: Mapping[Unit, int], *, one: bool) -> Iterator[list[Unit]]:
-    """Divide units by block, or leave them together."""
-    blocks = sorted({unit[0].block for unit in units})
-    if one:
-        yield sorted(units)
-    else:
-        for block in blocks:
-            yield [unit for unit in sorted(units) if unit[0].block == block]
+def _cells(groups: Clustering) -> dict[Unit, Hashable]:
+    """Say in which cell each unit was grouped: by block where the groups do not know."""
+    unknown = [g for g in groups if g.cell is None]
+    one = any(len({unit[0].block for unit in g.members}) > 1 for g in unknown)
+    return {
+        unit: (g.cell, None if one or g.cell is not None else unit[0].block)
+        for g in groups
+        for unit in g.members
+    }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deadhead.errors import unknown_name
+from deadhead.errors import HeadError, unknown_name
 from deadhead.heads import HeadModel
 from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON
 from deadhead.similarity.distances import METRICS, HeadDistances, distances, kv_units
 from deadhead.similarity.gram import FIRST_TOKEN, HeadGrams
-from deadhead.similarity.groupings import GROUPINGS, Group, group
+from deadhead.similarity.groupings import GROUPINGS, group
+from deadhead.similarity.groups import Group
 from deadhead.surgery.groups import members_of
 from deadhead.types import Head, HeadScores
 
@@ -69,6 +70,16 @@ class Clustering:
         return "global" if self.grouping == "global" else "per_block"
 
     @property
+    def needs_prompts(self) -> bool:
+        """Whether grouping looks at distances: random groups with random representatives do not."""
+        return (self.grouping, self.representative) != ("random", "random")
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether grouping looks at scores by a criterion."""
+        return self.grouping == "importance_budget" and self.importance is None
+
+    @property
     def name(self) -> str:
         """Short name for tables: `cosine balanced`."""
         return self.grouping if self.grouping == "random" else f"{self.distance} {self.grouping}"
@@ -80,11 +91,48 @@ def measured(view: HeadModel, grams: HeadGrams, clustering: Clustering) -> HeadD
     Where query heads share keys and values, single heads are compared within their key/value group
     only, because a head cannot take over another's keys without its whole group; `unit="kv"`
     compares the groups.
+
+    Raises:
+        HeadError: `unit="kv"`, and the groups of the model differ in size.
     """
+    check_units(view, clustering)
     if clustering.unit == "kv":
         return distances(grams, clustering.distance, groups=kv_units(view))
     found = distances(grams, clustering.distance)
     return _within_groups(view, found) if clustering.scope == "per_block" else found
+
+
+def unmeasured(view: HeadModel, clustering: Clustering) -> HeadDistances:
+    """Return the units of random groups, which look at no distances: all are 0.
+
+    Raises:
+        HeadError: as `measured`.
+    """
+    cells = tuple(
+        tuple(Head(number, index) for index in block.held.heads)
+        for number, block in enumerate(view.blocks)
+    )
+    nothing = tuple(np.zeros((len(cell), len(cell))) for cell in cells)
+    grams = HeadGrams(nothing, cells, prompts=0)
+    return measured(view, grams, replace(clustering, distance="euclidean"))
+
+
+def check_units(view: HeadModel, clustering: Clustering) -> None:
+    """Refuse, before any pass, key/value heads that are not read by as many query heads each.
+
+    Raises:
+        HeadError: as `measured`.
+    """
+    if clustering.unit != "kv":
+        return
+    units = sorted(kv_units(view), key=len)
+    if units and len(units[0]) != len(units[-1]):
+        (few, some), (many, more) = ((len(u), u[0].block) for u in (units[0], units[-1]))
+        raise HeadError(
+            f"unit 'kv' needs key/value heads with as many query heads each: those of block {some}"
+            f" have {few}, those of block {more} have {many} (earlier cuts copied keys, or took"
+            " some heads of each); compare single heads (--unit head), or the uncut model"
+        )
 
 
 def cluster(

@@ -105,6 +105,24 @@ def head_grams(
     return HeadGrams(grams.matrices(), grams.cells, prompts, {**facts, "tokens": tokens})
 
 
+def per_block(grams: HeadGrams, n_blocks: int) -> HeadGrams:
+    """Slice inner products of all heads of a model into those within each of its blocks.
+
+    They are what `scope="per_block"` gives, to rounding, without another pass over the prompts.
+
+    Args:
+        grams: of `scope="global"`.
+        n_blocks: blocks of the model; one that has lost every head has an empty matrix.
+    """
+    (whole,), (heads,) = grams.matrices, grams.heads
+    rows = [[at for at, head in enumerate(heads) if head.block == n] for n in range(n_blocks)]
+    matrices = tuple(whole[np.ix_(of_block, of_block)] for of_block in rows)
+    for matrix in matrices:
+        matrix.setflags(write=False)
+    cells = tuple(tuple(heads[at] for at in of_block) for of_block in rows)
+    return HeadGrams(matrices, cells, grams.prompts, {**grams.provenance, "scope": "per_block"})
+
+
 def _check_prompts(prompts: int, longest: int, first_token: str) -> None:
     if not prompts:
         raise DataError("there are no prompts; give at least one of 2 tokens or more")

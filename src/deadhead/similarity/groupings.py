@@ -12,29 +12,33 @@ from functools import cached_property
 
 import numpy as np
 
-from deadhead.errors import BudgetError, DataError, HeadError, ScoreError, unknown_name
+from deadhead.errors import DataError, unknown_name
 from deadhead.similarity import clusters
 from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON, cut, linkage
 from deadhead.similarity.distances import HeadDistances, Unit
-from deadhead.types import Head, HeadScores
+from deadhead.similarity.groups import (
+    Group,
+    copies_of,
+    importance_of,
+    labels_of,
+    named,
+    units_to_drop,
+)
+from deadhead.types import HeadScores
+
+__all__ = [
+    "GROUPINGS",
+    "Group",
+    "Partition",
+    "Request",
+    "copies_of",
+    "group",
+    "importance_of",
+    "labels_of",
+    "named",
+]
 
 Partition = list[list[int]]  # of one cell: groups of row numbers
-
-
-@dataclass(frozen=True)
-class Group:
-    """Units that are alike: the one that stays, and the others that it stands for.
-
-    A unit that nothing is like is a group without others.
-    """
-
-    representative: Unit
-    others: tuple[Unit, ...] = ()
-
-    @property
-    def members(self) -> tuple[Unit, ...]:
-        """All units of the group, by block, then index."""
-        return tuple(sorted((self.representative, *self.others)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,81 +201,19 @@ def group(
     ):
         if given not in known:
             raise unknown_name(kind, given, known)
-    pairs = zip(distances.matrices, distances.units, strict=True)
-    cells = tuple((matrix, units) for matrix, units in pairs if units)
-    n_units = _units_to_drop(cells, n_drop)
+    numbers = [number for number, units in enumerate(distances.units) if units]
+    cells = tuple((distances.matrices[n], distances.units[n]) for n in numbers)
+    n_units = units_to_drop([units for _, units in cells], n_drop)
     of_partition, of_choice = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(2))
     asked = Request(cells, n_units, distances.metric, ward_on, importance, of_partition)
     groups: list[Group] = []
-    for (matrix, units), partition in zip(cells, GROUPINGS[grouping](asked), strict=True):
+    partitions = GROUPINGS[grouping](asked)
+    for number, (matrix, units), partition in zip(numbers, cells, partitions, strict=True):
         for members in partition:
             stays = clusters.representative(matrix, members, how=representative, rng=of_choice)
-            groups.append(Group(units[stays], tuple(units[m] for m in members if m != stays)))
+            others = tuple(units[m] for m in members if m != stays)
+            groups.append(Group(units[stays], others, number))
     return tuple(groups)
-
-
-def copies_of(groups: Sequence[Group]) -> dict[Head, Head]:
-    """Map each head that goes to the head that stands for it, for `PruningPlan.copies`."""
-    return {
-        head: source
-        for g in groups
-        for unit in g.others
-        for head, source in zip(unit, g.representative, strict=True)
-    }
-
-
-def labels_of(groups: Sequence[Group]) -> dict[Head, int]:
-    """Map each head to the number of its group."""
-    return {head: number for number, g in enumerate(groups) for unit in g.members for head in unit}
-
-
-def importance_of(units: Sequence[Unit], importance: HeadScores) -> list[float]:
-    """Look up the importance of units: the mean of their heads'.
-
-    Raises:
-        HeadError: the scores are of a model without one of the heads.
-        ScoreError: a head is not scored (NaN).
-    """
-    counts = importance.counts
-    for head in (head for unit in units for head in unit):
-        if head.block >= len(counts) or head.index >= counts[head.block]:
-            raise HeadError(
-                f"there is no importance of head {head}: the scores are for blocks of"
-                f" {list(counts)} heads; give scores of this model"
-            )
-    with np.errstate(invalid="ignore"):  # +inf and -inf have no mean: NaN
-        means = [float(np.mean([importance[head] for head in unit])) for unit in units]
-    for unit, mean in zip(units, means, strict=True):
-        if np.isnan(mean):
-            raise ScoreError(
-                f"the importance of {named(unit)} is nan; give a score for every head that is there"
-            )
-    return means
-
-
-def named(unit: Unit) -> str:
-    """Name a unit by its heads, as in `0.2+0.3`."""
-    return "+".join(map(str, unit))
-
-
-def _units_to_drop(cells: Sequence[tuple[np.ndarray, tuple[Unit, ...]]], n_drop: int) -> int:
-    sizes = {len(unit) for _, units in cells for unit in units}
-    if len(sizes) != 1:
-        raise DataError(f"units of {sorted(sizes)} heads; all units have to be of one size")
-    size = sizes.pop()
-    most = sum(len(units) - 1 for _, units in cells) * size
-    if not 0 <= n_drop <= most:
-        raise BudgetError(
-            f"{n_drop} heads cannot be dropped: each of {len(cells)} cells keeps a representative"
-            f" of {size} head{'s' if size > 1 else ''}; ask for 0 to {most}"
-        )
-    if n_drop % size:
-        below = n_drop - n_drop % size
-        raise BudgetError(
-            f"{n_drop} heads cannot be dropped: units of {size} heads go as a whole; ask for"
-            f" {below} or {below + size}"
-        )
-    return n_drop // size
 
 
 def _need_cells_of_one_block(asked: Request, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from deadhead.errors import unknown_name
 from deadhead.heads import HeadModel
@@ -13,6 +13,23 @@ from deadhead.strategies.units import Rules, Unit, sums_from
 from deadhead.types import Head, HeadMask, HeadScores
 
 ScoreFn = Callable[[HeadMask], HeadScores]
+
+
+@runtime_checkable
+class ScoresWholeMasks(Protocol):
+    """A `ScoreFn` that also knows the error of a whole mask, if its criterion does."""
+
+    def __call__(self, mask: HeadMask) -> HeadScores:
+        """Score the heads that a mask leaves."""
+        ...
+
+    def error(self, mask: HeadMask) -> float | None:
+        """Return the error of a mask; None if the criterion knows none."""
+        ...
+
+    def gains(self, mask: HeadMask) -> HeadScores | None:
+        """Return what taking back each dropped head would save; None likewise."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from deadhead.artefacts import read_importance
+from deadhead.artefacts import read_importance, split_key
 from deadhead.heads import HeadModel
-from deadhead.similarity import GramFn, cluster, copies_of, measured
+from deadhead.similarity import GramFn, cluster, copies_of, measured, unmeasured
 from deadhead.strategies.base import Move, ScoreFn, register_strategy
 from deadhead.strategies.units import Rules
 from deadhead.types import HeadMask, HeadScores
@@ -30,15 +29,17 @@ def clusters(
     The move's `copies` name for every dropped head the one that stands for it. Cuts at different
     numbers of heads are not nested: ask for each on its own.
 
-    Cost: one forward pass over the prompts; one scoring for `importance_budget` without a table.
+    Cost: one forward pass over the prompts, none for random groups with random representatives; one
+    scoring for `importance_budget` without a table.
     Source: explainabloomity (duplication pruning).
     """
     n_drop = limit - len(start.dropped)
     if n_drop <= 0:
         return
-    found = measured(view, grams(rules.clustering.scope), rules.clustering)
+    how = rules.clustering
+    found = measured(view, grams(how.scope), how) if how.needs_prompts else unmeasured(view, how)
     importance = _importance(score, origin, rules)
-    copies = copies_of(cluster(found, n_drop, rules.clustering, importance))
+    copies = copies_of(cluster(found, n_drop, how, importance))
     yield Move(start.drop(*copies), tuple(copies), (), copies)
 
 
@@ -47,7 +48,5 @@ def _importance(score: ScoreFn, origin: HeadMask, rules: Rules) -> HeadScores | 
         return None
     if rules.clustering.importance is None:
         return score(origin)
-    place, colon, key = rules.clustering.importance.rpartition(":")
-    if not colon or Path(rules.clustering.importance).exists():
-        place, key = rules.clustering.importance, ""
-    return read_importance(Path(place), counts=origin.counts, key=key or None)
+    file, key = split_key(rules.clustering.importance)
+    return read_importance(file, counts=origin.counts, key=key)

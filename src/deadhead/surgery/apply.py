@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
+from deadhead.errors import HeadError
 from deadhead.heads import HeadModel
 from deadhead.surgery.duplicate import duplicate_, duplicated
 from deadhead.surgery.fold import check_folds, fold_
@@ -29,8 +30,10 @@ def apply_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
 
     Raises:
         HeadError, GroupError: as `remove_`, `mask_`, `duplicate_` and `fold_`.
+        HeadError: the plan has a repair, which needs data; `deadhead.repair_` takes them.
     """
     view = model if isinstance(model, HeadModel) else HeadModel(model)
+    _check_no_repair(plan)
     return ACTION[plan.action](view, plan)
 
 
@@ -45,6 +48,7 @@ def applied(model: nn.Module | HeadModel, plan: PruningPlan) -> Iterator[nn.Modu
         HeadError, GroupError: as `apply_`.
     """
     view = model if isinstance(model, HeadModel) else HeadModel(model)
+    _check_no_repair(plan)
     if plan.action == "remove":
         cuts_of(view, plan)
     if plan.action == "fold":
@@ -57,3 +61,11 @@ def applied(model: nn.Module | HeadModel, plan: PruningPlan) -> Iterator[nn.Modu
             mask = view.mask.drop(*alone)
         stack.enter_context(masked(view, mask))
         yield view.model
+
+
+def _check_no_repair(plan: PruningPlan) -> None:
+    if plan.repair != "none":
+        raise HeadError(
+            f"the plan says repair {plan.repair!r}, which needs calibration data; give them to"
+            " 'deadhead apply' (or deadhead.repair_), or leave the repair out (--repair none)"
+        )

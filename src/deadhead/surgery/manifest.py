@@ -24,8 +24,9 @@ class DeadheadConfig(QuantizationConfigMixin):
         format: version of this entry.
         blocks: per block number (as text), `num_attention_heads`, `num_key_value_heads`,
             `head_dim`, the original indices `heads` and `key_value_heads`, and the original
-            counts; `slopes` if heads have the ALiBi slopes of others. Blocks that are whole are
-            not listed.
+            counts; `slopes` if heads have the ALiBi slopes of others; `output_bias` if a repair
+            gave the output projection a bias that the model type lacks. Blocks that are as they
+            were are not listed.
 
     Raises:
         CheckpointError: the entry was written by a newer deadhead, or lacks its blocks.
@@ -81,8 +82,10 @@ def _is_cut(block: Block) -> bool:
 
 def _entry(block: Block) -> dict[str, Any]:
     slopes = {"slopes": list(block.held.slopes)} if block.held.slopes else {}
+    bias = {"output_bias": True} if block.held.output_bias else {}
     return {
         **slopes,
+        **bias,
         "num_attention_heads": block.n_heads,
         "num_key_value_heads": block.n_kv_heads,
         "head_dim": block.head_dim,
@@ -101,6 +104,7 @@ def _held(number: str, entry: dict[str, Any]) -> BlockHeads:
             tuple(entry["heads"]),
             tuple(entry["key_value_heads"]),
             tuple(entry.get("slopes", ())),
+            entry.get("output_bias", False) is True,
         )
         heads, kv_heads = held.heads, held.kv_heads
         counts = (entry["num_attention_heads"], entry["num_key_value_heads"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from deadhead.architectures import Architecture
 from deadhead.errors import HeadError
-from deadhead.heads import Block, BlockHeads, HeadModel
+from deadhead.heads import Block, HeadModel
 from deadhead.surgery.groups import policy_named, ungroup
 from deadhead.surgery.headless import behead_, check_headless
 from deadhead.surgery.manifest import record_in_config
@@ -79,12 +81,11 @@ def cut_(block: Block, architecture: Architecture, cut: Cut) -> None:
     }
     for attribute, counts in architecture.shrink.items():
         setattr(block.attention, attribute, numbers[counts])
-    held = BlockHeads(
-        block.held.n_heads,
-        block.held.n_kv_heads,
-        tuple(block.held.heads[i] for i in cut.heads),
-        tuple(block.held.kv_heads[i] for i in cut.kv_heads),
-        tuple(block.held.slopes[i] for i in cut.heads) if block.held.slopes else (),
+    held = replace(
+        block.held,
+        heads=tuple(block.held.heads[i] for i in cut.heads),
+        kv_heads=tuple(block.held.kv_heads[i] for i in cut.kv_heads),
+        slopes=tuple(block.held.slopes[i] for i in cut.heads) if block.held.slopes else (),
     )
     block.attention.deadhead_heads = held  # type: ignore[assignment]
     if not held.heads:

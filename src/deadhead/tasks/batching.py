@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deadhead.criteria.inputs import call
-from deadhead.errors import DataError
+from deadhead.errors import DataError, ScoreError
 
 Batch = dict[str, torch.Tensor]
 
@@ -113,6 +113,14 @@ def context_length(tokenizer, config, asked: int | None = None) -> int | None:
     # tokenizers that do not know their length say 1e30
     known = [n for n in (positions, tokenizer.model_max_length) if n is not None and n < 1e9]
     return int(min(known)) if known else None
+
+
+def cannot_judge(name: str, number: int, of: int) -> ScoreError:
+    """Build the error for the first batch whose logits are not finite; `name` is the task's."""
+    return ScoreError(
+        f"the logits of batch {number} of {of} of {name!r} are not finite, and NaN is neither right"
+        " nor wrong; compute with --dtype float32, or look with 'deadhead score --diagnose'"
+    )
 
 
 @contextmanager

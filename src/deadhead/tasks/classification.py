@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deadhead.errors import DataError
-from deadhead.tasks.batching import Batch, TokenSequence, evaluating
+from deadhead.tasks.batching import Batch, TokenSequence, cannot_judge, evaluating
 from deadhead.tasks.data import Columns, Rows
 from deadhead.tasks.evaluation import Evaluation
 from deadhead.tasks.examples import Examples
@@ -42,8 +42,6 @@ class ClassificationTask(BatchedTask):
 
     A label that is a name of the model's `label2id` means that class, upper or lower case; any
     other whole number means the class of that index. Texts beyond `max_length` are truncated.
-
-    An example for which the model's logits are not finite counts as wrong.
     """
 
     metric = "accuracy"
@@ -109,12 +107,19 @@ class ClassificationTask(BatchedTask):
 
         Unit: fractions in [0, 1] (mcc in [-1, 1]); higher is better.
         Cost: one forward pass per batch.
+
+        Raises:
+            ScoreError: the logits are not finite; names the first batch.
         """
         from sklearn.metrics import f1_score, matthews_corrcoef  # takes a second to import
 
         packed = self.packed_for(model)
         with evaluating(model) as logits:
             found = torch.cat([_classes(logits(p.batch)) for p in packed]).cpu().numpy()
+        if (found < 0).any():
+            ends = np.cumsum([len(p.rows) for p in packed])
+            first = int(np.searchsorted(ends, np.argmax(found < 0), side="right"))
+            raise cannot_judge(self.name, first, len(packed))
         predicted = np.empty(self.size, dtype=np.int64)
         predicted[np.concatenate([p.rows for p in packed])] = found
         correct = (predicted == self.targets).astype(np.float64)
@@ -195,4 +200,5 @@ def _text_columns(rows: Rows, columns: Columns, label: str) -> tuple[str, str | 
 
 
 def _classes(logits: torch.Tensor) -> torch.Tensor:
+    """Return the likeliest class of each row; -1 where the logits are not finite."""
     return logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1)

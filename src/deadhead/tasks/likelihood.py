@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from deadhead.errors import DataError
-from deadhead.tasks.batching import evaluating
+from deadhead.tasks.batching import cannot_judge, evaluating
 from deadhead.tasks.task import Packed
 
 # logits upcast and reduced at once, in numbers; bounds the memory beside the logits themselves
@@ -51,20 +52,25 @@ def refuse_other_models(config, kind: str) -> None:
             )
 
 
-def sequence_losses(model: nn.Module, packed: Sequence[Packed], n: int) -> torch.Tensor:
+def sequence_losses(
+    model: nn.Module, packed: Sequence[Packed], n: int, *, name: str = ""
+) -> torch.Tensor:
     """Sum the negative log-likelihood of each sequence's tokens, given those before.
 
     Shape: (sequences,), float64, on the CPU, in the order of the sequences before packing.
     Unit: nats.
     Cost: one forward pass per batch; one batch's logits in memory at a time.
+
+    Raises:
+        ScoreError: the logits at a token are not finite; names the first batch, and `name`.
     """
     losses = torch.zeros(n, dtype=torch.float64)
-    found = []
     with evaluating(model) as logits:
-        for p in packed:
-            found.append(_row_losses(logits(p.batch), p.batch["labels"]))
-        for p, values in zip(packed, found, strict=True):
-            losses[torch.from_numpy(p.rows)] = values.cpu()
+        for number, p in enumerate(packed):
+            values = _row_losses(logits(p.batch), p.batch["labels"])
+            if values.isnan().any():
+                raise cannot_judge(name, number, len(packed))
+            losses[torch.from_numpy(p.rows)] = values
     return losses
 
 
@@ -80,7 +86,9 @@ def _row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     for scores, ids in zip(flat.split(at_once), targets.split(at_once), strict=True):
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         picked = scores.gather(1, ids.clamp(min=0)[:, None])[:, 0]
-        # masked_fill, not a product: padding may hold infinities
-        parts.append((scores.logsumexp(1) - picked).masked_fill(ids == -100, 0.0))
+        total = scores.logsumexp(1)
+        # a token of no probability has an infinite loss; a sum of infinities says nothing: NaN
+        parts.append((total - picked).masked_fill(~total.isfinite(), math.nan))
+        parts[-1].masked_fill_(ids == -100, 0.0)  # not a product: padding may hold infinities
     # summed in float64: a window has up to thousands of terms
     return torch.cat(parts).view(batch, tokens).cpu().double().sum(1)

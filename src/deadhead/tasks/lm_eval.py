@@ -23,7 +23,9 @@ from deadhead.tasks.batching import evaluating
 from deadhead.tasks.likelihood import refuse_other_models
 from deadhead.tasks.lm_eval_names import check_lm_eval_tasks, find_tasks, first_line, make_tasks
 
-__all__ = ["check_lm_eval_tasks", "primary", "run_lm_eval", "write_lm_eval"]
+__all__ = ["check_lm_eval_tasks", "interval", "members", "primary", "run_lm_eval", "write_lm_eval"]
+
+FRACTIONS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
 
 # batch size "auto" on a CPU: logits of one batch at most, in numbers (1 GiB in float32)
 _LOGITS_AT_ONCE = 2**28
@@ -131,6 +133,36 @@ def primary(results: Mapping[str, Any]) -> dict[str, tuple[str, float, float | N
         known = isinstance(error, int | float)
         found[task] = (name, float(row[numbers[name]]), float(error) if known else None)
     return found
+
+
+def members(name: str, results: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what has a metric of its own in the results of one name.
+
+    That is the name itself; or, of a tag or a group that does not average its tasks, the tasks.
+    """
+    found = primary(results)
+    if name in found:
+        return (name,)
+    groups = results.get("group_subtasks") or {}
+    return tuple(task for task in found if not groups.get(task))
+
+
+def interval(metric: str, value: float, error: float | None) -> tuple[float, float]:
+    """Bound a value by 1.96 standard errors either way: 95% if errors are normal.
+
+    Of an accuracy or an exact match, which are fractions, the bounds are clipped to [0, 1]; of
+    other metrics they are not. (No Wilson interval: groups have a standard error, but no one
+    number of answers.) Near 0 and 1 it is too narrow: with all answers right its width is 0.
+
+    Shape: (low, high); NaN without a standard error.
+    Unit: the metric's.
+    """
+    if error is None:
+        return float("nan"), float("nan")
+    low, high = value - 1.96 * error, value + 1.96 * error
+    if metric.partition(",")[0] in FRACTIONS and 0 <= value <= 1:  # some tasks give percentages
+        low, high = max(low, 0.0), min(high, 1.0)
+    return low, high
 
 
 def _check_options(num_fewshot: int | None, limit: float | None, batch_size: int | str) -> None:

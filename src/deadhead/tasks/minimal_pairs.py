@@ -83,9 +83,12 @@ class MinimalPairsTask(BatchedTask):
 
         Unit: fraction of pairs in [0, 1]; higher is better.
         Cost: one forward pass per batch, two sentences per pair.
+
+        Raises:
+            ScoreError: the logits are not finite, so that no sentence is the likelier one.
         """
         packed = self.packed_for(model)
-        losses = sequence_losses(model, packed, len(self.sequences)).numpy()
+        losses = sequence_losses(model, packed, len(self.sequences), name=self.name).numpy()
         good, bad = losses[self._sides]
         correct = (good < bad).astype(np.float64)
         names, groups = self._paradigms

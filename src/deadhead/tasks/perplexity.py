@@ -92,9 +92,12 @@ class PerplexityTask(BatchedTask):
         Unit: perplexity per predicted token, exp(total loss / total tokens); lower is better.
             `per_example` holds each text's mean loss in nats, `weights` its predicted tokens.
         Cost: one forward pass per batch.
+
+        Raises:
+            ScoreError: the logits are not finite; a mere large loss is an infinite perplexity.
         """
         packed = self.packed_for(model)
-        losses = sequence_losses(model, packed, len(self.sequences)).numpy()
+        losses = sequence_losses(model, packed, len(self.sequences), name=self.name).numpy()
         per_text = np.bincount(self._owners, losses, minlength=self.size)
         loss = float(per_text.sum() / self._tokens.sum())
         value = math.exp(loss) if not loss > 700 else math.inf

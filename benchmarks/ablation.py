@@ -1,0 +1,120 @@
+"""Leave-one-head-out: trials that share what they have in common, against one head at a time.
+
+One head at a time is what anyone would write first: for every head, switch it off, run the batches,
+average the loss, take off the loss of the whole model. Both sides run here on the same model and
+the same batches, sorted by length as the product's tasks make them, in turns, and must agree.
+
+Takes about 20 minutes on 2 cores. Needs no argument; folders of classifiers given as arguments are
+measured as well, on the data of `--task`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+
+import torch
+import transformers
+from greedy import RandomTask, random_bert
+from rich.console import Console
+from rich.table import Table
+
+from deadhead import HeadModel, load_model, masked, open_task, score
+from deadhead.criteria.inputs import call
+from deadhead.criteria.losses import task
+from deadhead.report import markdown_table
+
+PAIRS = 3  # timed turns of both sides
+
+
+def one_at_a_time(view, batches):
+    """Loss without each head, less the loss of the whole model."""
+    samples = sum(len(batch["labels"]) for batch in batches)
+
+    def mean_loss(mask):
+        with torch.inference_mode(), masked(view, mask):
+            losses = (task(view.model, call(view.model, b), b).double().sum() for b in batches)
+            return float(sum(losses)) / samples
+
+    whole = mean_loss(view.mask)
+    return {head: mean_loss(view.mask.drop(head)) - whole for head in view.mask.heads}
+
+
+def difference(scores, expected):
+    """Return the largest difference of two sides' scores."""
+    return max(abs(scores[head] - value) for head, value in expected.items())
+
+
+def exactness(view, batches):
+    """Return the largest difference in float64, on the first batches; the model stays in float64."""
+    view.model.double()
+    few = batches[-1:]
+    return difference(score(view, few, "ablation"), one_at_a_time(view, few))
+
+
+def compare(name, model, batches):
+    """Run both sides in turns; return a row of the table."""
+    view = HeadModel(model)
+    tokens = sum(batch["input_ids"].numel() for batch in batches)
+    real = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    seconds = []
+    for turn in range(PAIRS):
+        begun = time.perf_counter()
+        score(view, batches, "ablation")
+        between = time.perf_counter()
+        one_at_a_time(view, batches)
+        seconds.append((between - begun, time.perf_counter() - between))
+        ours, plain = seconds[-1]
+        print(
+            f"{name}: turn {turn + 1} of {PAIRS}: {ours:.1f} s, {plain:.1f} s", file=sys.stderr
+        )
+    ratios = [plain / ours for ours, plain in seconds]
+    ours_s, plain_s = (statistics.median(s) for s in zip(*seconds, strict=True))
+    return [
+        name,
+        f"{1 - real / tokens:.0%}",
+        f"{ours_s:.1f}",
+        f"{plain_s:.1f}",
+        f"{statistics.median(ratios):.2f}x",
+        f"{min(ratios):.2f}x to {max(ratios):.2f}x",
+        f"{exactness(view, batches):.0e}",
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("models", nargs="*", help="folders of classifiers to measure as well")
+    parser.add_argument("--task", help="their data")
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    rows = []
+    for folder, spec in [("bundled:encoder", "bundled:sentiment"), *((m, args.task) for m in args.models)]:
+        loaded = load_model(folder)
+        size = 512 if folder.startswith("bundled:") else args.samples
+        tasks = open_task(spec, loaded.tokenizer, config=loaded.model.config, calibration_size=size)
+        rows.append(compare(loaded.name, loaded.model, tasks.calibration.batches()))
+    batches = RandomTask(args.samples, 1).batches()
+    rows.append(compare("BERT-base shape (12 x 12 heads, 768)", random_bert(12, 768, 12), batches))
+    columns = [
+        "model",
+        "padding",
+        "ours, s",
+        "one at a time, s",
+        "ratio",
+        "range",
+        "largest difference, float64",
+    ]
+    table = Table(*columns, title="ablation of every head, medians of paired runs")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=160).print(table)
+    print(markdown_table(rows, columns, words=("model",)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The options that say which heads go, and what is done to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deadhead.cli.options import size
+from deadhead.runs import PromptSettings
+
+CLUSTERS = "Clusters"
+
+CriterionOption = Annotated[
+    str,
+    typer.Option(
+        "--criterion",
+        "-c",
+        help="How to score heads: 'deadhead list' names all; auto is reconstruction, repaired by"
+        " least_squares. Options follow colons: attention_entropy:normalized=true; names joined by"
+        " + are combined by rank: taylor+magnitude.",
+        rich_help_panel="Choosing",
+    ),
+]
+LossOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Loss of gradient criteria: task (needs labels), kl (the model's own predictions; no"
+        " labels) or logit_norm. By default the criterion's own: task for taylor and fisher, kl for"
+        " reconstruction.",
+        rich_help_panel="Choosing",
+    ),
+]
+StrategyOption = Annotated[
+    str,
+    typer.Option(
+        "--strategy",
+        "-s",
+        help="greedy (score again after every move; auto), one_shot, search (greedy, then swaps),"
+        " or clusters (one head stands for each group with alike attention maps).",
+        rich_help_panel="Choosing",
+    ),
+]
+ScoresOption = Annotated[
+    Path | None, typer.Option(help="A scores.json; without it the heads are scored now.")
+]
+RepairOption = Annotated[
+    str,
+    typer.Option(
+        help="How the heads that stay make up for those that go: least_squares, bias, none; auto is"
+        " least_squares if the criterion is auto too, else none.",
+        rich_help_panel="Choosing",
+    ),
+]
+RepairAtOption = Annotated[
+    str,
+    typer.Option(
+        help="step: every model of the curve is repaired; end: the last one alone.",
+        rich_help_panel="Choosing",
+    ),
+]
+HeadsOption = Annotated[
+    str,
+    typer.Option(
+        "--heads",
+        help="How many to drop: 36, 50%, or 0.5; heads of a cut model that are gone already count.",
+        rich_help_panel="Choosing",
+    ),
+]
+PerStepOption = Annotated[
+    str, typer.Option(help="Heads that one move drops: 1, 5%.", rich_help_panel="Choosing")
+]
+InverseOption = Annotated[
+    bool,
+    typer.Option("--inverse", help="Drop the highest scores first.", rich_help_panel="Choosing"),
+]
+ScopeOption = Annotated[
+    str,
+    typer.Option(
+        help="global, or per_block: the same number in every block.", rich_help_panel="Choosing"
+    ),
+]
+KeepOption = Annotated[
+    int, typer.Option(help="Heads that every block keeps.", rich_help_panel="Choosing")
+]
+GqaOption = Annotated[
+    str,
+    typer.Option(
+        help="Shared key/value heads: whole_groups (shrinks the cache), equalise, or ungroup"
+        " (exact for any mask; copies keys and values only where groups become uneven).",
+        rich_help_panel="Choosing",
+    ),
+]
+ActionOption = Annotated[
+    str,
+    typer.Option(
+        help="What becomes of the heads that go: remove, mask; of clusters also duplicate (take"
+        " over the weights of the head that stands for them) or fold (the same logits, smaller).",
+        rich_help_panel="Choosing",
+    ),
+]
+DistanceOption = Annotated[
+    str,
+    typer.Option(help="Between attention maps: cosine or euclidean.", rich_help_panel=CLUSTERS),
+]
+GroupingOption = Annotated[
+    str,
+    typer.Option(
+        help="balanced, nearest_pairs, importance_budget, global (groups may span blocks), or"
+        " random (baseline).",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+RepresentativeOption = Annotated[
+    str, typer.Option(help="Who stays of a group: medoid or random.", rich_help_panel=CLUSTERS)
+]
+UnitOption = Annotated[
+    str,
+    typer.Option(
+        help="What is grouped: head, or kv (whole key/value heads with their query heads).",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+WardOption = Annotated[
+    str,
+    typer.Option(
+        help="Ward on unit vectors (unit), or on the distances as they are (raw, as published).",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+PaddingOption = Annotated[
+    bool,
+    typer.Option(
+        "--include-padding",
+        help="Let padding into the head vectors, as published.",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+FirstTokenOption = Annotated[
+    str,
+    typer.Option(
+        help="keep, drop or renormalise what is attended to the first token.",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+ImportanceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Table of scores for importance_budget (.npy, .csv, .json, .safetensors, a pickled"
+        " tensor; FILE:KEY if it holds several); by default --criterion scores.",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+SlopeOption = Annotated[
+    str,
+    typer.Option(
+        help="ALiBi slope of a copy: its own (target, as published) or its source's (source, which"
+        " folding needs).",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+PromptsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Texts that heads are compared on: a file (prompt TAB id, .txt, .jsonl, .csv), FILE"
+        "[0:800], a folder, a datasets id; by default the calibration data.",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+PromptCountOption = Annotated[
+    str,
+    typer.Option(
+        "--n-prompts", "-n", help="Prompts drawn by seed; or all.", rich_help_panel=CLUSTERS
+    ),
+]
+PromptColumnOption = Annotated[
+    str | None,
+    typer.Option("--prompt-column", help="Column of the prompts.", rich_help_panel=CLUSTERS),
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse prompts longer than the model's context, instead of truncating.",
+        rich_help_panel=CLUSTERS,
+    ),
+]
+# where a plan or a log is obeyed, these change what it says
+PlannedActionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--action", help="remove, mask, duplicate or fold, instead of what the plan says."
+    ),
+]
+PlannedRepairOption = Annotated[
+    str | None,
+    typer.Option(
+        "--repair",
+        help="least_squares, bias or none, instead of what the plan says; needs calibration data"
+        " (--task or --calibration).",
+    ),
+]
+PlannedSlopeOption = Annotated[
+    str | None, typer.Option("--slope", help="target or source, instead of what the plan says.")
+]
+PlannedGqaOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gqa",
+        help="whole_groups, equalise or ungroup, instead of what the plan says; a pruning log says"
+        " nothing and means ungroup, as single heads were grouped.",
+    ),
+]
+
+
+def prompt_settings(
+    prompts: str | None,
+    n: str,
+    column: str | None,
+    max_length: int | None,
+    strict: bool,
+    seed: int,
+) -> PromptSettings | None:
+    """Return which prompts heads are compared on; None: the calibration data.
+
+    Raises:
+        BudgetError: `n` is no number of prompts.
+    """
+    if prompts is None:
+        return None
+    return PromptSettings(prompts, size(n), column, max_length, strict, seed)

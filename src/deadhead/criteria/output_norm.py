@@ -1,0 +1,48 @@
+"""output_norm: how much a head adds to its block's output."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deadhead.criteria.base import SampleMean, register_criterion
+from deadhead.heads import HeadModel, output_rows
+
+
+@register_criterion("output_norm", needs=("heads",))
+class OutputNorm:
+    """Score heads by the mean norm of what they add: `z[h] @ W_O[h].T`.
+
+    Mean over samples of the mean over their valid tokens.
+
+    Shape: one score per (block, head); shared blocks: mean over their applications.
+    Unit: of the hidden state; higher = more important.
+    Cost: one forward pass; `tokens * head_dim^2` per head (norms are taken from the Gram matrix
+    of the head's slice of W_O).
+    Source: Kobayashi et al. 2020 (arXiv 2004.10102), summed over what a head attends to.
+    """
+
+    def __init__(self, view: HeadModel):
+        self.mean = SampleMean(view, "output_norm")
+        self.grams: list[Tensor] = []
+        for block in view.blocks:
+            slices = _wide(output_rows(block.output).detach()).unflatten(1, (-1, block.head_dim))
+            heads = slices.permute(1, 0, 2)  # (heads, hidden, head_dim)
+            self.grams.append(heads.transpose(1, 2) @ heads)
+
+    def observe_heads(self, block: int, z: Tensor, valid: Tensor, batch: int) -> None:
+        """Add one application of one block."""
+        z = _wide(z)
+        projected = (z.transpose(1, 2) @ self.grams[block]).transpose(1, 2)
+        norms = (projected * z).sum(-1).clamp(min=0).sqrt()  # (samples, tokens, heads)
+        weight = valid[..., None].to(norms.dtype)
+        self.mean.add(block, (norms * weight).sum(1) / weight.sum(1).clamp(min=1), batch)
+
+    def scores(self) -> list[np.ndarray]:
+        """Return the means."""
+        return self.mean.value()
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))  # half precision overflows

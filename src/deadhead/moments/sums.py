@@ -1,0 +1,226 @@
+"""Moments of calibration tokens, summed block by block as the tokens come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from deadhead.errors import ScoreError
+from deadhead.heads import HeadModel
+
+if TYPE_CHECKING:
+    from deadhead.criteria.base import Observation
+
+HELD_OUT_EVERY = 4  # every fourth sample is held out of a fit, to choose its ridge
+
+
+@dataclass(frozen=True, eq=False)
+class BlockMoments:
+    """Moments of one block over calibration tokens, float64; `width` is heads now * head_dim.
+
+    Attributes:
+        second: sums of `x x^T` over the tokens of the fitting and of the held-out samples,
+            (2, width, width); `x` is what enters the output projection.
+        first: sums of `x`, (2, width).
+        tokens: how many tokens that were, of both; if tokens are weighted, their weights.
+    """
+
+    second: Tensor
+    first: Tensor
+    tokens: tuple[float, float]
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of `x`; shape (width,)."""
+        return self.first.sum(0) / sum(self.tokens)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of `x`; shape (width, width)."""
+        return self.second.sum(0) / sum(self.tokens) - torch.outer(self.mean, self.mean)
+
+    def fold(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return (mean, covariance) of the fitting (0) or the held-out (1) samples."""
+        mean = self.first[number] / self.tokens[number]
+        return mean, self.second[number] / self.tokens[number] - torch.outer(mean, mean)
+
+    def __add__(self, other: BlockMoments) -> BlockMoments:
+        """Return the moments over the tokens of both."""
+        first, second = self.first + other.first, self.second + other.second
+        fitting, held_out = (a + b for a, b in zip(self.tokens, other.tokens, strict=True))
+        return BlockMoments(second, first, (fitting, held_out))
+
+    def __mul__(self, weight: float) -> BlockMoments:
+        """Return the same moments with every token's weight multiplied."""
+        fitting, held_out = (n * weight for n in self.tokens)
+        return BlockMoments(self.second * weight, self.first * weight, (fitting, held_out))
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Moments of every block; None for blocks that have lost every head.
+
+    Attributes:
+        blocks: every token counts the same.
+        felt: half of a token's weight is its share of the squared loss gradient at the block's
+            output: an error counts there as much as the loss feels it. The same as `blocks` if no
+            gradients were asked for.
+        gradient: mean of `g g^T`, (hidden, hidden), `g` the gradient of a sample's loss at the
+            output projection's output; None if no gradients were asked for.
+        samples: how many.
+    """
+
+    blocks: Sequence[BlockMoments | None]
+    felt: Sequence[BlockMoments | None]
+    gradient: Sequence[Tensor | None]
+    samples: int
+
+
+class MomentSums:
+    """Sum moments while batches pass by; see `criteria.score.observe_all`.
+
+    Cost: `tokens * width^2` per block, and with gradients as much again and `tokens * hidden^2`, in
+    float64. Memory: two (width, width) matrices per block, with gradients four and one (hidden,
+    hidden), whatever the number of samples; with gradients one batch's head outputs too.
+
+    Args:
+        view: the model.
+        gradients: whether to take gradients into account.
+        device: where the sums are kept; None: where the block is.
+    """
+
+    def __init__(self, view: HeadModel, *, gradients: bool = False, device: str | None = None):
+        self.name = "moments"
+        self.needs = frozenset({"heads", *(["output_gradients"] if gradients else [])})
+        self.loss = "kl" if gradients else None
+        self.view = view
+        self.samples = 0
+        self._device = device
+        self._plain: dict[tuple[int, int], _Sums] = {}
+        self._felt: dict[tuple[int, int], _Sums] = {}
+        self._gradient: dict[int, Tensor] = {}
+        self._kept: dict[int, list[Tensor]] = {}  # head outputs, until their gradients come
+        self._batch = -1
+        self._held_out = torch.zeros(0, dtype=torch.bool)
+
+    def observe_heads(self, block: int, z: Tensor, valid: Tensor, batch: int) -> None:
+        """Add one application of one block; `z` is (samples, tokens, heads, head_dim)."""
+        if batch != self._batch:
+            self._batch = batch
+            number = torch.arange(self.samples, self.samples + len(valid), device=z.device)
+            self._held_out = number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+            self.samples += len(valid)
+        x = z.flatten(2)
+        for fold, rows in self._folds(valid):
+            self._add(self._plain, block, fold, _wide(x[rows]), None)
+        if not all(sums.finite() for (n, _), sums in self._plain.items() if n == block):
+            raise ScoreError(
+                f"the heads of block {block} ({self.view.blocks[block].name}) put out values that"
+                f" are not finite in batch {batch}; look with 'deadhead score --diagnose', or"
+                " compute with --dtype float32"
+            )
+        if self.loss is not None:
+            self._kept.setdefault(block, []).append(x)
+
+    def observe(self, seen: Observation) -> None:
+        """Add the gradients of one batch."""
+        for block, gradient in enumerate(seen.output_gradients):
+            if gradient is None:
+                continue
+            applications = gradient.split(seen.valid.shape[1], dim=1)
+            for x, g in zip(self._kept.pop(block), applications, strict=True):
+                for fold, rows in self._folds(seen.valid):
+                    chosen = _wide(g[rows])
+                    squared = chosen.square().sum(1)
+                    if not torch.isfinite(squared).all():
+                        raise ScoreError(
+                            f"the loss has a gradient at block {block}"
+                            f" ({self.view.blocks[block].name}) that is not finite in batch"
+                            f" {seen.batch}; look with 'deadhead score --diagnose', or compute"
+                            " with --dtype float32"
+                        )
+                    if block not in self._gradient:
+                        width = chosen.shape[1]
+                        self._gradient[block] = self._zeros(chosen, width, width)
+                    self._gradient[block] += (chosen.T @ chosen).to(self._gradient[block])
+                    self._add(self._felt, block, fold, _wide(x[rows]), squared)
+
+    def value(self) -> Moments:
+        """Return the moments."""
+        numbers = range(len(self.view.blocks))
+        plain = [_joined(self._plain, n) for n in numbers]
+        felt = [_joined(self._felt, n) for n in numbers]
+        gradient = [
+            self._gradient[n].cpu().double() / sum(p.tokens)
+            if p is not None and n in self._gradient
+            else None
+            for n, p in zip(numbers, plain, strict=True)
+        ]
+        mixed = [_mixed(p, f) for p, f in zip(plain, felt, strict=True)]
+        return Moments(plain, mixed, gradient, self.samples)
+
+    def _folds(self, valid: Tensor) -> list[tuple[int, Tensor]]:
+        """Return which tokens are of the fitting and of the held-out samples."""
+        held_out = self._held_out.to(valid.device)[:, None]
+        return [(0, valid & ~held_out), (1, valid & held_out)]
+
+    def _add(
+        self,
+        sums: dict[tuple[int, int], _Sums],
+        block: int,
+        fold: int,
+        x: Tensor,
+        weight: Tensor | None,
+    ) -> None:
+        if (block, fold) not in sums:
+            width = x.shape[1]
+            zeros = (self._zeros(x, width, width), self._zeros(x, width), self._zeros(x))
+            sums[block, fold] = _Sums(*zeros)
+        sums[block, fold].add(x, weight)
+
+    def _zeros(self, like: Tensor, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=like.dtype, device=self._device or like.device)
+
+
+@dataclass
+class _Sums:
+    second: Tensor
+    first: Tensor
+    tokens: Tensor
+
+    def add(self, x: Tensor, weight: Tensor | None) -> None:
+        """Add tokens; shape (tokens, width), weights (tokens,)."""
+        weighted = x if weight is None else x * weight[:, None]
+        self.second += (weighted.T @ x).to(self.second)
+        self.first += weighted.sum(0).to(self.first)
+        self.tokens += len(x) if weight is None else weight.sum().to(self.tokens)
+
+    def finite(self) -> bool:
+        """Whether every number seen was finite."""
+        return bool(torch.isfinite(self.first).all())
+
+
+def _joined(sums: dict[tuple[int, int], _Sums], number: int) -> BlockMoments | None:
+    if (number, 0) not in sums:
+        return None
+    folds = [sums[number, fold] for fold in range(2)]
+    second, first = (
+        torch.stack([getattr(f, name).cpu().double() for f in folds])
+        for name in ("second", "first")
+    )
+    return BlockMoments(second, first, (float(folds[0].tokens), float(folds[1].tokens)))
+
+
+def _mixed(plain: BlockMoments | None, felt: BlockMoments | None) -> BlockMoments | None:
+    """Return a mixture of halves; the plain one where the loss felt nothing."""
+    if plain is None or felt is None or not sum(felt.tokens):
+        return plain
+    return plain * 0.5 + felt * (0.5 * sum(plain.tokens) / sum(felt.tokens))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.detach().to(torch.float32 if x.device.type == "mps" else torch.float64)

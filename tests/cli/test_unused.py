@@ -1,0 +1,103 @@
+"""An option that would change nothing is refused in one line, before anything is loaded."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+MODEL = "bundled:decoder"
+DATA = ("-t", "bundled:agreement")
+CLUSTERS = ("--strategy", "clusters")
+BLIND = (*CLUSTERS, "--grouping", "random", "--representative", "random")
+BUDGET = ("--grouping", "importance_budget")
+PROMPTS = [("-n", "5"), ("--prompt-column", "text"), ("--strict",)]
+OF_CLUSTERS = [
+    ("--grouping", "balanced"),  # as by default, and typed
+    ("--distance", "cosine"),
+    ("--representative", "random"),
+    ("--unit", "kv"),
+    ("--ward-on", "raw"),
+    ("--include-padding",),
+    ("--first-token", "drop"),
+    ("--importance", "t.npy"),
+    ("--slope", "source"),
+    ("--prompts", "p.txt"),
+    *PROMPTS,
+]
+NO_PROMPTS = "is about prompts, and without --prompts heads are compared on the calibration data"
+NO_STRATEGY = "is for strategy 'clusters', and the strategy is 'one_shot'; leave it out, or choose"
+NO_GROUPS = "is for groupings, and there is none to look at; leave it out, or name --grouping"
+NO_BUDGET = "is for grouping 'importance_budget', and there is balanced only; leave it out, or"
+NO_SCORES = "is for scoring heads, and grouping 'balanced' looks at no scores; leave it out, or"
+NO_PLAN = "changes what a plan says, and there is none; name one with --plan"
+NO_LM_EVAL = "is for lm-eval, and no task of it is named; name one with --lm-eval"
+NO_DATA = "is about data, and lm-eval alone judges here; name data with --task, or leave it out"
+
+REFUSED = [
+    *(((c, *CLUSTERS), o, NO_PROMPTS) for c in ("prune", "plan") for o in PROMPTS),
+    *((("sweep",), o, NO_PROMPTS) for o in PROMPTS),
+    *(((c, "-s", "one_shot"), o, NO_STRATEGY) for c in ("prune", "plan") for o in OF_CLUSTERS),
+    *(((c, *CLUSTERS), ("--per-step", "2"), "drops all heads in one") for c in ("prune", "plan")),
+    *(((c, *CLUSTERS), ("--importance", "t.npy"), NO_BUDGET) for c in ("prune", "plan")),
+    (("sweep", "--grouping", "balanced"), ("--importance", "t.npy"), NO_BUDGET),
+    *((("sweep", "--grouping", "none"), o, NO_GROUPS) for o in OF_CLUSTERS[1:]),
+    (("plan", *BLIND), ("--prompts", "p.txt"), "compare none; leave it out"),
+    (("plan", *CLUSTERS), ("--scores", "s.json"), NO_SCORES),
+    (("plan", *CLUSTERS), ("-c", "taylor"), NO_SCORES),
+    (("prune", *CLUSTERS), ("--loss", "task"), NO_SCORES),
+    (
+        ("plan", *CLUSTERS, *BUDGET, "--importance", "t.npy"),
+        ("--scores", "s.json"),
+        "is for scoring heads, and --importance has their scores; leave one of them out",
+    ),
+    (("similarity",), ("--important", "25%"), "counts heads by --importance, which is not given"),
+    *((("evaluate",), o, NO_PLAN) for o in (("--action", "fold"), ("--slope", "source"))),
+    (("evaluate",), ("--gqa", "ungroup"), NO_PLAN),
+    *((("evaluate",), o, NO_LM_EVAL) for o in (("--limit", "3"), ("--num-fewshot", "1"))),
+    (("evaluate",), ("--lm-eval-output", "x.json"), NO_LM_EVAL),
+    *((("sweep",), o, NO_LM_EVAL) for o in (("--limit", "3"), ("--include-path", "x"))),
+    *(
+        (("evaluate", "--lm-eval", "x"), o, NO_DATA)
+        for o in (("--test-size", "8"), ("--kind", "x"))
+    ),
+]
+
+
+@pytest.fixture
+def unloaded(deadhead, monkeypatch):
+    for name in ("cli.plan", "cli.evaluate", "runs.conduct", "runs.sweep", "runs.similar"):
+        module = importlib.import_module(f"deadhead.{name}")
+        monkeypatch.setattr(module, "load_model", lambda *a, **k: pytest.fail("loaded"))
+    return deadhead
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "said"), REFUSED, ids=[" ".join((*c, *o)) for c, o, _ in REFUSED]
+)
+def test_an_option_that_does_nothing_is_refused(unloaded, tmp_path, command, option, said):
+    name, *options = command
+    data = () if name == "similarity" or said == NO_DATA else DATA
+    line = unloaded(name, MODEL, *data, *options, *option).refused()
+    flag = {"-n": "--n-prompts", "-c": "--criterion"}.get(option[0], option[0])
+    assert line.startswith(f"error: {flag} "), line
+    assert said in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_name_is_said_before_an_unused_option(unloaded):
+    line = unloaded("plan", MODEL, *DATA, "-s", "clustes", "--prompts", "p.txt").refused()
+    assert "did you mean 'clusters'" in line
+
+
+def test_what_is_looked_at_is_not_refused(deadhead, tmp_path):
+    (tmp_path / "p.txt").write_text("the dogs run .\nthe cat sees a bird .\n")
+    (tmp_path / "t.csv").write_text("1,2,3,4\n" * 4)
+    prompts = ("--prompts", "p.txt", "-n", "2", "--prompt-column", "text", "--strict")
+    table = (*BUDGET, "--importance", "t.csv")
+    found = deadhead("plan", MODEL, *CLUSTERS, *prompts, *table, "--slope", "source", "--json")
+    assert found.code == 0, found.err
+    sizes = ("--calibration-size", "8", "--heads", "25%")
+    found = deadhead("plan", MODEL, *DATA, *sizes, *CLUSTERS, *BUDGET, "-c", "taylor", "--json")
+    assert found.code == 0, found.err
+    assert found.json["provenance"]["criterion"] == "taylor"
