@@ -129,7 +129,8 @@ def random_baseline(
     return RandomBaseline(tuple(sparsity), tuple(rows), seed)
 
 
-def _no_grams(scope: str) -> NoReturn:
+def no_grams(scope: str) -> NoReturn:
+    """Stand for the prompts where a strategy looks at none."""
     raise AssertionError("random orders look at no attention maps")
 
 
@@ -142,7 +143,7 @@ def random_masks(view: HeadModel, totals: Sequence[int], rules: Rules, seed: int
         moves = one_shot(
             view,
             lambda _: scores,
-            _no_grams,
+            no_grams,
             origin=origin,
             start=mask,
             per_step=total,

@@ -153,7 +153,7 @@ def prune(
     if prompts is None and recipe.needs_prompts:
         data = tasks.calibration.batches()
     grams = _grams(view, data, recipe)
-    moves = _moves(view, score, grams, recipe, start=steps[-1].mask, limits=(most, limit))
+    moves = moves_to(view, score, grams, recipe, start=steps[-1].mask, limits=(most, limit))
     copies: dict[HeadMask, Mapping[Head, Head]] = {}
     if recipe.needs_scores:
         score(origin)
@@ -161,7 +161,7 @@ def prune(
     while not stop.met(steps[1:], dense, greater_is_better=better):
         move = next(moves, None)
         if move is None:
-            _check_reached(steps[-1].mask, limit)
+            check_reached(steps[-1].mask, limit)
             break
         last = len(move.mask.dropped) >= limit
         due = last or len(move.mask.dropped) == most or len(steps) % recipe.evaluate_every == 0
@@ -179,7 +179,7 @@ def prune(
     ]
     mask = (good or steps[:1])[-1].mask
     if recipe.strategy == "clusters" and mask != origin and mask not in copies:  # a resumed run
-        again = next(_moves(view, score, grams, recipe, start=origin, limits=(limit,)))
+        again = next(moves_to(view, score, grams, recipe, start=origin, limits=(limit,)))
         if again.mask != mask:
             raise DataError(
                 "the interrupted run had grouped the heads in another way: its prompts or its table"
@@ -261,10 +261,10 @@ def choose(
     limit = droppable(view, mask, recipe.rules, recipe.heads)
     copies: Mapping[Head, Head] = {}
     grams = grams or _grams(view, data if prompts is None else prompts, recipe, on_batch)
-    for move in _moves(view, score, grams, recipe, start=mask, limits=(limit,)):
+    for move in moves_to(view, score, grams, recipe, start=mask, limits=(limit,)):
         on_move(move)
         mask, copies = move.mask, move.copies
-    _check_reached(mask, limit)
+    check_reached(mask, limit)
     return recipe.plan(mask, copies)
 
 
@@ -288,7 +288,7 @@ def _grams(
     return grams
 
 
-def _moves(
+def moves_to(
     view: HeadModel,
     score: ScoreFn,
     grams: GramFn,
@@ -316,7 +316,8 @@ def _moves(
             mask = move.mask
 
 
-def _check_reached(mask: HeadMask, limit: int) -> None:
+def check_reached(mask: HeadMask, limit: int) -> None:
+    """Refuse a mask that a strategy left short of its limit."""
     if len(mask.dropped) < limit:
         raise ScoreError(
             f"only {len(mask.dropped)} of {limit} heads could be dropped: the others have no score;"

@@ -36,6 +36,7 @@ class Point:
         draw: number of the draw, for what is random; else 0.
         readings: by judge; empty if the action cannot be had.
         reason: why it cannot be had (not exact, or against the gqa policy), else empty.
+        seconds: what choosing and repairing took, passes that several methods share not counted.
         size: parameters, KV bytes per token and timings, of models that are really smaller.
     """
 
@@ -47,6 +48,7 @@ class Point:
     draw: int = 0
     readings: Mapping[str, Reading] = field(default_factory=dict)
     reason: str = ""
+    seconds: float = 0.0
     size: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -84,6 +86,7 @@ class Line:
     draws: int
     readings: Mapping[str, Reading]
     reason: str
+    seconds: float
     size: Mapping[str, float]
 
 
@@ -108,9 +111,10 @@ def _line(group: Sequence[Point]) -> Line:
         first.asked,
         first.dropped,
         first.actual,
-        len(group) if first.method in (RANDOM_HEADS, RANDOM_GROUPS) else 0,
+        len(group) if first.method.startswith((RANDOM_HEADS, RANDOM_GROUPS)) else 0,
         readings,
         first.reason,
+        first.seconds,
         first.size,
     )
 

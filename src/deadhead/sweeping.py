@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from deadhead.baseline import random_masks
+from deadhead.baseline import no_grams, random_masks
 from deadhead.errors import BudgetError, HeadError
 from deadhead.heads import HeadModel
-from deadhead.pruning import choose
+from deadhead.moments import Moments
+from deadhead.pruning import check_reached, choose, moves_to
 from deadhead.readings import RANDOM_GROUPS, RANDOM_HEADS, Point, Reading
 from deadhead.recipe import Recipe
+from deadhead.repair import applied_repaired, apply_repaired_, fit
 from deadhead.similarity import Clustering, GramFn
 from deadhead.strategies import ScoreFn, droppable
-from deadhead.surgery import applied, apply_
 from deadhead.surgery.fold import removal_of
 from deadhead.surgery.remove import cuts_of
 from deadhead.types import COPYING, PruningPlan, count_heads
 
+NESTED = ("one_shot", "greedy")  # strategies that go on from the mask of a smaller share
 SMALLER = ("remove", "fold")  # actions whose models are really smaller
 
 
@@ -35,6 +38,8 @@ class Sweep:
             looked at under the first action that copies, or under mask if none does.
         criteria: criteria to drop the lowest of, one-shot; under those of mask and remove that
             are asked for (mask if neither is).
+        methods: more ways to choose by a criterion, as (strategy, criterion), under the same.
+        repairs: of what criteria, methods and random heads leave; each on its own.
         actions: `remove`, `mask`, `duplicate`, `fold`.
         draws: random draws, of heads and of `random` groups. 0: none.
         loss, slope, gqa, seed: as in `Recipe`.
@@ -47,6 +52,8 @@ class Sweep:
     fractions: tuple[float, ...]
     clusterings: tuple[Clustering, ...] = ()
     criteria: tuple[str, ...] = ()
+    methods: tuple[tuple[str, str], ...] = ()
+    repairs: tuple[str, ...] = ("none",)
     actions: tuple[str, ...] = ("duplicate", "mask", "fold")
     draws: int = 0
     loss: str | None = None
@@ -66,8 +73,14 @@ class Sweep:
             for action in self.actions:
                 for clustering in self.clusterings or (Clustering(),):
                     self.of_clusters(clustering, fraction, action)
-            for criterion in self.criteria:
-                self.of_criterion(criterion, fraction)
+            for strategy, criterion in self.chosen:
+                for repair in self.repairs:
+                    self.of_criterion(criterion, fraction, strategy=strategy, repair=repair)
+
+    @property
+    def chosen(self) -> tuple[tuple[str, str], ...]:
+        """All ways to choose by a criterion, as (strategy, criterion)."""
+        return (*(("one_shot", criterion) for criterion in self.criteria), *self.methods)
 
     @property
     def measured(self) -> tuple[Clustering, ...]:
@@ -99,11 +112,14 @@ class Sweep:
             seed=self.seed,
         )
 
-    def of_criterion(self, criterion: str, fraction: float) -> Recipe:
+    def of_criterion(
+        self, criterion: str, fraction: float, *, strategy: str = "one_shot", repair: str = "none"
+    ) -> Recipe:
         """Return the recipe of one plan by a criterion."""
         return Recipe(
             criterion=criterion,
-            strategy="one_shot",
+            strategy=strategy,
+            repair=repair,
             heads=fraction,
             loss=self.loss,
             gqa=self.gqa,
@@ -121,6 +137,7 @@ def sweep(
     *,
     score: Callable[[str], ScoreFn],
     grams: GramFn,
+    moments: Callable[[], Moments] | None = None,
     measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
     done: Mapping[tuple[str, str, float, int], Point] | None = None,
     on_point: Callable[[Point], None] = lambda point: None,
@@ -136,7 +153,8 @@ def sweep(
         judges: each from a model to its readings by name.
         score: from a criterion to a function that scores what a mask leaves.
         grams: runs the prompts, see `head_grams`; called once per scope.
-        measure: sizes and timings of a smaller model.
+        moments: of the dense model, for repairs.
+        measure: sizes and timings of a smaller model; None: nothing is really cut.
         done: points of an interrupted sweep, by key.
         on_point: called with every new point.
 
@@ -150,7 +168,7 @@ def sweep(
     for point in _points(view, asked, score, grams):
         made = done.get(point.key)
         if made is None:
-            made = _judged(view, point, judges, measure)
+            made = _judged(view, point, judges, moments, measure)
             on_point(made)
         points.append(made)
     return points
@@ -164,16 +182,26 @@ class _Planned:
     method: str
     asked: float
     draw: int = 0
+    seconds: float = 0.0
 
     @property
     def key(self) -> tuple[str, str, float, int]:
         return self.method, self.plan.action, self.asked, self.draw
 
+    def under(self, actions: Sequence[str], repairs: Sequence[str]) -> Iterator[_Planned]:
+        """Yield the same plan under actions and repairs."""
+        for action in actions:
+            for repair in repairs:
+                plan = replace(self.plan, action=action, repair=repair)
+                name = self.method if repair == "none" else f"{self.method} + {repair}"
+                yield replace(self, plan=plan, method=name)
+
 
 def count_points(asked: Sweep) -> int:
     """Count the points of a sweep, the dense model included."""
-    each = len(asked.measured) * len(asked.actions) + len(asked.criteria) * len(asked.plain)
-    drawn = asked.draws * (1 + bool(asked.of_random_groups))
+    by_criteria = len(asked.chosen) * len(asked.plain) * len(asked.repairs)
+    each = len(asked.measured) * len(asked.actions) + by_criteria
+    drawn = asked.draws * (len(asked.repairs) + bool(asked.of_random_groups))
     return 1 + len(asked.fractions) * (each + drawn)
 
 
@@ -188,6 +216,7 @@ def _points(
             kept[scope] = grams(scope)
         return kept[scope]
 
+    plans = _by_methods(view, asked, score)
     for fraction in asked.fractions:
         for clustering in asked.measured:
             recipe = asked.of_clusters(clustering, fraction, asked.actions[0])
@@ -197,12 +226,38 @@ def _points(
             plan = choose(view, None, recipe, scores=scores, grams=grams_once)
             for action in asked.actions:
                 yield _Planned(replace(plan, action=action), clustering.name, fraction)
-        for criterion in asked.criteria:
-            recipe = asked.of_criterion(criterion, fraction)
-            plan = choose(view, None, recipe, scores=score(criterion)(view.mask))
-            for action in asked.plain:
-                yield _Planned(replace(plan, action=action), criterion, fraction)
+        for planned in plans[fraction]:
+            yield from planned.under(asked.plain, asked.repairs)
         yield from _drawn(view, asked, fraction, grams_once)
+
+
+def _by_methods(
+    view: HeadModel, asked: Sweep, score: Callable[[str], ScoreFn]
+) -> dict[float, list[_Planned]]:
+    """Choose by every criterion, at all fractions in one go where masks are nested."""
+    found: dict[float, list[_Planned]] = {fraction: [] for fraction in asked.fractions}
+    for strategy, criterion in asked.chosen:
+        name = criterion if strategy == "one_shot" else f"{strategy} {criterion}"
+        recipes = {
+            fraction: asked.of_criterion(criterion, fraction, strategy=strategy)
+            for fraction in asked.fractions
+        }
+        limits = {f: droppable(view, view.mask, r.rules, f) for f, r in recipes.items()}
+        begun = time.perf_counter()
+        mask = view.mask
+        for fraction in sorted(asked.fractions):
+            start = mask if strategy in NESTED else view.mask
+            limit = (limits[fraction],)
+            moves = moves_to(
+                view, score(criterion), no_grams, recipes[fraction], start=start, limits=limit
+            )
+            for move in moves:
+                mask = move.mask
+            check_reached(mask, limits[fraction])
+            seconds = time.perf_counter() - begun
+            plan = recipes[fraction].plan(mask)
+            found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
+    return found
 
 
 def _drawn(view: HeadModel, asked: Sweep, fraction: float, grams: GramFn) -> Iterator[_Planned]:
@@ -213,9 +268,8 @@ def _drawn(view: HeadModel, asked: Sweep, fraction: float, grams: GramFn) -> Ite
     unit = asked.clusterings[0].unit if asked.clusterings else "head"
     for draw in range(asked.draws):
         mask = random_masks(view, [total], rules, asked.seed + draw)[0]
-        yield _Planned(
-            PruningPlan(mask, action="mask", gqa=asked.gqa), RANDOM_HEADS, fraction, draw
-        )
+        plan = PruningPlan(mask, action="mask", gqa=asked.gqa)
+        yield from _Planned(plan, RANDOM_HEADS, fraction, draw).under(("mask",), asked.repairs)
         if asked.of_random_groups:
             how = Clustering(grouping="random", representative="random", unit=unit)
             recipe = asked.of_clusters(how, fraction, asked.of_random_groups)
@@ -227,6 +281,7 @@ def _judged(
     view: HeadModel,
     planned: _Planned,
     judges: Sequence[Judge],
+    moments: Callable[[], Moments] | None,
     measure: Callable[[nn.Module], Mapping[str, float]] | None,
 ) -> Point:
     plan = planned.plan
@@ -238,13 +293,16 @@ def _judged(
         actual=plan.mask.sparsity,
         draw=planned.draw,
     )
+    found = moments() if plan.repair != "none" and moments is not None else None
+    begun = time.perf_counter()
+    fits = {} if found is None else fit(view, plan, found, plan.repair)
+    made = replace(made, seconds=planned.seconds + time.perf_counter() - begun)
     try:
-        if plan.action in SMALLER:
+        if plan.action in SMALLER and measure is not None:
             _check_smaller(view, plan)  # before it is copied
-            model = apply_(copy.deepcopy(view.model), plan)
-            size = dict(measure(model)) if measure is not None else {}
-            return replace(made, readings=_readings(model, judges), size=size)
-        with applied(view, plan) as model:
+            model = apply_repaired_(copy.deepcopy(view.model), plan, fits)
+            return replace(made, readings=_readings(model, judges), size=dict(measure(model)))
+        with applied_repaired(view, plan, fits) as model:
             return replace(made, readings=_readings(model, judges))
     except HeadError as error:
         return replace(made, reason=_reason(view, plan, error))

@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 
-from deadhead import Head, HeadModel, PruningPlan
+from copies import plan_for
+from deadhead import HeadModel, PruningPlan
 from deadhead.surgery import applied, apply_, duplicate_, fold_
-from deadhead.surgery.groups import members_of
 from models import MODEL_TYPES, batch, kinds_of, make, outputs
 
 GQA = ("llama", "mistral", "qwen2", "qwen3")
-
-
-def plan_for(model, seed, *, action="duplicate", unit="head"):
-    """Copy random heads onto others of their block: onto what shares their keys, or in groups."""
-    rng, view, copies = random.Random(seed), HeadModel(model), {}
-    for number, block in enumerate(view.blocks):
-        groups = [[Head(number, i) for i in members] for members in members_of(block)]
-        if block.n_heads == block.n_kv_heads:
-            cells = [[[h] for group in groups for h in group]]
-        elif unit == "kv":
-            cells = [groups]
-        else:
-            cells = [[[h] for h in group] for group in groups]
-        for cell in cells:
-            rng.shuffle(cell)
-            sources = cell[: rng.randint(1, len(cell))]
-            for unit_ in cell[len(sources) :]:
-                copies.update(zip(unit_, rng.choice(sources), strict=True))
-    gqa = "whole_groups" if unit == "kv" else "ungroup"
-    mask = view.mask.drop(*copies)
-    slope = "source" if view.architecture.slopes else "target"
-    return PruningPlan(mask, copies, action=action, gqa=gqa, slope=slope)
 
 
 def check(model_type, kind, seed, *, backend="sdpa", unit="head"):

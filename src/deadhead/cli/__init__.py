@@ -26,6 +26,7 @@ class _Group(TyperGroup):
 
 def command() -> typer.Typer:
     """Import every command and put them together."""
+    from deadhead.cli.compare import compare
     from deadhead.cli.evaluate import evaluate
     from deadhead.cli.listing import names
     from deadhead.cli.maps import maps
@@ -45,7 +46,8 @@ def command() -> typer.Typer:
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for function in (demo, prune, score, similarity, maps, plan, apply, evaluate, sweep):
+    commands = (demo, prune, compare, score, similarity, maps, plan, apply, evaluate, sweep)
+    for function in commands:
         app.command()(function)
     app.command("list")(names)
     return app

@@ -71,6 +71,14 @@ BatchSizeOption = Annotated[
 MaxLengthOption = Annotated[
     int | None, typer.Option(help="Tokens per example at most.", rich_help_panel="Data")
 ]
+AlsoOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="One more test set to judge on, all of it, read by the same --kind and columns as"
+        " --task; give several.",
+        rich_help_panel="Data",
+    ),
+]
 OverlapOption = Annotated[
     bool,
     typer.Option(

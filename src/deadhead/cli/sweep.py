@@ -75,14 +75,7 @@ def sweep(
     n_prompts: c.PromptCountOption = "100",
     prompt_column: c.PromptColumnOption = None,
     strict: c.StrictOption = False,
-    also: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="One more test set to judge on, all of it, read by the same --kind and columns as"
-            " --task; give several.",
-            rich_help_panel="Data",
-        ),
-    ] = None,
+    also: o.AlsoOption = None,
     kind: o.KindOption = None,
     calibration: o.CalibrationOption = None,
     test: o.TestOption = None,
@@ -145,7 +138,7 @@ def sweep(
             allow_overlap=allow_overlap,
         ),
         sweep=Sweep(
-            fractions=tuple(dict.fromkeys(_share(text) for text in o.names(heads))),
+            fractions=tuple(dict.fromkeys(share(text) for text in o.names(heads))),
             clusterings=tuple(clusterings),
             criteria=tuple(o.names(criterion)),
             actions=tuple(o.names(action)),
@@ -175,7 +168,12 @@ def sweep(
     check_clusterings(context, clusterings)
     check_prompts(context, prompts)
     check_lm_eval(context, lm_eval)
-    with progress_bar("sweep", None, hidden=as_json) as advance:
+    run(settings, resume=resume, as_json=as_json)
+
+
+def run(settings: SweepSettings, *, resume: bool, as_json: bool) -> None:
+    """Conduct a sweep behind a progress bar and show its table."""
+    with progress_bar(settings.kind, None, hidden=as_json) as advance:
 
         def on_start(loaded: Any, tasks: Any, points: int) -> None:
             advance.total(points)
@@ -200,7 +198,12 @@ def sweep(
     show(f"report: {settings.output / 'report.html'}, table: {settings.output / 'sweep.csv'}")
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
+    """Read a share of the heads.
+
+    Raises:
+        BudgetError: it is none.
+    """
     amount = o.amount(text)
     if not isinstance(amount, float):
         raise BudgetError(f"{text!r} is a number of heads; a sweep takes shares, as 25% or 0.25")

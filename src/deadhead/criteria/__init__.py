@@ -25,6 +25,7 @@ from deadhead.criteria.base import (
 from deadhead.criteria.diagnose import Diagnosis, diagnose
 from deadhead.criteria.losses import LOSSES
 from deadhead.criteria.score import Scorer, score, score_all
+from deadhead.criteria.shared import Scorers
 
 __all__ = [
     "LOSSES",
@@ -34,6 +35,7 @@ __all__ = [
     "Projected",
     "SampleMean",
     "Scorer",
+    "Scorers",
     "criterion_names",
     "diagnose",
     "register_criterion",

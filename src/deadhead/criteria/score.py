@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -138,6 +139,15 @@ class Scorer:
             rows = _in_original_order(self.view, values, mask)
             found[name] = HeadScores(rows, name, self._provenance(criterion, seen or first))
         return {spec: combined(spec, found) for spec in self.criteria}
+
+    def only(self, spec: str) -> Scorer:
+        """Return the scorer of one of the criteria, which shares the dense pass with the others."""
+        self._dense()
+        other = copy.copy(self)
+        other.criteria = [spec]
+        other._names = parts_of(spec)
+        other._made = {name: self._made[name] for name in other._names}
+        return other
 
     def gains(self, mask: HeadMask) -> HeadScores | None:
         """Return what taking back each dropped head would save; None if the criterion cannot tell.

@@ -13,11 +13,12 @@ import pandas as pd
 from torch import nn
 
 from deadhead.checkpoints import Loaded, check_empty, load_model, whole_folder
-from deadhead.criteria import score_all
+from deadhead.criteria import Scorers
 from deadhead.criteria.inputs import to_device
 from deadhead.errors import CheckpointError, DataError, UnknownNameError
 from deadhead.heads import HeadModel
 from deadhead.readings import Line, Point, lines_of
+from deadhead.recipe import Recipe
 from deadhead.report import measure_all
 from deadhead.report.sweep_page import SweepSummary, write_sweep_page
 from deadhead.runs.comparing import check_room, to_drop
@@ -31,11 +32,10 @@ from deadhead.runs.settings import (
     table_fingerprint,
 )
 from deadhead.similarity import Clustering, HeadGrams, head_grams
-from deadhead.strategies import ScoreFn, droppable
+from deadhead.strategies import droppable
 from deadhead.sweeping import Sweep, count_points, sweep
 from deadhead.tasks import Task, TaskSet
 from deadhead.tasks.prompts import Prompts
-from deadhead.types import HeadMask, HeadScores
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class SweepSettings:
         lm_eval: tasks and groups of lm-eval that judge as well; of a group without a metric of its
             own, and of a tag, each task.
         measure_speed: time what is really smaller.
+        measure_size: cut what gets smaller, and weigh it; else its logits alone are judged.
+        kind: what it is called in its title: sweep or compare.
         command: the command as it was typed; not compared on resume.
     """
 
@@ -62,6 +64,8 @@ class SweepSettings:
     also: tuple[str, ...] = ()
     lm_eval: LmEvalSettings | None = None
     measure_speed: bool = True
+    measure_size: bool = True
+    kind: str = "sweep"
     command: str = field(default="", compare=False)
 
     def header(self) -> Mapping[str, Any]:
@@ -119,14 +123,28 @@ def conduct_sweep(
     done = [Point.from_json(point) for point in journal.points]
     for point in done:
         on_point(point)
+    asked = settings.sweep
+    names = [criterion for _, criterion in asked.chosen]
+    names += [recipe.settled().criterion for recipe in _budgets(asked)]
+    scorers = Scorers(
+        view,
+        tasks.calibration.batches() if names or asked.repairs != ("none",) else [],
+        names,
+        loss=asked.loss,
+        seed=asked.seed,
+        moments=asked.repairs != ("none",),
+    )
     try:
         points = sweep(
             view,
             settings.sweep,
             judges,
-            score=_score(view, tasks, settings.sweep),
+            score=scorers.of,
             grams=_grams(view, texts or tasks.calibration, settings.sweep),
-            measure=_measure(loaded.model, tasks.test, timed=settings.measure_speed),
+            moments=lambda: scorers.moments,
+            measure=_measure(loaded.model, tasks.test, timed=settings.measure_speed)
+            if settings.measure_size
+            else None,
             done={point.key: point for point in done},
             on_point=keep,
         )
@@ -146,7 +164,7 @@ def conduct_sweep(
         "model": {"name": loaded.name, **model_size(loaded.model)},
     }
     lines = lines_of(points)
-    summary = SweepSummary(f"{loaded.name}: sweep", lines, run)
+    summary = SweepSummary(f"{loaded.name}: {settings.kind}", lines, run)
     with whole_folder(settings.output) as folder:
         frame(lines).to_csv(folder / "sweep.csv", index=False)
         values = {"points": [point.to_json() for point in points], "run": run}
@@ -174,7 +192,7 @@ def frame(lines: list[Line]) -> pd.DataFrame:
                 f"{judge} low": reading.low,
                 f"{judge} high": reading.high,
             }
-        rows.append({**row, **line.size, "reason": line.reason})
+        rows.append({**row, "seconds": line.seconds, **line.size, "reason": line.reason})
     return pd.DataFrame(rows)
 
 
@@ -183,8 +201,9 @@ def _check_shares(view: HeadModel, asked: Sweep) -> None:
     for fraction in asked.fractions:
         for clustering in asked.clusterings:
             check_room(view, clustering, to_drop(view, clustering, fraction))
-        for criterion in asked.criteria:
-            droppable(view, view.mask, asked.of_criterion(criterion, fraction).rules, fraction)
+        for strategy, criterion in asked.chosen:
+            recipe = asked.of_criterion(criterion, fraction, strategy=strategy)
+            droppable(view, view.mask, recipe.rules, fraction)
 
 
 def _also(spec: str, settings: SweepSettings, loaded: Loaded) -> Task:
@@ -195,22 +214,13 @@ def _also(spec: str, settings: SweepSettings, loaded: Loaded) -> Task:
         raise type(error)(f"further test set {spec!r}, read as the first: {error}") from error
 
 
-def _score(view: HeadModel, tasks: TaskSet, asked: Sweep) -> Callable[[str], ScoreFn]:
-    """Score by a criterion the first time it is asked for, by its own loss unless one is named."""
-    found: dict[str, HeadScores] = {}
-
-    def of(criterion: str) -> ScoreFn:
-        if criterion not in found:
-            batches = tasks.calibration.batches()
-            options = {"loss": asked.loss, "seed": asked.seed}
-            found[criterion] = score_all(view, batches, [criterion], **options)[criterion]
-
-        def score(mask: HeadMask) -> HeadScores:
-            return found[criterion]
-
-        return score
-
-    return of
+def _budgets(asked: Sweep) -> list[Recipe]:
+    """List recipes of groupings whose budgets a criterion makes."""
+    return [
+        asked.of_clusters(clustering, asked.fractions[0], asked.actions[0])
+        for clustering in asked.measured
+        if clustering.grouping == "importance_budget" and clustering.importance is None
+    ]
 
 
 def _grams(view: HeadModel, texts: Prompts | Task, asked: Sweep) -> Callable[[str], HeadGrams]:

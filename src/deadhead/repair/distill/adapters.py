@@ -1,4 +1,4 @@
-"""Low-rank adapters on the projections of the blocks that lost heads, merged into them at the end."""
+"""Low-rank adapters on the projections of the blocks that lost heads, merged at the end."""
 
 from __future__ import annotations
 

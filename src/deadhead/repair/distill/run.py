@@ -139,6 +139,6 @@ def _check_models(view: HeadModel, whole: HeadModel) -> None:
         )
     if view.mask.counts != whole.mask.counts:
         raise HeadError(
-            f"the model had {list(view.mask.counts)} heads, the dense one {list(whole.mask.counts)};"
-            " give the dense model that it was cut from"
+            f"the model had {list(view.mask.counts)} heads once, the dense one has"
+            f" {list(whole.mask.counts)}; give the dense model that it was cut from"
         )

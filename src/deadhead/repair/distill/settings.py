@@ -20,9 +20,9 @@ class Distillation:
         max_steps: optimizer steps, instead of `epochs`.
         seconds: wall-clock limit, evaluations included; the schedule shortens to what fits. None is
             no limit, and only then is a run repeatable to the last bit on a slower machine.
-        learning_rate: the peak; it rises over the first `warmup` of the steps and falls to zero. The
-            default is for small models and full training; take 1e-3 for LoRA, 2e-5 for billions of
-            parameters.
+        learning_rate: the peak; it rises over the first `warmup` of the steps, then falls to zero.
+            The default is for small models and full training; take 1e-3 for LoRA, 2e-5 for billions
+            of parameters.
         warmup: fraction of the steps.
         batch_size: samples per step at most; batches are split, never merged.
         logits_weight: weight of the divergence from the dense logits.
@@ -68,8 +68,8 @@ class Distillation:
             raise BudgetError(f"warmup {self.warmup!r} of distill is not in [0, 1); 0.05 is usual")
         if min(self.logits_weight, self.outputs_weight) < 0 or not self.weights > 0:
             raise BudgetError(
-                f"logits_weight {self.logits_weight!r} and outputs_weight {self.outputs_weight!r} of"
-                " distill leave nothing to learn; give numbers from 0, not both 0"
+                f"logits_weight {self.logits_weight!r} and outputs_weight {self.outputs_weight!r}"
+                " leave distill nothing to learn; give numbers from 0, not both 0"
             )
         if self.lora < 0:
             raise BudgetError(f"lora {self.lora!r} of distill is no rank; give 8, or 0 for none")

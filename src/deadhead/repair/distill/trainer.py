@@ -46,7 +46,7 @@ class Student(nn.Module):
             ScoreError: it is not finite.
         """
         divergence, error = self.distance[0](batch)
-        self.seen.append((float(divergence), float(error)))
+        self.seen.append((float(divergence.detach()), float(error.detach())))
         if not all(map(math.isfinite, self.seen[-1])):
             raise ScoreError(
                 "the distance from the dense model is not finite; lower the learning rate of"

@@ -1,0 +1,133 @@
+"""deadhead compare: every criterion and repair beside the random baseline, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deadhead.cli import choosing as c
+from deadhead.cli import options as o
+from deadhead.cli.console import typed_command
+from deadhead.cli.sweep import run, share
+from deadhead.criteria import criterion_names
+from deadhead.runs import DataSettings, ModelSettings
+from deadhead.runs.sweep import SweepSettings
+from deadhead.sweeping import Sweep
+
+NOT_ALL = ("file", "random", "shapley")  # needs a file; is the baseline; takes thousands of passes
+GREEDY_FREE = ("reconstruction",)  # scores every mask from one pass
+
+
+def compare(
+    model: o.ModelArgument,
+    task: o.TaskOption = None,
+    output: o.OutputFolderOption = None,
+    criteria: Annotated[
+        str,
+        typer.Option(
+            "--criteria",
+            "-c",
+            help="Criteria with commas, or all (but file, random, shapley). Each drops its lowest"
+            " scores at once; reconstruction, which knows every mask from one pass, greedily.",
+            rich_help_panel="Choosing",
+        ),
+    ] = "all",
+    greedy: Annotated[
+        str,
+        typer.Option(
+            help="Criteria that also drop head by head and score again after each, a pass a head;"
+            " or none.",
+            rich_help_panel="Choosing",
+        ),
+    ] = "none",
+    search: Annotated[
+        str,
+        typer.Option(
+            help="Criteria that also swap heads afterwards (reconstruction); or none.",
+            rich_help_panel="Choosing",
+        ),
+    ] = "none",
+    repair: Annotated[
+        str,
+        typer.Option(
+            help="none, bias, least_squares: each for every criterion, with commas.",
+            rich_help_panel="Choosing",
+        ),
+    ] = "none,least_squares",
+    heads: Annotated[
+        str, typer.Option(help="Shares of the heads, with commas.", rich_help_panel="Choosing")
+    ] = "25%,50%,75%,90%",
+    random: Annotated[
+        int, typer.Option(help="Draws of random heads, with every repair; 20 for a band.")
+    ] = 20,
+    gqa: c.GqaOption = "whole_groups",
+    loss: c.LossOption = None,
+    also: o.AlsoOption = None,
+    kind: o.KindOption = None,
+    calibration: o.CalibrationOption = None,
+    test: o.TestOption = None,
+    text_column: o.TextColumnOption = None,
+    text_pair_column: o.TextPairColumnOption = None,
+    label_column: o.LabelColumnOption = None,
+    calibration_size: o.CalibrationSizeOption = "512",
+    test_size: o.TestSizeOption = "all",
+    batch_size: o.BatchSizeOption = None,
+    max_length: o.MaxLengthOption = None,
+    allow_overlap: o.OverlapOption = False,
+    seed: o.SeedOption = 0,
+    device: o.DeviceOption = "cpu",
+    dtype: o.DtypeOption = None,
+    trust_remote_code: o.RemoteCodeOption = False,
+    resume: o.ResumeOption = False,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Compare criteria and repairs at several amounts of heads, on one loaded model.
+
+    Criteria of the same loss share one pass, all repairs share another, and every model is judged
+    once. Writes sweep.csv, sweep.json, figures/ and report.html.
+
+    Example: deadhead compare my-bert --task data/ --criteria all --repair none,least_squares
+    """
+    names = [n for n in criterion_names() if n not in NOT_ALL] if criteria == "all" else None
+    names = o.names(criteria) if names is None else names
+    methods = [("greedy", n) for n in names if n.split(":")[0] in GREEDY_FREE]
+    methods += [("greedy", n) for n in o.names(greedy)]
+    methods += [("search", n) for n in o.names(search)]
+    settings = SweepSettings(
+        model=ModelSettings(model, device, dtype, trust_remote_code),
+        data=DataSettings(
+            spec=task,
+            kind=kind,
+            calibration=calibration,
+            test=test,
+            text_column=text_column,
+            text_pair_column=text_pair_column,
+            label_column=label_column,
+            calibration_size=o.size(calibration_size),
+            test_size=o.size(test_size),
+            batch_size=batch_size,
+            max_length=max_length,
+            seed=seed,
+            allow_overlap=allow_overlap,
+        ),
+        sweep=Sweep(
+            fractions=tuple(dict.fromkeys(share(text) for text in o.names(heads))),
+            criteria=tuple(n for n in names if n.split(":")[0] not in GREEDY_FREE),
+            methods=tuple(dict.fromkeys(methods)),
+            repairs=tuple(dict.fromkeys(repair.replace(" ", "").split(","))),
+            actions=("remove",),
+            draws=random,
+            loss=loss,
+            gqa=gqa,
+            seed=seed,
+        ),
+        output=o.output_folder(output, Path(model).name, "compare"),
+        also=tuple(also or ()),
+        measure_speed=False,
+        measure_size=False,
+        kind="compare",
+        command=typed_command(),
+    )
+    run(settings, resume=resume, as_json=as_json)
