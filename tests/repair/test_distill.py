@@ -49,10 +49,9 @@ def same(one, other):
 
 
 @LORA
-@pytest.mark.parametrize("seed", (0, 1))
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_a_cut_model_comes_nearer_to_the_dense_one(model_type, seed, lora):
-    cut, dense = pair(model_type, "causal_lm" if model_type in DECODERS else "masked_lm", seed=seed)
+def test_a_cut_model_comes_nearer_to_the_dense_one(model_type, lora):
+    cut, dense = pair(model_type, "causal_lm" if model_type in DECODERS else "masked_lm", seed=0)
     before = distance(cut, dense)
     report = distill_(cut, dense, DATA, settings=Distillation(**{**QUICK, "epochs": 4}, lora=lora))
     assert report.after < report.before
@@ -330,8 +329,8 @@ def test_what_cannot_be_distilled_is_refused():
     cut, dense = pair()
     with pytest.raises(HeadError, match="is the dense one itself"):
         distill_(dense, dense, DATA)
-    with pytest.raises(HeadError, match="had .* heads once"):
-        distill_(pair("distilbert")[0], make("gpt2"), DATA[:0] or make("bert") and DATA)
+    with pytest.raises(HeadError, match=r"had \[6, 6, 6\] heads once, the dense one has \[6, 6\]"):
+        distill_(cut, make("albert"), DATA)
     with pytest.raises(
         HeadError, match=r"returns \[6, 3\] where the dense one returns \[6, 9, 24\]"
     ):

@@ -28,7 +28,7 @@ def distance(cut, dense, **settings):
 def test_a_copy_is_at_no_distance(model_type, kind):
     dense = make(model_type, kind)
     found = distance(copy.deepcopy(dense), dense)(batch())
-    assert [float(part) for part in found] == [0, 0]
+    assert [part.item() for part in found] == [0, 0]
 
 
 def test_the_divergence_is_that_of_torch():
@@ -63,7 +63,7 @@ def test_one_logit_is_taken_for_the_mean_of_a_gaussian():
     dense.classifier = torch.nn.Linear(24, 1).double()
     cut = copy.deepcopy(dense)
     cut.classifier.bias.data += 0.5
-    assert float(distance(cut, dense)(batch())[0]) == pytest.approx(0.125)
+    assert distance(cut, dense)(batch())[0].item() == pytest.approx(0.125)
 
 
 @pytest.mark.parametrize("kind", ("classification", "masked_lm", "base"))

@@ -42,7 +42,7 @@ def check_shapes(model: nn.Module, files: Sequence[str | Path]) -> None:
 
     Raises:
         CheckpointError: a tensor has another shape than the model, one that holds heads is
-            missing, or a file is not whole.
+            missing, an output projection has a bias that the model lacks, or a file is not whole.
     """
     files = [f for f in files if str(f).endswith(".safetensors")]
     found = shapes_in(files)
@@ -53,9 +53,20 @@ def check_shapes(model: nn.Module, files: Sequence[str | Path]) -> None:
         for module in (block.query, block.key, block.value, block.output)
         for parameter in module.parameters()
     }
+
+    def held(name: str) -> tuple[int, ...] | None:
+        return next(
+            (found[n] for n in (name, name.removeprefix(prefix), prefix + name) if n in found), None
+        )
+
+    for block, name in _without_bias(model):
+        if held(name) is not None:
+            raise CheckpointError(
+                f"the weights hold {name!r}, of which config.json says nothing (output_bias of block"
+                f" {block}); take both files from the same checkpoint"
+            )
     for name, parameter in model.named_parameters():
-        bare = name.removeprefix(prefix)
-        shape = next((found[n] for n in (name, bare, prefix + name) if n in found), None)
+        shape = held(name)
         if shape is None and id(parameter) in of_heads and files:
             raise CheckpointError(
                 f"the weights lack {name!r}, which config.json asks for;"
@@ -66,6 +77,13 @@ def check_shapes(model: nn.Module, files: Sequence[str | Path]) -> None:
                 f"the weights hold {name!r} with shape {list(shape)}, config.json asks for"
                 f" {list(parameter.shape)}; take both files from the same checkpoint"
             )
+
+
+def _without_bias(model: nn.Module) -> list[tuple[int, str]]:
+    """List (block, name that a bias would have) of output projections that have none."""
+    names = {id(module): name for name, module in model.named_modules()}
+    outputs = enumerate(block.output for block in HeadModel(model).blocks)
+    return [(n, f"{names[id(o)]}.bias") for n, o in outputs if getattr(o, "bias", None) is None]
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from deadhead.repair.base import Fit, Job, register_repair
 
 RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 TOLERANCE = 1.05
+ROUNDING = 1e-10  # variances below this share of the mean square are rounding errors
 
 
 @register_repair("least_squares")
@@ -55,7 +56,8 @@ def _ridge(job: Job) -> tuple[float, float | None]:
 def _fit(job: Job, covariance: Tensor, ridge: float) -> Tensor:
     """Return the weight of the smallest ridged error, zero where heads go."""
     kept = job.kept
-    amount = ridge * covariance.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    noise = ROUNDING * float(job.moments.mean.square().mean()) + 1e-100
+    amount = ridge * covariance.diagonal().mean().clamp(min=noise)
     left = covariance[kept][:, kept] + amount * torch.eye(len(kept), dtype=covariance.dtype)
     # solved for the change from the cut weights, so that nothing to make up for changes nothing
     wanted = (job.dense - job.cut) @ covariance[:, kept]
@@ -65,5 +67,5 @@ def _fit(job: Job, covariance: Tensor, ridge: float) -> Tensor:
 
 
 def _error(change: Tensor, covariance: Tensor) -> float:
-    """Return the mean squared error of the block's output, per feature."""
-    return float(((change @ covariance) * change).sum() / len(change))
+    """Return the mean squared error of the block's output, per feature; rounding is no error."""
+    return max(0.0, float(((change @ covariance) * change).sum() / len(change)))

@@ -104,7 +104,7 @@ def _held(number: str, entry: dict[str, Any]) -> BlockHeads:
             tuple(entry["heads"]),
             tuple(entry["key_value_heads"]),
             tuple(entry.get("slopes", ())),
-            entry.get("output_bias", False) is True,
+            _flag(entry, "output_bias"),
         )
         heads, kv_heads = held.heads, held.kv_heads
         counts = (entry["num_attention_heads"], entry["num_key_value_heads"])
@@ -130,3 +130,10 @@ def _held(number: str, entry: dict[str, Any]) -> BlockHeads:
             " take config.json from where the checkpoint was written"
         )
     return held
+
+
+def _flag(entry: dict[str, Any], name: str) -> bool:
+    value = entry.get(name, False)
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, not true or false")
+    return value

@@ -28,7 +28,7 @@ class Pace:
     step: int = 0
     stepping: float = 0.0
     looking: float = 0.0
-    begun: float = field(default_factory=time.perf_counter)
+    begun: float = field(default_factory=lambda: time.perf_counter())
 
     @property
     def elapsed(self) -> float:
