@@ -67,9 +67,7 @@ def compare(name, model, batches):
         one_at_a_time(view, batches)
         seconds.append((between - begun, time.perf_counter() - between))
         ours, plain = seconds[-1]
-        print(
-            f"{name}: turn {turn + 1} of {PAIRS}: {ours:.1f} s, {plain:.1f} s", file=sys.stderr
-        )
+        print(f"{name}: turn {turn + 1} of {PAIRS}: {ours:.1f} s, {plain:.1f} s", file=sys.stderr)
     ratios = [plain / ours for ours, plain in seconds]
     ours_s, plain_s = (statistics.median(s) for s in zip(*seconds, strict=True))
     return [
@@ -93,7 +91,10 @@ def main():
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
     rows = []
-    for folder, spec in [("bundled:encoder", "bundled:sentiment"), *((m, args.task) for m in args.models)]:
+    for folder, spec in [
+        ("bundled:encoder", "bundled:sentiment"),
+        *((m, args.task) for m in args.models),
+    ]:
         loaded = load_model(folder)
         size = 512 if folder.startswith("bundled:") else args.samples
         tasks = open_task(spec, loaded.tokenizer, config=loaded.model.config, calibration_size=size)

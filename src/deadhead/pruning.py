@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from deadhead.budgets import Budget, Gauge
 from deadhead.criteria import Scorer
 from deadhead.criteria.inputs import Batch
 from deadhead.errors import BudgetError, DataError, HeadError, ScoreError
@@ -17,7 +19,7 @@ from deadhead.moments import Moments
 from deadhead.recipe import Recipe
 from deadhead.repair import Fits, applied_repaired, fit
 from deadhead.similarity import GramFn, HeadGrams, check_units, head_grams
-from deadhead.strategies import Move, ScoreFn, StopRules, droppable, strategy_named
+from deadhead.strategies import Move, ScoreFn, StopRules, droppable, strategy_named, units
 from deadhead.surgery import masked
 from deadhead.tasks import Task, TaskSet
 from deadhead.trajectory import Step, Trajectory
@@ -109,7 +111,8 @@ def prune(
     origin = view.mask
     if recipe.strategy == "clusters":
         check_units(view, recipe.clustering)  # refused before any work, as is a wrong option
-    limit = droppable(view, origin, recipe.rules, recipe.heads)
+    limit = droppable(view, origin, recipe.rules, recipe.heads if recipe.budget is None else 1.0)
+    gauge = gauge_of(view, recipe, tasks.calibration.batches())
     measured = recipe.needs_scores or recipe.repair != "none"
     scorer = Scorer(
         view,
@@ -159,11 +162,13 @@ def prune(
         score(origin)
     begun = time.perf_counter()
     while not stop.met(steps[1:], dense, greater_is_better=better):
+        if gauge is not None and gauge.met(steps[-1].mask):
+            break
         move = next(moves, None)
         if move is None:
             check_reached(steps[-1].mask, limit)
             break
-        last = len(move.mask.dropped) >= limit
+        last = len(move.mask.dropped) >= limit or (gauge is not None and gauge.met(move.mask))
         due = last or len(move.mask.dropped) == most or len(steps) % recipe.evaluate_every == 0
         copies[move.mask] = move.copies
         metric = evaluate(move.mask, move.copies) if due else float("nan")
@@ -171,6 +176,8 @@ def prune(
         steps.append(Step(move.mask, move.dropped, metric, seconds, move.scores))
         progress.on_step(steps[-1])
         begun = time.perf_counter()
+    if gauge is not None and recipe.max_drop is None:
+        check_met(gauge, steps[-1].mask)
     trajectory = Trajectory(steps[0], tuple(steps[1:]), judge.metric, better)
     good = [
         s
@@ -258,14 +265,49 @@ def choose(
     mask = view.mask
     if recipe.strategy == "clusters":
         check_units(view, recipe.clustering)
-    limit = droppable(view, mask, recipe.rules, recipe.heads)
+    limit = droppable(view, mask, recipe.rules, recipe.heads if recipe.budget is None else 1.0)
+    gauge = gauge_of(view, recipe, data or ())
     copies: Mapping[Head, Head] = {}
     grams = grams or _grams(view, data if prompts is None else prompts, recipe, on_batch)
     for move in moves_to(view, score, grams, recipe, start=mask, limits=(limit,)):
         on_move(move)
         mask, copies = move.mask, move.copies
+        if gauge is not None and gauge.met(mask):
+            return recipe.plan(mask, copies)
+    if gauge is not None:
+        check_met(gauge, mask)
     check_reached(mask, limit)
     return recipe.plan(mask, copies)
+
+
+def gauge_of(view: HeadModel, recipe: Recipe, batches: Iterable[Batch]) -> Gauge | None:
+    """Return what measures the recipe's budget; latency on the longest sample of `batches`."""
+    if recipe.budget is None:
+        return None
+    budget, inputs = Budget.parse(recipe.budget), None
+    if budget.of == "latency":
+        longest = max(batches, key=lambda batch: batch["input_ids"].shape[1], default=None)
+        if longest is not None:
+            inputs = {k: v[:1].to(view.device) for k, v in longest.items() if k != "labels"}
+    gauge = Gauge(view, budget, gqa=recipe.gqa, inputs=inputs)
+    if budget.of != "latency":  # refused before any work
+        alike = HeadScores(tuple(np.zeros(n) for n in view.mask.counts), "alike")
+        everything = (h for unit in units(view, alike, view.mask, recipe.rules) for h in unit)
+        check_met(gauge, view.mask.drop(*everything))
+    return gauge
+
+
+def check_met(gauge: Gauge, mask: HeadMask) -> None:
+    """Refuse a budget that is not met with every head gone that the rules let go.
+
+    Raises:
+        BudgetError: says what is left.
+    """
+    if not gauge.met(mask):
+        raise BudgetError(
+            f"budget {gauge.budget} cannot be had: {gauge.share(mask):.1%} is left with every head"
+            " gone that the rules let go; ask for more, or change the rules"
+        )
 
 
 def _grams(

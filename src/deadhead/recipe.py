@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from deadhead.budgets import Budget
 from deadhead.criteria.combine import parts_of
 from deadhead.criteria.losses import loss_named
 from deadhead.errors import BudgetError, unknown_name
@@ -14,6 +15,7 @@ from deadhead.strategies import Rules, StopRules, strategy_named
 from deadhead.types import COPYING, Head, HeadMask, PruningPlan
 
 AUTO = "auto"
+NESTED = ("greedy", "one_shot")  # strategies whose masks shrink step by step
 REPAIR_AT = ("step", "end")
 
 
@@ -29,6 +31,7 @@ class Recipe:
         repair_at: `step`: the curve is that of repaired models; `end`: the plan's model alone is
             repaired.
         heads: how many to drop: `int` counts, `float` in (0, 1] is a fraction of all.
+        budget: what may stay, as `parameters=80%`, see `Budget`; `heads` is then not looked at.
         cut: how many the plan cuts in the end, if fewer than the curve covers; None: all.
         per_step: heads (int) or fraction (float) that one move drops.
         inverse, scope, keep_at_least, gqa: see `Rules`.
@@ -47,6 +50,7 @@ class Recipe:
     repair: str = "auto"
     repair_at: str = "step"
     heads: int | float = 0.5
+    budget: str | None = None
     cut: int | float | None = None
     per_step: int | float = 1
     inverse: bool = False
@@ -77,6 +81,8 @@ class Recipe:
         if self.evaluate_every < 1:
             raise BudgetError(f"evaluate_every is {self.evaluate_every}; give 1 or more moves")
         self.plan(HeadMask(()))  # checks itself
+        if self.budget is not None:
+            self._check_budget(Budget.parse(self.budget), chosen.strategy)
         if chosen.strategy == "clusters":
             self._check_clusters()
         elif self.action in COPYING:
@@ -89,6 +95,17 @@ class Recipe:
             raise BudgetError(
                 "duplicated heads cannot be repaired: each keeps its own output slice; choose the"
                 " action fold (the same logits with fewer heads), mask or remove, or repair none"
+            )
+
+    def _check_budget(self, budget: Budget, strategy: str) -> None:
+        if strategy not in NESTED:
+            raise BudgetError(
+                f"budget {budget} is met step by step, and strategy {strategy!r} makes one; choose"
+                f" {' or '.join(NESTED)}, or say how many --heads"
+            )
+        if self.cut is not None:
+            raise BudgetError(
+                f"cut={self.cut!r} and budget {budget} both say where to end; leave one out"
             )
 
     def settled(self) -> Recipe:

@@ -16,7 +16,7 @@ from deadhead.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.pruning import check_reached, choose, moves_to
 from deadhead.readings import RANDOM_GROUPS, RANDOM_HEADS, Point, Reading
-from deadhead.recipe import Recipe
+from deadhead.recipe import NESTED, Recipe
 from deadhead.repair import applied_repaired, apply_repaired_, fit
 from deadhead.similarity import Clustering, GramFn
 from deadhead.strategies import ScoreFn, droppable
@@ -24,7 +24,6 @@ from deadhead.surgery.fold import removal_of
 from deadhead.surgery.remove import cuts_of
 from deadhead.types import COPYING, PruningPlan, count_heads
 
-NESTED = ("one_shot", "greedy")  # strategies that go on from the mask of a smaller share
 SMALLER = ("remove", "fold")  # actions whose models are really smaller
 
 

@@ -95,7 +95,7 @@ def test_alone_it_needs_no_labels():
     del inputs["labels"]
     scores = score(make("bert"), [inputs], "gradient_norm")
     assert scores.provenance["loss"] == "logit_norm"
-    with pytest.raises(DataError, match="choose the loss 'logit_norm', which needs none"):
+    with pytest.raises(DataError, match="choose the loss 'kl', which needs none"):
         score(make("bert"), [inputs], "taylor")
 
 

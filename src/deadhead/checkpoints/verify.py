@@ -62,8 +62,8 @@ def check_shapes(model: nn.Module, files: Sequence[str | Path]) -> None:
     for block, name in _without_bias(model):
         if held(name) is not None:
             raise CheckpointError(
-                f"the weights hold {name!r}, of which config.json says nothing (output_bias of block"
-                f" {block}); take both files from the same checkpoint"
+                f"the weights hold {name!r}, which config.json does not ask for (output_bias of"
+                f" block {block}); take both files from the same checkpoint"
             )
     for name, parameter in model.named_parameters():
         shape = held(name)

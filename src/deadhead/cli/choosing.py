@@ -68,6 +68,14 @@ HeadsOption = Annotated[
         rich_help_panel="Choosing",
     ),
 ]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What may stay, instead of --heads: parameters=80%, kv_bytes=50%, flops=70%, or"
+        " latency=90% (measured on really cut models).",
+        rich_help_panel="Choosing",
+    ),
+]
 PerStepOption = Annotated[
     str, typer.Option(help="Heads that one move drops: 1, 5%.", rich_help_panel="Choosing")
 ]

@@ -39,6 +39,7 @@ def prune(
     repair: c.RepairOption = "auto",
     repair_at: c.RepairAtOption = "step",
     heads: c.HeadsOption = "50%",
+    budget: c.BudgetOption = None,
     cut: Annotated[
         str | None,
         typer.Option(
@@ -148,6 +149,7 @@ def prune(
             repair=repair,
             repair_at=repair_at,
             heads=o.amount(heads),
+            budget=budget,
             cut=None if cut is None else o.amount(cut),
             per_step=o.amount(per_step),
             inverse=inverse,
@@ -224,7 +226,8 @@ def run(settings: RunSettings, *, resume: bool, as_json: bool, automatic: bool =
 
         def on_start(loaded: Any, tasks: Any) -> None:
             view, recipe = HeadModel(loaded.model), settings.recipe
-            limit = droppable(view, view.mask, recipe.rules, recipe.heads)
+            most = recipe.heads if recipe.budget is None else 1.0
+            limit = droppable(view, view.mask, recipe.rules, most)
             each = 2 if recipe.strategy == "greedy" else 1
             here = limit - len(view.mask.dropped)
             moves = math.ceil(here / max(1, count_heads(recipe.per_step, view.mask.n_heads)))

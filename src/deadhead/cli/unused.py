@@ -34,6 +34,8 @@ def refuse_typed(context: typer.Context, names: Sequence[str], why: str) -> None
 
 def check_recipe(context: typer.Context, recipe: Recipe) -> None:
     """Refuse what the strategy of `prune` or `plan` does not look at."""
+    if recipe.budget is not None:
+        refuse_typed(context, ("heads",), "and --budget both say where to end; leave one out")
     if recipe.strategy != "clusters":
         refuse_typed(
             context,

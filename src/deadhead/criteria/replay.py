@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -40,11 +40,11 @@ class Recording:
             for number, block in enumerate(self.view.blocks):
                 layer = self.view.model.get_submodule(block.name)
                 spy = _watched(layer.forward, self._saw_layer, number)
-                stack.enter_context(_forward_as(layer, spy))
+                stack.enter_context(forward_as(layer, spy))
                 if not block.n_heads:
                     continue
                 spy = _watched(block.attention.forward, self._saw_attention, number)
-                stack.enter_context(_forward_as(block.attention, spy))
+                stack.enter_context(forward_as(block.attention, spy))
                 before = block.output.register_forward_pre_hook(
                     self._saw_input(number), prepend=True
                 )
@@ -63,11 +63,17 @@ class Recording:
         with ExitStack() as stack:
             for number, values in self._before(block).items():
                 layer = self.view.model.get_submodule(self.view.blocks[number].name)
-                stack.enter_context(_forward_as(layer, self._given_back(values, times)))
+                stack.enter_context(forward_as(layer, self._given_back(values, times)))
             if self._skips_attention(block):
                 stub = self._given_back(self._attention[block], times, block)
-                stack.enter_context(_forward_as(self.view.blocks[block].attention, stub))
+                stack.enter_context(forward_as(self.view.blocks[block].attention, stub))
             yield
+
+    @property
+    def last(self) -> int | None:
+        """The block whose layer was called last, and once."""
+        last = self._layers[-1][0] if self._layers else None
+        return last if last is not None and self._called(last) == 1 else None
 
     def _before(self, block: int) -> dict[int, list[Any]]:
         """Return what was returned by the layers that had done all their work before a block's."""
@@ -132,7 +138,7 @@ class Recording:
 
 
 @contextmanager
-def _forward_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def forward_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let one module compute something else; what it had of its own comes back."""
     own = module.__dict__.get("forward")
     module.__dict__["forward"] = forward
@@ -186,3 +192,13 @@ def _repeated(value: Tensor, samples: int, times: int) -> Tensor:
     if not value.dim() or len(value) != samples:
         return value.clone()
     return value.repeat(times, *[1] * (value.dim() - 1))
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors in what a model or a layer returned."""
+    if isinstance(value, Tensor):
+        return [value]
+    inside: Any = value.values() if isinstance(value, Mapping) else value
+    if not isinstance(value, (Mapping, tuple, list)):
+        return []
+    return [x for item in inside for x in tensors_in(item)]

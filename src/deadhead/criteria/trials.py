@@ -11,15 +11,18 @@ from torch import Tensor
 
 from deadhead.criteria.divergence import divergence_from
 from deadhead.criteria.inputs import Batch, call, to_device
-from deadhead.criteria.losses import Loss, loss_named
+from deadhead.criteria.last_layer import one_token
+from deadhead.criteria.losses import Loss, logits_of, loss_named
 from deadhead.criteria.parts import Part, parts_of
 from deadhead.criteria.passes import check_shape, not_finite_loss
 from deadhead.criteria.replay import Recording
 from deadhead.errors import DataError, ScoreError
-from deadhead.heads import HeadModel
+from deadhead.heads import HeadModel, output_rows
 from deadhead.types import HeadMask
 
-MAX_TOKENS = 2048  # in one forward pass, all its trials together
+MAX_TOKENS = 4096  # in one forward pass, all its trials together
+MAX_LOGITS = 1 << 26  # in one forward pass: 256 MiB in float32
+CACHED = 1 << 18  # of hidden states per thread: more run out of the processor's cache
 _TRIALS = 4  # as many fit in, at least, unless a single sample is too long
 
 
@@ -47,7 +50,8 @@ class Trials:
             labels), or a callable `(model, outputs, batch) -> (batch,)`.
         mask: heads it drops are off in every trial.
         on_batch: called as often as there are batches, while `losses` goes through its share.
-        max_tokens: in one forward pass, unless a single sample has more.
+        max_tokens: in one forward pass, unless a single sample has more; None: up to `MAX_TOKENS`,
+            as many as the device works on best.
 
     Raises:
         ScoreError: the loss is `logit_norm`.
@@ -62,16 +66,16 @@ class Trials:
         *,
         mask: HeadMask | None = None,
         on_batch: Callable[[], None] | None = None,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
     ):
         check_value(loss)
         self.view = view
         self.mask = view.mask if mask is None else view.mask & mask
         self.loss = loss_named(loss)
         self.diverges = self.loss is loss_named("kl")
-        self.max_tokens = max_tokens
+        self.max_tokens = _best(view) if max_tokens is None else max_tokens
         batches = list(data or ())
-        self.parts = parts_of(batches, max_tokens // _TRIALS)
+        self.parts = parts_of(batches, self.max_tokens // _TRIALS)
         self.samples = sum(part.samples for part in self.parts)
         if not self.samples:
             raise DataError("there are no calibration samples; give at least one batch")
@@ -117,13 +121,20 @@ class Trials:
             check_shape(losses, samples)
             if not torch.isfinite(losses).all():
                 raise ScoreError(not_finite_loss(view, inputs, _batch(losses, part)))
+        with plan.on([], samples):
+            token = one_token(view, inputs, outputs, recording)
+        at_once = max(
+            1, min(self.max_tokens // part.tokens, MAX_LOGITS // logits_of(outputs).numel())
+        )
         del dense, outputs
         yield plan.unchanged, _wide(losses)[None]
         for block, trials in plan.changed.items():
-            for some in _evenly(trials, max(1, self.max_tokens // part.tokens)):
+            for some in _evenly(trials, at_once):
                 several = {k: _times(v, samples, len(some)) for k, v in inputs.items()}
-                with plan.on(some, samples), recording.replaying(block, len(some)):
-                    losses = loss(view.model, call(view.model, several), several)
+                replaying = recording.replaying(block, len(some))
+                with plan.on(some, samples), token.alone(), replaying:
+                    outputs = call(view.model, several)
+                losses = loss(view.model, outputs, several)
                 check_shape(losses, len(some) * samples)
                 losses = losses.unflatten(0, (len(some), samples))
                 if not torch.isfinite(losses).all():
@@ -189,6 +200,14 @@ class _Progress:
         while self.told + 1 <= self.done * self.batches + 1e-6:
             self.told += 1
             self.on_batch()
+
+
+def _best(view: HeadModel) -> int:
+    """Return how many tokens a forward pass should have: few for a wide model on a CPU."""
+    if view.device.type != "cpu":
+        return MAX_TOKENS
+    hidden = max(len(output_rows(block.output)) for block in view.blocks)
+    return min(MAX_TOKENS, max(512, CACHED // hidden) * torch.get_num_threads())
 
 
 def _batch(losses: Tensor, part: Part) -> int:

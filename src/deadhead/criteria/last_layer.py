@@ -1,0 +1,101 @@
+"""The last layer, computed for the one token that predictions are read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deadhead.criteria.inputs import Batch, call, valid_tokens
+from deadhead.criteria.losses import logits_of
+from deadhead.criteria.replay import Recording, forward_as, tensors_in
+from deadhead.heads import HeadModel, is_conv1d
+
+
+@dataclass(frozen=True)
+class OneToken:
+    """Projections whose results matter for one token of each sample alone.
+
+    Attributes:
+        modules: the projections; none: all tokens matter, or it is not known.
+        place: of the token in its sample.
+        tokens: in each sample.
+    """
+
+    modules: Sequence[nn.Module] = ()
+    place: int = 0
+    tokens: int = 0
+
+    @contextmanager
+    def alone(self, fill: float = 0.0) -> Iterator[None]:
+        """Project that token alone; the results for the others are `fill`."""
+        with ExitStack() as stack:
+            for module in self.modules:
+                stack.enter_context(forward_as(module, self._alone(module.forward, fill)))
+            yield
+
+    def _alone(
+        self, forward: Callable[[Tensor], Tensor], fill: float
+    ) -> Callable[[Tensor], Tensor]:
+        def one(x: Tensor) -> Tensor:
+            if not self.fits(x):
+                return forward(x)
+            found = forward(x[:, self.place : self.place + 1])
+            whole = found.new_full((len(x), self.tokens, found.shape[-1]), fill)
+            whole[:, self.place] = found[:, 0]
+            return whole
+
+        return one
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether a projection's input has these samples' tokens side by side."""
+        return x.dim() == 3 and x.shape[1] == self.tokens
+
+
+def one_token(view: HeadModel, batch: Batch, outputs: Any, recording: Recording) -> OneToken:
+    """Find the token that every prediction is read from: the first (BERT) or the last (GPT-2).
+
+    It is put to the test: with NaN for all other tokens, wherever the last layer projects (but for
+    keys and values), what the model returns has to stay as it is. So a model that pools over tokens
+    in any way, or mixes them after attention, is computed whole.
+
+    Cost: a small part of the last layer, if the model gives one prediction a sample; else nothing.
+    """
+    logits, tokens = logits_of(outputs), valid_tokens(batch).shape[1]
+    last = recording.last
+    if logits.dim() != 2 or tokens < 2 or last is None:
+        return OneToken()
+    block = view.blocks[last]
+    modules = [
+        module
+        for module in view.model.get_submodule(block.name).modules()
+        if (isinstance(module, nn.Linear) or is_conv1d(module))
+        and module is not block.key
+        and module is not block.value
+    ]
+    for place in (0, tokens - 1):
+        tried = OneToken(modules, place, tokens)
+        seen: list[nn.Module] = []
+        with ExitStack() as stack:
+            for module in modules:
+                hook = _noted(tried, seen)
+                stack.callback(module.register_forward_pre_hook(hook).remove)
+            stack.enter_context(tried.alone(torch.nan))
+            stack.enter_context(recording.replaying(last, 1))
+            found = call(view.model, batch)
+        finite = all(bool(torch.isfinite(x).all()) for x in tensors_in(found))
+        if finite and torch.allclose(logits_of(found), logits, rtol=1e-3, atol=1e-3):
+            return OneToken(tuple(seen), place, tokens)
+    return OneToken()
+
+
+def _noted(tried: OneToken, seen: list[nn.Module]) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if tried.fits(args[0]):
+            seen.append(module)
+
+    return hook
