@@ -48,7 +48,7 @@ def difference(scores, expected):
 
 
 def exactness(view, batches):
-    """Return the largest difference in float64, on the first batches; the model stays in float64."""
+    """Return the largest difference in float64, on the last batch; the model stays in float64."""
     view.model.double()
     few = batches[-1:]
     return difference(score(view, few, "ablation"), one_at_a_time(view, few))

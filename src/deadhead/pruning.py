@@ -112,7 +112,7 @@ def prune(
     if recipe.strategy == "clusters":
         check_units(view, recipe.clustering)  # refused before any work, as is a wrong option
     limit = droppable(view, origin, recipe.rules, recipe.heads if recipe.budget is None else 1.0)
-    gauge = gauge_of(view, recipe, tasks.calibration.batches())
+    gauge = gauge_of(view, recipe, tasks.calibration.batches)
     measured = recipe.needs_scores or recipe.repair != "none"
     scorer = Scorer(
         view,
@@ -266,7 +266,7 @@ def choose(
     if recipe.strategy == "clusters":
         check_units(view, recipe.clustering)
     limit = droppable(view, mask, recipe.rules, recipe.heads if recipe.budget is None else 1.0)
-    gauge = gauge_of(view, recipe, data or ())
+    gauge = gauge_of(view, recipe, lambda: data or ())
     copies: Mapping[Head, Head] = {}
     grams = grams or _grams(view, data if prompts is None else prompts, recipe, on_batch)
     for move in moves_to(view, score, grams, recipe, start=mask, limits=(limit,)):
@@ -280,13 +280,15 @@ def choose(
     return recipe.plan(mask, copies)
 
 
-def gauge_of(view: HeadModel, recipe: Recipe, batches: Iterable[Batch]) -> Gauge | None:
+def gauge_of(
+    view: HeadModel, recipe: Recipe, batches: Callable[[], Iterable[Batch]]
+) -> Gauge | None:
     """Return what measures the recipe's budget; latency on the longest sample of `batches`."""
     if recipe.budget is None:
         return None
     budget, inputs = Budget.parse(recipe.budget), None
     if budget.of == "latency":
-        longest = max(batches, key=lambda batch: batch["input_ids"].shape[1], default=None)
+        longest = max(batches(), key=lambda batch: batch["input_ids"].shape[1], default=None)
         if longest is not None:
             inputs = {k: v[:1].to(view.device) for k, v in longest.items() if k != "labels"}
     gauge = Gauge(view, budget, gqa=recipe.gqa, inputs=inputs)

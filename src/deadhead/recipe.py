@@ -10,6 +10,7 @@ from deadhead.criteria.combine import parts_of
 from deadhead.criteria.losses import loss_named
 from deadhead.errors import BudgetError, unknown_name
 from deadhead.repair import repair_names
+from deadhead.repair.distill.settings import Distillation
 from deadhead.similarity import Clustering
 from deadhead.strategies import Rules, StopRules, strategy_named
 from deadhead.types import COPYING, Head, HeadMask, PruningPlan
@@ -27,7 +28,8 @@ class Recipe:
         criterion: name, perhaps with options: `gradient_norm:reduction=batch`; `auto`: see
             `settled`.
         strategy: `one_shot`, `greedy` or `clusters`; `auto`: see `settled`.
-        repair: `bias`, `least_squares`, `none`; `auto`: see `settled`.
+        repair: `bias`, `least_squares`, `distill` (`least_squares`, and in the end training against
+            the dense model), `none`; `auto`: see `settled`.
         repair_at: `step`: the curve is that of repaired models; `end`: the plan's model alone is
             repaired.
         heads: how many to drop: `int` counts, `float` in (0, 1] is a fraction of all.
@@ -43,6 +45,7 @@ class Recipe:
             and `fold`.
         slope: see `PruningPlan`.
         clustering: how the strategy `clusters` groups heads.
+        distillation: how the repair `distill` trains.
     """
 
     criterion: str = "auto"
@@ -65,6 +68,7 @@ class Recipe:
     action: str = "remove"
     slope: str = "target"
     clustering: Clustering = field(default_factory=Clustering)
+    distillation: Distillation = field(default_factory=Distillation)
 
     def __post_init__(self) -> None:
         chosen = self.settled()

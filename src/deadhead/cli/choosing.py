@@ -11,6 +11,7 @@ from deadhead.cli.options import size
 from deadhead.runs import PromptSettings
 
 CLUSTERS = "Clusters"
+DISTILL = "Distillation"
 
 CriterionOption = Annotated[
     str,
@@ -48,8 +49,9 @@ ScoresOption = Annotated[
 RepairOption = Annotated[
     str,
     typer.Option(
-        help="How the heads that stay make up for those that go: least_squares, bias, none; auto is"
-        " least_squares if the criterion is auto too, else none.",
+        help="How the heads that stay make up for those that go: least_squares, bias, none, or"
+        " distill (least_squares, then training against the dense model on all calibration"
+        " texts); auto is least_squares if the criterion is auto too, else none.",
         rich_help_panel="Choosing",
     ),
 ]
@@ -207,6 +209,23 @@ PlannedRepairOption = Annotated[
         "--repair",
         help="least_squares, bias or none, instead of what the plan says; needs calibration data"
         " (--task or --calibration).",
+    ),
+]
+EpochsOption = Annotated[
+    int, typer.Option(help="How often distill sees every text.", rich_help_panel=DISTILL)
+]
+LearningRateOption = Annotated[
+    float, typer.Option(help="Peak learning rate of distill.", rich_help_panel=DISTILL)
+]
+SecondsOption = Annotated[
+    float | None,
+    typer.Option(help="Time limit of distill, in seconds.", rich_help_panel=DISTILL),
+]
+LoraOption = Annotated[
+    int,
+    typer.Option(
+        help="Rank of adapters that distill trains instead of the weights; 0: none.",
+        rich_help_panel=DISTILL,
     ),
 ]
 PlannedSlopeOption = Annotated[

@@ -15,6 +15,7 @@ from deadhead.cli.console import progress_bar, say, show, show_json, stopped, ty
 from deadhead.cli.unused import check_prompts, check_recipe
 from deadhead.heads import HeadModel
 from deadhead.recipe import AUTO, Recipe
+from deadhead.repair.distill import Distillation
 from deadhead.report import RunSummary, outcome, speed_table, step_table, summary_table
 from deadhead.runs import (
     DataSettings,
@@ -68,6 +69,10 @@ def prune(
     n_prompts: c.PromptCountOption = "100",
     prompt_column: c.PromptColumnOption = None,
     strict: c.StrictOption = False,
+    epochs: c.EpochsOption = Distillation.epochs,
+    learning_rate: c.LearningRateOption = Distillation.learning_rate,
+    seconds: c.SecondsOption = None,
+    lora: c.LoraOption = 0,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -172,6 +177,13 @@ def prune(
                 include_padding=include_padding,
                 first_token=first_token,
                 importance=importance,
+            ),
+            distillation=Distillation(
+                epochs=epochs,
+                learning_rate=learning_rate,
+                seconds=seconds,
+                lora=lora,
+                seed=seed,
             ),
         ),
         prompts=c.prompt_settings(prompts, n_prompts, prompt_column, max_length, strict, seed),

@@ -21,6 +21,12 @@ def fits_of(loaded: Loaded, plans: Sequence[PruningPlan], data: DataSettings) ->
     Raises:
         DataError: a plan has a repair and no calibration data are named.
     """
+    trained = [plan for plan in plans if plan.repair == "distill"]
+    if trained:
+        raise DataError(
+            "a plan whose repair is 'distill' cannot be replayed: it trains; take the checkpoint of"
+            " its run, or name --repair least_squares"
+        )
     wanted = [plan.repair for plan in plans if plan.repair != "none"]
     if not wanted:
         return [{} for _ in plans]

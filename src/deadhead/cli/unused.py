@@ -14,6 +14,7 @@ CLUSTERS = (
     *("distance", "grouping", "representative", "unit", "ward_on", "include_padding"),
     *("first_token", "importance", "slope"),
 )
+DISTILL = ("epochs", "learning_rate", "seconds", "lora")
 PROMPTS = ("n_prompts", "prompt_column", "strict")
 LM_EVAL = ("include_path", "num_fewshot", "limit", "lm_eval_output")
 
@@ -36,6 +37,8 @@ def check_recipe(context: typer.Context, recipe: Recipe) -> None:
     """Refuse what the strategy of `prune` or `plan` does not look at."""
     if recipe.budget is not None:
         refuse_typed(context, ("heads",), "and --budget both say where to end; leave one out")
+    if recipe.repair != "distill":
+        refuse_typed(context, DISTILL, "is for --repair distill; name it, or leave this out")
     if recipe.strategy != "clusters":
         refuse_typed(
             context,

@@ -1,4 +1,4 @@
-"""How far a changed model is from the model as it was: what `kl` is where nothing is differentiated."""
+"""How far a changed model is from the model as it was: `kl` where nothing is differentiated."""
 
 from __future__ import annotations
 

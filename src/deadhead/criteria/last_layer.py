@@ -15,6 +15,8 @@ from deadhead.criteria.losses import logits_of
 from deadhead.criteria.replay import Recording, forward_as, tensors_in
 from deadhead.heads import HeadModel, is_conv1d
 
+Projection = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class OneToken:
@@ -38,15 +40,13 @@ class OneToken:
                 stack.enter_context(forward_as(module, self._alone(module.forward, fill)))
             yield
 
-    def _alone(
-        self, forward: Callable[[Tensor], Tensor], fill: float
-    ) -> Callable[[Tensor], Tensor]:
+    def _alone(self, forward: Projection, fill: float) -> Projection:
         def one(x: Tensor) -> Tensor:
             if not self.fits(x):
                 return forward(x)
-            found = forward(x[:, self.place : self.place + 1])
+            found = forward(x[:, self.place])
             whole = found.new_full((len(x), self.tokens, found.shape[-1]), fill)
-            whole[:, self.place] = found[:, 0]
+            whole[:, self.place] = found
             return whole
 
         return one

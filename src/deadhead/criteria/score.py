@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,11 @@ class Scorer:
         self.loss = shared_loss(list(self._made.values()), loss)
         if self.loss is not None and any("trials" in c.needs for c in self._made.values()):
             check_value(self.loss)
-        self._wants_moments = moments
+        self._felt_by = loss or "kl"  # whatever the criteria differentiate
+        summed = any(c.needs >= {"moments", "output_gradients"} for c in self._made.values())
+        same = (self.loss or self._felt_by) == self._felt_by
+        self._wants_moments = (moments or summed) and same
+        self._moments: Moments | None = None
         self._on_batch = on_batch
         self._seen: Seen | None = None
 
@@ -175,14 +179,18 @@ class Scorer:
 
     @property
     def moments(self) -> Moments:
-        """Moments of the dense model, from the pass that scored it where there was one."""
-        seen = self._dense()
-        if seen.moments is None:
-            how = {"loss": self.loss, "on_batch": self._on_batch}
-            sums = observe_all(self.view, self.data, [], moments=True, **how)
-            self._seen = seen = replace(seen, moments=sums.moments)
-        assert seen.moments is not None
-        return seen.moments
+        """Moments of the dense model for repairs, felt by the loss that was named, or `kl`.
+
+        Cost: none if they were asked for and the criteria differentiate that loss; else a pass.
+        """
+        if self._moments is None:
+            seen = self._dense() if self._wants_moments else None
+            if seen is None:
+                how = {"loss": self._felt_by, "on_batch": self._on_batch}
+                seen = observe_all(self.view, self.data, [], moments=True, **how)
+            assert seen.moments is not None
+            self._moments = seen.moments
+        return self._moments
 
     @property
     def _lasting(self) -> list[str]:

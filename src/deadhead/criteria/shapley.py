@@ -85,9 +85,9 @@ class Shapley:
             orders = [order, order[::-1]][: self.per_round]
             rounds.append(game.credits(orders, share).mean(0))
             error = _largest_error(rounds)
-            if len(rounds) >= FEWEST and error is not None:
-                if error < self.precision * np.ptp(np.mean(rounds, axis=0)):
-                    break
+            enough = self.precision * np.ptp(np.mean(rounds, axis=0))
+            if len(rounds) >= FEWEST and error is not None and error < enough:
+                break
         permutations = len(rounds) * self.per_round
         self.facts = {"permutations": permutations, "largest_standard_error": error}
         self._scores = [np.full(block.n_heads, np.nan) for block in self.view.blocks]

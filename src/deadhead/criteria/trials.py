@@ -20,9 +20,11 @@ from deadhead.errors import DataError, ScoreError
 from deadhead.heads import HeadModel, output_rows
 from deadhead.types import HeadMask
 
-MAX_TOKENS = 4096  # in one forward pass, all its trials together
-MAX_LOGITS = 1 << 26  # in one forward pass: 256 MiB in float32
-CACHED = 1 << 18  # of hidden states per thread: more run out of the processor's cache
+# in one forward pass, all its trials together
+FEWEST_TOKENS, MOST_TOKENS = 512, 8192
+HIDDEN = 1 << 24  # tokens * features
+CPU_HIDDEN = 1 << 18  # per thread: more run out of the cache
+MAX_LOGITS = 1 << 26  # 256 MiB in float32
 _TRIALS = 4  # as many fit in, at least, unless a single sample is too long
 
 
@@ -50,8 +52,8 @@ class Trials:
             labels), or a callable `(model, outputs, batch) -> (batch,)`.
         mask: heads it drops are off in every trial.
         on_batch: called as often as there are batches, while `losses` goes through its share.
-        max_tokens: in one forward pass, unless a single sample has more; None: up to `MAX_TOKENS`,
-            as many as the device works on best.
+        max_tokens: in one forward pass, unless a single sample has more; None: as many as the
+            device works on best.
 
     Raises:
         ScoreError: the loss is `logit_norm`.
@@ -123,13 +125,11 @@ class Trials:
                 raise ScoreError(not_finite_loss(view, inputs, _batch(losses, part)))
         with plan.on([], samples):
             token = one_token(view, inputs, outputs, recording)
-        at_once = max(
-            1, min(self.max_tokens // part.tokens, MAX_LOGITS // logits_of(outputs).numel())
-        )
+        most = min(self.max_tokens // part.tokens, MAX_LOGITS // logits_of(outputs).numel())
         del dense, outputs
         yield plan.unchanged, _wide(losses)[None]
         for block, trials in plan.changed.items():
-            for some in _evenly(trials, at_once):
+            for some in _evenly(trials, max(1, most)):
                 several = {k: _times(v, samples, len(some)) for k, v in inputs.items()}
                 replaying = recording.replaying(block, len(some))
                 with plan.on(some, samples), token.alone(), replaying:
@@ -204,10 +204,10 @@ class _Progress:
 
 def _best(view: HeadModel) -> int:
     """Return how many tokens a forward pass should have: few for a wide model on a CPU."""
-    if view.device.type != "cpu":
-        return MAX_TOKENS
     hidden = max(len(output_rows(block.output)) for block in view.blocks)
-    return min(MAX_TOKENS, max(512, CACHED // hidden) * torch.get_num_threads())
+    on_cpu = view.device.type == "cpu"
+    fit = CPU_HIDDEN * torch.get_num_threads() if on_cpu else HIDDEN
+    return min(max(fit // hidden, FEWEST_TOKENS), MOST_TOKENS)
 
 
 def _batch(losses: Tensor, part: Part) -> int:

@@ -56,6 +56,7 @@ Repair = Callable[[Job], Fit]
 
 
 _REGISTRY: dict[str, Repair] = {}
+BEGINS_WITH = {"distill": "least_squares"}  # repairs that train what another has fitted
 
 
 def register_repair(name: str) -> Callable[[Repair], Repair]:
@@ -81,11 +82,13 @@ def repair_named(name: str) -> Repair:
 
 def repair_names() -> list[str]:
     """List the repairs that are known, `none` first."""
-    return ["none", *sorted(_REGISTRY)]
+    return ["none", *sorted([*_REGISTRY, *BEGINS_WITH])]
 
 
 def fit(view: HeadModel, plan: PruningPlan, moments: Moments, repair: str) -> dict[int, Fit]:
     """Refit the output projection of every block that a plan takes heads from.
+
+    For `distill`, which trains the cut model afterwards (`distill_`), by what it begins with.
 
     The model is not touched; `repaired` and `write_fits_` put the fits in. A block that loses every
     head gets its mean output as bias. Blocks that lose none are not listed: they stay as they are.
@@ -99,7 +102,7 @@ def fit(view: HeadModel, plan: PruningPlan, moments: Moments, repair: str) -> di
     """
     if repair == "none":
         return {}
-    chosen = repair_named(repair)
+    chosen = repair_named(BEGINS_WITH.get(repair, repair))
     if plan.action == "duplicate":
         raise HeadError(
             "duplicated heads cannot be repaired: each keeps its own output slice; choose the"

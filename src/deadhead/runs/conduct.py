@@ -21,6 +21,7 @@ from deadhead.errors import CheckpointError, DataError, OutputExistsError
 from deadhead.heads import HeadModel
 from deadhead.pruning import Progress, Pruning, prune
 from deadhead.repair import Fits, apply_repaired_, fit, repaired
+from deadhead.repair.distill import DistillReport, distill_
 from deadhead.report import RunSummary, SpeedRow, measure_all, model_card, write_report
 from deadhead.runs.facts import data_facts, model_facts, model_size, versions
 from deadhead.runs.journal import Journal
@@ -101,6 +102,7 @@ def conduct(
         scores = replace(scores, provenance={**scores.provenance, **made})
     cut = apply_repaired_(copy.deepcopy(loaded.model), plan, pruning.fits)
     watch.on_work("cut")
+    trained = _distilled(cut, loaded, tasks, settings, watch)
     evaluation = _evaluation(loaded.model, cut, tasks, watch)
     speed = _speed(loaded.model, cut, tasks) if settings.measure_speed else []
     watch.on_work("time")
@@ -117,6 +119,7 @@ def conduct(
         f" {settings.model.device}",
         "settings": settings.header(),
         "evaluated_on": pruning.evaluated_on,
+        **({} if trained is None else {"distillation": trained.to_json()}),
     }
     summary = RunSummary(
         title=f"{loaded.name}: {_title(settings)}",
@@ -143,6 +146,24 @@ def conduct(
         ) from error
     journal.remove()
     return summary
+
+
+def _distilled(
+    cut: Any, loaded: Loaded, tasks: TaskSet, settings: RunSettings, watch: Watch
+) -> DistillReport | None:
+    """Train the cut model on all texts of the calibration set, if the repair is `distill`."""
+    if settings.recipe.repair != "distill":
+        return None
+    every = replace(settings.data, calibration_size=None)
+    texts = every.open_one("calibration", loaded.tokenizer, loaded.model.config)
+    return distill_(
+        cut,
+        loaded.model,
+        texts,
+        selection=tasks.selection,
+        settings=settings.recipe.distillation,
+        on_step=lambda step, planned: watch.on_work(f"distill, step {step} of {planned}"),
+    )
 
 
 def write_run(summary: RunSummary, folder: Path) -> None:
