@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 from deadhead import HeadModel
+from deadhead.criteria.base import make_criterion
+from deadhead.criteria.score import observe_all
+from deadhead.moments import Moments
 
 
 def each_alone(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
@@ -84,3 +87,11 @@ def refit_error(
     change = weight - refit(covariance, weight, kept)
     squared = change @ covariance @ change.T
     return float(np.trace(squared if metric is None else metric @ squared))
+
+
+def plain_moments(model: nn.Module | HeadModel, batches: list[dict[str, torch.Tensor]]) -> Moments:
+    """Moments that weigh every token alike, from a forward pass without gradients."""
+    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    seen = observe_all(view, batches, [make_criterion("reconstruction:weight=none", view)])
+    assert seen.moments is not None
+    return seen.moments

@@ -245,7 +245,8 @@ def test_a_plan_that_brings_heads_back_is_refused(deadhead, tmp_path, cut):
 
 def test_scores_of_something_else_are_refused(deadhead, tmp_path):
     def plan(*options):
-        return deadhead("plan", MODEL, "--scores", "s.json", "--heads", "3", *options).refused()
+        given = ("--scores", "s.json", "--heads", "3")
+        return deadhead("plan", MODEL, *given, *(options or ("-c", "gradient_norm"))).refused()
 
     scores = HeadScores(tuple([0.0] * 6 for _ in range(4)), "taylor").to_json()
     write(tmp_path, "s.json", json.dumps(scores))

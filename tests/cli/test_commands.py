@@ -80,7 +80,9 @@ def test_plan_apply_and_evaluate_fit_together(deadhead, tmp_path):
     options = ("-c", "taylor", "--heads", "50%", "--scores", "scores.json")
     plan = PruningPlan.from_json(deadhead("plan", MODEL, *options, "--json").json)
     direct = PruningPlan.from_json(
-        deadhead("plan", MODEL, *DATA, "-c", "taylor", "--heads", "12", "--json").json
+        deadhead(
+            "plan", MODEL, *DATA, "-c", "taylor", "-s", "one_shot", "--heads", "12", "--json"
+        ).json
     )
     assert plan.mask == direct.mask
     assert plan.provenance["criterion"] == "taylor"
@@ -139,7 +141,7 @@ def test_scores_and_plans_say_what_made_them(deadhead, tmp_path):
 
 def test_the_card_of_an_applied_plan_says_where_it_comes_from(deadhead, tmp_path):
     assert deadhead("score", MODEL, *DATA, "-c", "taylor", "--seed", "3", "-o", "s.json").code == 0
-    direct = ("plan", MODEL, *DATA, "-c", "taylor", "--seed", "3", "--heads", "3")
+    direct = ("plan", MODEL, *DATA, "-c", "taylor", "-s", "one_shot", "--seed", "3", "--heads", "3")
     given = ("plan", MODEL, "-c", "taylor", "--scores", "s.json", "--heads", "3")
     for number, args in enumerate((direct, given)):
         assert deadhead(*args).code == 0
@@ -179,7 +181,8 @@ def test_a_diagnosis_is_of_the_loss_that_the_criterion_uses(deadhead):
     [
         (("score", "--diagnose"), 4),
         (("plan", "--heads", "3"), 4),
-        (("plan", "--heads", "3", "-s", "greedy"), 12),
+        (("plan", "--heads", "3", "-c", "taylor", "-s", "one_shot"), 4),
+        (("plan", "--heads", "3", "-c", "taylor", "-s", "greedy"), 12),
     ],
 )
 def test_work_in_batches_has_a_bar_that_fills(deadhead, monkeypatch, args, passes):

@@ -96,7 +96,7 @@ def test_other_commands_leave_no_half_file(deadhead, monkeypatch, tmp_path):
     for args in (
         ("plan", MODEL, *data, "--heads", "5"),
         ("score", MODEL, *data, "-o", "scores.json"),
-        ("apply", MODEL, "-o", "cut"),
+        ("apply", MODEL, "--repair", "none", "-o", "cut"),
     ):
         assert "No space left on device" in deadhead(*args).refused()
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]

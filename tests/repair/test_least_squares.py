@@ -14,7 +14,7 @@ from deadhead.heads import output_rows
 from deadhead.moments import BlockMoments
 from deadhead.repair import apply_repaired_, fit, least_squares
 from deadhead.repair.base import Job
-from explicit import seen_alone
+from explicit import plain_moments, seen_alone
 from masks import random_mask
 from models import MODEL_TYPES, batch, make, outputs
 
@@ -25,7 +25,8 @@ FELT = "reconstruction"
 
 def fits_of(model, mask, repair="least_squares", name=PLAIN, inputs=None):
     view = HeadModel(model)
-    moments = Scorer(view, [inputs or batch(LENGTHS)], [name]).moments
+    batches = [inputs or batch(LENGTHS)]
+    moments = plain_moments(view, batches) if name == PLAIN else Scorer(view, batches, []).moments
     return fit(view, PruningPlan(mask), moments, repair)
 
 

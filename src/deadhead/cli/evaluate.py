@@ -90,8 +90,13 @@ def evaluate(
     if not plan_files:
         refuse_typed(
             context,
-            ("action", "slope", "gqa", "repair", "calibration", "calibration_size"),
-            "is for plans, and there is none; name one with --plan, or leave it out",
+            ("action", "slope", "gqa", "repair"),
+            "changes what a plan says, and there is none; name one with --plan, or leave it out",
+        )
+        refuse_typed(
+            context,
+            ("calibration", "calibration_size"),
+            "is for the repair of a plan, and there is none; name one with --plan, or leave it out",
         )
     if lm_eval is not None and task is None and test is None:
         refuse_typed(

@@ -126,12 +126,12 @@ def plan(
     )
     if scores is not None and recipe.strategy == AUTO:
         recipe = replace(recipe, strategy="one_shot")
+    check_recipe(context, recipe.settled())
+    check_prompts(context, prompts)
     given = None if scores is None else read_scores(scores, criterion)
     if given is not None:
         recipe = replace(recipe, criterion=given.criterion)  # a method by name: no repair by itself
     recipe = recipe.settled()
-    check_recipe(context, recipe)
-    check_prompts(context, prompts)
     if scores is not None and recipe.strategy not in ("one_shot", "clusters"):
         raise DataError(
             f"strategy {recipe.strategy!r} scores again after every move and cannot use"

@@ -250,7 +250,7 @@ def run(settings: RunSettings, *, resume: bool, as_json: bool, automatic: bool =
             if automatic:
                 say(
                     f"auto: {recipe.strategy} by {recipe.criterion}, repair {recipe.repair}"
-                    " (the best of the tables in docs/results.md; docs/choosing.md says when not)"
+                    " (the default; docs/choosing.md says when to choose something else)"
                 )
 
         def on_work(what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.criteria.inputs import Batch, call, valid_tokens
-from deadhead.criteria.losses import logits_of
 from deadhead.criteria.replay import Recording, forward_as, tensors_in
 from deadhead.heads import HeadModel, is_conv1d
-
-Projection = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,11 @@ class OneToken:
                 stack.enter_context(forward_as(module, self._alone(module.forward, fill)))
             yield
 
-    def _alone(self, forward: Projection, fill: float) -> Projection:
-        def one(x: Tensor) -> Tensor:
-            if not self.fits(x):
-                return forward(x)
+    def _alone(self, forward: Callable[..., Tensor], fill: float) -> Callable[..., Tensor]:
+        def one(*args: Any, **kwargs: Any) -> Tensor:
+            if kwargs or not self.fits(args):
+                return forward(*args, **kwargs)
+            (x,) = args
             found = forward(x[:, self.place])
             whole = found.new_full((len(x), self.tokens, found.shape[-1]), fill)
             whole[:, self.place] = found
@@ -51,9 +50,10 @@ class OneToken:
 
         return one
 
-    def fits(self, x: Tensor) -> bool:
-        """Whether a projection's input has these samples' tokens side by side."""
-        return x.dim() == 3 and x.shape[1] == self.tokens
+    def fits(self, args: tuple[Any, ...]) -> bool:
+        """Whether a projection was given these samples' tokens side by side, and nothing else."""
+        x = args[0] if len(args) == 1 else None
+        return isinstance(x, Tensor) and x.dim() == 3 and x.shape[1] == self.tokens
 
 
 def one_token(view: HeadModel, batch: Batch, outputs: Any, recording: Recording) -> OneToken:
@@ -65,18 +65,12 @@ def one_token(view: HeadModel, batch: Batch, outputs: Any, recording: Recording)
 
     Cost: a small part of the last layer, if the model gives one prediction a sample; else nothing.
     """
-    logits, tokens = logits_of(outputs), valid_tokens(batch).shape[1]
+    before, (samples, tokens) = tensors_in(outputs), valid_tokens(batch).shape
     last = recording.last
-    if logits.dim() != 2 or tokens < 2 or last is None:
+    by_sample = before and all(x.dim() == 2 and len(x) == samples for x in before)
+    if not by_sample or tokens < 2 or last is None:
         return OneToken()
-    block = view.blocks[last]
-    modules = [
-        module
-        for module in view.model.get_submodule(block.name).modules()
-        if (isinstance(module, nn.Linear) or is_conv1d(module))
-        and module is not block.key
-        and module is not block.value
-    ]
+    modules = _projections(view, last)
     for place in (0, tokens - 1):
         tried = OneToken(modules, place, tokens)
         seen: list[nn.Module] = []
@@ -85,17 +79,31 @@ def one_token(view: HeadModel, batch: Batch, outputs: Any, recording: Recording)
                 hook = _noted(tried, seen)
                 stack.callback(module.register_forward_pre_hook(hook).remove)
             stack.enter_context(tried.alone(torch.nan))
-            stack.enter_context(recording.replaying(last, 1))
-            found = call(view.model, batch)
-        finite = all(bool(torch.isfinite(x).all()) for x in tensors_in(found))
-        if finite and torch.allclose(logits_of(found), logits, rtol=1e-3, atol=1e-3):
+            stack.enter_context(recording.replaying(last, 1, attention=False))
+            after = tensors_in(call(view.model, batch))
+        pairs = zip(before, after, strict=True)
+        if all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in pairs):  # NaN is not close
             return OneToken(tuple(seen), place, tokens)
     return OneToken()
 
 
+def _projections(view: HeadModel, last: int) -> list[nn.Module]:
+    """Return the last layer's projections that no other part of the model shares."""
+    block = view.blocks[last]
+    uses = Counter(m for _, m in view.model.named_modules(remove_duplicate=False))
+    return [
+        module
+        for module in view.model.get_submodule(block.name).modules()
+        if (isinstance(module, nn.Linear) or is_conv1d(module))
+        and uses[module] == 1
+        and module is not block.key
+        and module is not block.value
+    ]
+
+
 def _noted(tried: OneToken, seen: list[nn.Module]) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if tried.fits(args[0]):
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if tried.fits(args) and module not in seen:
             seen.append(module)
 
     return hook

@@ -68,7 +68,7 @@ def _rows_by_length(inputs: Batch) -> dict[int, list[int]]:
     if holes or any(width in v.shape[1:] for v in others):
         return {width: list(range(n))}
     found: dict[int, list[int]] = {}
-    for row, length in enumerate(lengths.tolist()):
+    for row, length in enumerate(lengths.clamp(min=1).tolist()):
         found.setdefault(length, []).append(row)
     return found
 

@@ -55,16 +55,17 @@ class Recording:
         self._results.clear()  # they were there to be recognised
 
     @contextmanager
-    def replaying(self, block: int, times: int) -> Iterator[None]:
+    def replaying(self, block: int, times: int, *, attention: bool = True) -> Iterator[None]:
         """Give back what does not depend on the heads of `block` and later.
 
         The model is to be called with the recorded samples `times` over, one copy after the other.
+        Without `attention`, that of `block` is computed.
         """
         with ExitStack() as stack:
             for number, values in self._before(block).items():
                 layer = self.view.model.get_submodule(self.view.blocks[number].name)
                 stack.enter_context(forward_as(layer, self._given_back(values, times)))
-            if self._skips_attention(block):
+            if attention and self._skips_attention(block):
                 stub = self._given_back(self._attention[block], times, block)
                 stack.enter_context(forward_as(self.view.blocks[block].attention, stub))
             yield

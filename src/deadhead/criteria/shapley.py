@@ -74,6 +74,9 @@ class Shapley:
     def observe_trials(self, trials: Trials) -> None:
         """Draw permutations until the estimates are good enough."""
         heads = trials.mask.heads
+        self._scores = [np.full(block.n_heads, np.nan) for block in self.view.blocks]
+        if not heads:
+            return
         generator = np.random.default_rng(self.seed)
         share = 1 / (self.rounds + 1)  # of the progress, per round; the ends count as one
         ends = -trials.losses([trials.mask.drop(*heads), trials.mask], share=share)
@@ -90,7 +93,6 @@ class Shapley:
                 break
         permutations = len(rounds) * self.per_round
         self.facts = {"permutations": permutations, "largest_standard_error": error}
-        self._scores = [np.full(block.n_heads, np.nan) for block in self.view.blocks]
         for head, value in zip(heads, np.mean(rounds, axis=0), strict=True):
             self._scores[head.block][self.view.blocks[head.block].position(head.index)] = value
 
@@ -135,7 +137,8 @@ class _Game:
         whole = sizes[-1] == len(self.heads)
         masks = [self._first(order, n) for order in orders for n in sizes[: -1 if whole else None]]
         part = share * len(sizes) / len(self.heads)
-        values = -self.trials.losses(masks, share=part).reshape(len(orders), -1)
+        found = self.trials.losses(masks, share=part) if masks else np.zeros(0)
+        values = -found.reshape(len(orders), len(masks) // len(orders))
         return [[*row, self.all] if whole else list(row) for row in values]
 
     def _first(self, order: np.ndarray, size: int) -> HeadMask:
@@ -144,6 +147,6 @@ class _Game:
 
 def _largest_error(rounds: Sequence[np.ndarray]) -> float | None:
     """Return the largest standard error of the means over rounds; None of fewer than two."""
-    if len(rounds) < 2 or not len(rounds[0]):
+    if len(rounds) < 2:
         return None
     return float((np.std(rounds, axis=0, ddof=1) / np.sqrt(len(rounds))).max())

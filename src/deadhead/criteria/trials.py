@@ -12,10 +12,10 @@ from torch import Tensor
 from deadhead.criteria.divergence import divergence_from
 from deadhead.criteria.inputs import Batch, call, to_device
 from deadhead.criteria.last_layer import one_token
-from deadhead.criteria.losses import Loss, logits_of, loss_named
+from deadhead.criteria.losses import Loss, loss_named
 from deadhead.criteria.parts import Part, parts_of
 from deadhead.criteria.passes import check_shape, not_finite_loss
-from deadhead.criteria.replay import Recording
+from deadhead.criteria.replay import Recording, tensors_in
 from deadhead.errors import DataError, ScoreError
 from deadhead.heads import HeadModel, output_rows
 from deadhead.types import HeadMask
@@ -125,7 +125,8 @@ class Trials:
                 raise ScoreError(not_finite_loss(view, inputs, _batch(losses, part)))
         with plan.on([], samples):
             token = one_token(view, inputs, outputs, recording)
-        most = min(self.max_tokens // part.tokens, MAX_LOGITS // logits_of(outputs).numel())
+        largest = max((x.numel() for x in tensors_in(outputs)), default=1)
+        most = min(self.max_tokens // part.tokens, MAX_LOGITS // max(1, largest))
         del dense, outputs
         yield plan.unchanged, _wide(losses)[None]
         for block, trials in plan.changed.items():

@@ -40,7 +40,7 @@ class Distillation:
         BudgetError: a value with which nothing could be trained.
     """
 
-    epochs: int = 3
+    epochs: int = 2
     max_steps: int | None = None
     seconds: float | None = None
     learning_rate: float = 2e-4
