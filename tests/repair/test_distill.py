@@ -33,11 +33,13 @@ def pair(model_type="bert", kind="classification", *, dtype=torch.float32, seed=
     return cut, dense
 
 
-def distance(cut, dense):
-    """KL(dense || cut) on text that was not trained on."""
-    unseen = batch((8, 7, 5), seed=99)
-    log_q, log_p = (outputs(m, unseen).double().log_softmax(-1) for m in (cut, dense))
-    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+def divergence(cut, dense):
+    """KL(dense || cut) on the text."""
+    found = []
+    for text in DATA:
+        log_q, log_p = (outputs(m, text).double().log_softmax(-1) for m in (cut, dense))
+        found.append((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+    return float(torch.stack(found).mean())
 
 
 def state(model):
@@ -52,12 +54,13 @@ def same(one, other):
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_a_cut_model_comes_nearer_to_the_dense_one(model_type, lora):
     cut, dense = pair(model_type, "causal_lm" if model_type in DECODERS else "masked_lm", seed=0)
-    before = distance(cut, dense)
-    report = distill_(cut, dense, DATA, settings=Distillation(**{**QUICK, "epochs": 4}, lora=lora))
+    before = divergence(cut, dense)
+    changes = {"epochs": 4, "learning_rate": 1e-2 if lora else 2e-3, "lora": lora}
+    report = distill_(cut, dense, DATA, settings=Distillation(**{**QUICK, **changes}))
     assert report.after < report.before
     assert report.steps == report.planned == 28
     assert report.points[-1].divergence < report.points[0].divergence
-    assert distance(cut, dense) < before
+    assert divergence(cut, dense) < 0.95 * before
 
 
 @pytest.mark.parametrize("model_type", ("albert", "llama"))

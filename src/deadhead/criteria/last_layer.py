@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,10 @@ class OneToken:
     modules: Sequence[nn.Module] = ()
     place: int = 0
     tokens: int = 0
+
+    def among(self, tokens: int) -> OneToken:
+        """Return the same end of samples of another length."""
+        return replace(self, place=tokens - 1 if self.place else 0, tokens=tokens)
 
     @contextmanager
     def alone(self, fill: float = 0.0) -> Iterator[None]:

@@ -29,6 +29,11 @@ class Part:
         return len(self.batches)
 
     @property
+    def padded(self) -> bool:
+        """Whether there is padding left, or a hole."""
+        return not bool(valid_tokens(self.inputs).all())
+
+    @property
     def tokens(self) -> int:
         """Number of tokens, all samples together."""
         return valid_tokens(self.inputs).numel()

@@ -91,8 +91,8 @@ class Recording:
 
     def _skips_attention(self, block: int) -> bool:
         values = self._attention.get(block, [])
-        calls = (len(values), len(self._inputs.get(block, [])), self._called(block))
-        return calls == (1, 1, 1) and (_projects(values[0]) or self._projects_later(block))
+        once = len(values) == len(self._inputs.get(block, [])) == 1
+        return once and (_projects(values[0]) or self._projects_later(block))
 
     def _called(self, block: int) -> int:
         return [number for number, _ in self._layers].count(block)

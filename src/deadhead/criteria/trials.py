@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from deadhead.criteria.divergence import divergence_from
 from deadhead.criteria.inputs import Batch, call, to_device
-from deadhead.criteria.last_layer import one_token
+from deadhead.criteria.last_layer import OneToken, one_token
 from deadhead.criteria.losses import Loss, loss_named
 from deadhead.criteria.parts import Part, parts_of
 from deadhead.criteria.passes import check_shape, not_finite_loss
@@ -81,6 +82,7 @@ class Trials:
         self.samples = sum(part.samples for part in self.parts)
         if not self.samples:
             raise DataError("there are no calibration samples; give at least one batch")
+        self._token: OneToken | None = None
         self._progress = _Progress(len(batches), on_batch or (lambda: None))
 
     def losses(self, masks: Sequence[HeadMask], *, share: float = 1.0) -> np.ndarray:
@@ -123,8 +125,7 @@ class Trials:
             check_shape(losses, samples)
             if not torch.isfinite(losses).all():
                 raise ScoreError(not_finite_loss(view, inputs, _batch(losses, part)))
-        with plan.on([], samples):
-            token = one_token(view, inputs, outputs, recording)
+            token = self._token_of(part, inputs, outputs, recording)
         largest = max((x.numel() for x in tensors_in(outputs)), default=1)
         most = min(self.max_tokens // part.tokens, MAX_LOGITS // max(1, largest))
         del dense, outputs
@@ -141,6 +142,14 @@ class Trials:
                 if not torch.isfinite(losses).all():
                     raise ScoreError(plan.not_finite(some, losses, part))
                 yield some, _wide(losses)
+
+    def _token_of(self, part: Part, inputs: Batch, outputs: Any, recording: Recording) -> OneToken:
+        """Find the token that is read; without padding it is at the same end at any length."""
+        if part.padded:
+            return one_token(self.view, inputs, outputs, recording)
+        if self._token is None:
+            self._token = one_token(self.view, inputs, outputs, recording)
+        return self._token.among(part.tokens // part.samples)
 
 
 class _Plan:
