@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,15 @@ import pytest
 import torch
 
 from deadhead import Head, HeadModel, PruningPlan, load_model, save_model
-from deadhead.errors import BudgetError, DataError, FileFormatError, UnknownNameError
+from deadhead.criteria import Scorer
+from deadhead.errors import (
+    BudgetError,
+    DataError,
+    FileFormatError,
+    HeadError,
+    MissingDependencyError,
+    UnknownNameError,
+)
 from deadhead.readings import Point, Reading, lines_of
 from deadhead.report.sweep_page import SweepSummary, sweep_rows
 from deadhead.runs import DataSettings, ModelSettings
@@ -150,6 +159,85 @@ def test_a_sweep_goes_on_where_it_stopped():
     assert [p.key for p in rest] == [p.key for p in whole[4:]]
 
 
+DISTILLED = Sweep(
+    (0.5,),
+    criteria=("magnitude",),
+    methods=(("greedy", "magnitude"),),
+    repairs=("none", "distill"),
+    distill_of=("greedy magnitude",),
+    actions=("remove",),
+    draws=2,
+)
+
+
+def moments_of(model):
+    return lambda: Scorer(HeadModel(model), [batch()], [], moments=True).moments
+
+
+def shift_(model):
+    """Stand in for a training: what it changes can be seen in the logits."""
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.01)
+
+
+def test_what_is_distilled_is_a_trained_copy_of_the_fitted_model_and_the_rest_is_fitted():
+    model, trained = make("bert"), []
+
+    def train(copy):
+        trained.append((copy, float(outputs(copy, batch()).sum())))
+        shift_(copy)
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    points = swept(model, DISTILLED, moments=moments_of(model), train=train)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert len(points) == count_points(DISTILLED)
+    values = {point.method: point.readings["sum"].value for point in points}
+    fitted = ("magnitude + least_squares", "random heads + least_squares")
+    drawn = ("dense", "magnitude", "random heads", "greedy magnitude")
+    assert set(values) == {*drawn, *fitted, "greedy magnitude + distill"}
+    ((copy, fit),) = trained
+    assert copy is not model
+    assert HeadModel(copy).mask.n_kept == 9
+    assert sum(p.numel() for p in copy.parameters()) < sum(p.numel() for p in model.parameters())
+    # both choose the same heads: what is trained is what least_squares leaves
+    assert fit == pytest.approx(values["magnitude + least_squares"], abs=1e-9)
+    assert values["greedy magnitude + distill"] == pytest.approx(
+        float(outputs(copy, batch()).sum())
+    )
+    assert abs(values["greedy magnitude + distill"] - fit) > 1e-6
+
+
+def test_an_interrupted_sweep_trains_only_what_was_not():
+    model, trained = make("bert"), []
+    asked = replace(DISTILLED, distill_of=(), draws=0)
+    options = {"moments": moments_of(model), "train": trained.append}
+    whole = swept(model, asked, **options)
+    assert [p.method for p in whole if "distill" in p.method] == [
+        "magnitude + distill",
+        "greedy magnitude + distill",
+    ]
+    assert len(trained) == 2
+    trained.clear()
+    done = {p.key: p for p in whole if p.method != "greedy magnitude + distill"}
+    assert [p.key for p in swept(model, asked, done=done, **options)] == [p.key for p in whole]
+    assert len(trained) == 1
+
+
+def test_what_cannot_be_trained_says_why_and_does_not_blame_the_policy():
+    def refuse(copy):
+        raise HeadError("no projection can have an adapter")
+
+    model = make("llama", "causal_lm")
+    asked = Sweep((0.5,), criteria=("magnitude",), repairs=("distill",), actions=("remove",))
+    _, point = swept(model, asked, moments=moments_of(model), train=refuse)
+    assert point.reason == "cannot be done: no projection can have an adapter"
+
+
+def test_a_sweep_that_trains_needs_something_to_train_with():
+    with pytest.raises(BudgetError, match="there is nothing to train with"):
+        swept(make("bert"), DISTILLED)
+
+
 def test_draws_become_one_line_with_the_range_of_95_percent():
     points = [
         Point("random heads", "mask", 0.5, 9, 0.5, draw, {"t": Reading("accuracy", draw / 10)})
@@ -168,6 +256,7 @@ def test_draws_become_one_line_with_the_range_of_95_percent():
         ({"actions": ("folded",)}, UnknownNameError, "did you mean 'fold'"),
         ({"criteria": ("tailor",)}, UnknownNameError, "did you mean 'taylor'"),
         ({"draws": -1}, BudgetError, "give 0"),
+        ({"distill_of": ("tailor",)}, UnknownNameError, "method to distill 'tailor' is not known"),
         ({"actions": ()}, BudgetError, "needs a share of the heads and an action"),
         ({"clusterings": (Clustering(grouping="random"),)}, BudgetError, "say how often"),
     ],
@@ -306,6 +395,15 @@ def test_an_unknown_task_of_lm_eval_is_refused_before_the_model_is_loaded(
     (Path(tasks_of_lm_eval) / "one.yaml").write_text("- no task")
     with pytest.raises(FileFormatError, match="is not a task file"):
         conduct_sweep(replace(small, lm_eval=LmEvalSettings(("two",), tasks_of_lm_eval)))
+
+
+def test_a_missing_package_is_named_before_the_model_is_loaded(small, monkeypatch):
+    module = importlib.import_module("deadhead.runs.sweep")
+    monkeypatch.setattr(module, "load_model", lambda **_: pytest.fail("loaded"))
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    asked = replace(small.sweep, repairs=("distill",))
+    with pytest.raises(MissingDependencyError, match=r'pip install "deadhead\[train\]"'):
+        conduct_sweep(replace(small, sweep=asked))
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ Importing it registers the checkpoint loader with transformers and patches nothi
 from deadhead.architectures import Architecture, register_architecture
 from deadhead.checkpoints import load_model, register_loader, save_model
 from deadhead.criteria import register_criterion, score, score_all
+from deadhead.explaining import explain
+from deadhead.explanation import Explanation
 from deadhead.heads import HeadModel
 from deadhead.pruning import Pruning, choose, prune
 from deadhead.recipe import Recipe
@@ -20,6 +22,7 @@ register_loader()
 __version__ = "0.1.0"
 __all__ = [
     "Architecture",
+    "Explanation",
     "Head",
     "HeadMask",
     "HeadModel",
@@ -34,6 +37,7 @@ __all__ = [
     "apply_",
     "choose",
     "duplicate_",
+    "explain",
     "fold_",
     "load_model",
     "masked",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,14 @@ from torch import nn
 
 from deadhead.budgets import Budget, Gauge
 from deadhead.criteria import Scorer
+from deadhead.criteria.divergence import Probe
 from deadhead.criteria.inputs import Batch
+from deadhead.decision import Decider, Decision
 from deadhead.errors import BudgetError, DataError, HeadError, ScoreError
 from deadhead.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.recipe import Recipe
-from deadhead.repair import Fits, applied_repaired, fit
+from deadhead.repair import Fits, applied_repaired, fit, notes_of
 from deadhead.similarity import GramFn, HeadGrams, check_units, head_grams
 from deadhead.strategies import Move, ScoreFn, StopRules, droppable, strategy_named, units
 from deadhead.surgery import masked
@@ -37,6 +39,9 @@ class Pruning:
         fits: the plan's repair: what `repair.apply_repaired_` puts in.
         moments: what fits are made from; None without a repair.
         evaluated_on: `test`, or `selection` if a stopping rule looked at the metric.
+        recipe: as it was settled, and decided on.
+        decision: how; None if the method was named.
+        notes: what the user should know of the calibration data, a line each.
     """
 
     trajectory: Trajectory
@@ -45,6 +50,9 @@ class Pruning:
     fits: Fits = field(default_factory=dict)
     moments: Moments | None = None
     evaluated_on: str = "test"
+    recipe: Recipe = field(default_factory=Recipe)
+    decision: Decision | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -53,11 +61,13 @@ class Progress:
 
     Attributes:
         on_step: called after every step.
+        on_decision: called once if no method was named, with what was decided.
         on_scores: called once, with the scores of the model as it was given, if it is scored.
         on_work: called with the name of what was just done: `score` or `evaluate`.
     """
 
     on_step: Callable[[Step], None] = lambda step: None
+    on_decision: Callable[[Decision], None] = lambda decision: None
     on_scores: Callable[[HeadScores], None] = lambda scores: None
     on_work: Callable[[str], None] = lambda what: None
 
@@ -113,15 +123,6 @@ def prune(
         check_units(view, recipe.clustering)  # refused before any work, as is a wrong option
     limit = droppable(view, origin, recipe.rules, recipe.heads if recipe.budget is None else 1.0)
     gauge = gauge_of(view, recipe, tasks.calibration.batches)
-    measured = recipe.needs_scores or recipe.repair != "none"
-    scorer = Scorer(
-        view,
-        tasks.calibration.batches() if measured else None,
-        [recipe.criterion] if recipe.needs_scores else [],
-        loss=recipe.loss,
-        seed=recipe.seed,
-        moments=recipe.repair != "none",
-    )
     most = limit if recipe.cut is None else droppable(view, origin, recipe.rules, recipe.cut)
     if most > limit:
         raise BudgetError(
@@ -129,11 +130,23 @@ def prune(
         )
     stop = StopRules(limit, recipe.max_drop, recipe.patience)
     on, judge = _judge(tasks, recipe)
+    steps = list(done.steps)
+    if not steps:
+        begun = time.perf_counter()
+        dense = judge.evaluate(view.model).value
+        progress.on_work("evaluate")
+        steps = [Step(origin, (), dense, time.perf_counter() - begun)]
+        progress.on_step(steps[0])
+    dense, better = steps[0].metric, judge.greater_is_better
+    recipe, scorer, decision = _scoring(view, tasks.calibration, recipe, most)
+    if decision is not None:
+        progress.on_decision(decision)
 
     def repair(mask: HeadMask, copies: Mapping[Head, Head]) -> Fits:
         if recipe.repair == "none" or mask == origin:
             return {}
-        return fit(view, recipe.plan(mask, copies), scorer.moments, recipe.repair)
+        how = {"batches": tasks.calibration.batches(), "strict": recipe.strict}
+        return fit(view, recipe.plan(mask, copies), scorer.moments, recipe.repair, **how)
 
     def evaluate(mask: HeadMask, copies: Mapping[Head, Head]) -> float:
         fits = repair(mask, copies) if recipe.repair_at == "step" else {}
@@ -145,13 +158,6 @@ def prune(
         return value
 
     score = _Scores(scorer, origin, progress, done.scores)
-
-    steps = list(done.steps)
-    if not steps:
-        begun = time.perf_counter()
-        steps = [Step(origin, (), evaluate(origin, {}), time.perf_counter() - begun)]
-        progress.on_step(steps[0])
-    dense, better = steps[0].metric, judge.greater_is_better
     data = prompts
     if prompts is None and recipe.needs_prompts:
         data = tasks.calibration.batches()
@@ -196,7 +202,23 @@ def prune(
     chosen = copies.get(mask, {})
     plan, fits = recipe.plan(mask, chosen), repair(mask, chosen)
     moments = scorer.moments if recipe.repair != "none" else None
-    return Pruning(trajectory, score.first, plan, fits, moments, on)
+    notes = (*(scorer.notes if recipe.needs_scores else ()), *notes_of(fits))
+    return Pruning(trajectory, score.first, plan, fits, moments, on, recipe, decision, tuple(notes))
+
+
+def _scoring(
+    view: HeadModel, calibration: Task, recipe: Recipe, limit: int
+) -> tuple[Recipe, Scorer, Decision | None]:
+    """Decide on a recipe, if it is not named, and return what scores by it."""
+    how: dict[str, Any] = {"loss": recipe.loss, "seed": recipe.seed, "strict": recipe.strict}
+    repairs = recipe.repair != "none"
+    if recipe.undecided:
+        decider = Decider(view, calibration.batches(), calibration.probes(), **how)
+        decision = decider(recipe, limit)
+        return decision.recipe, decider.scorer.only(decision.recipe.criterion), decision
+    data = calibration.batches() if recipe.needs_scores or repairs else None
+    criteria = [recipe.criterion] if recipe.needs_scores else []
+    return recipe, Scorer(view, data, criteria, moments=repairs, **how), None
 
 
 class _Scores:
@@ -206,7 +228,7 @@ class _Scores:
         self, scorer: Scorer, origin: HeadMask, progress: Progress, first: HeadScores | None
     ):
         self.scorer, self.origin, self.progress, self.first = scorer, origin, progress, first
-        self.error, self.gains = scorer.error, scorer.gains
+        self.error, self.gains, self.joint = scorer.error, scorer.gains, scorer.joint
 
     def __call__(self, mask: HeadMask) -> HeadScores:
         if mask == self.origin and self.first is not None:
@@ -226,7 +248,9 @@ def choose(
     *,
     scores: HeadScores | None = None,
     prompts: Iterable[Batch] | None = None,
+    probes: Sequence[Probe] | None = None,
     grams: GramFn | None = None,
+    on_decision: Callable[[Decision], None] = lambda decision: None,
     on_move: Callable[[Move], None] = lambda move: None,
     on_batch: Callable[[], None] | None = None,
 ) -> PruningPlan:
@@ -239,7 +263,10 @@ def choose(
         scores: scores to use instead of scoring (for `one_shot`, and the budgets of `clusters`).
         prompts: batches that `clusters` compares heads on (random groups with random
             representatives on none); None: the calibration batches.
+        probes: what orders are compared on if no method is named (`task.probes()`); None: the
+            batches' own answers.
         grams: what `head_grams` found on them already.
+        on_decision: called if no method was named.
         on_move: called after every move.
         on_batch: called after every batch of a scoring.
 
@@ -252,9 +279,18 @@ def choose(
     recipe = recipe.settled()
     view = model if isinstance(model, HeadModel) else HeadModel(model)
     data = None if batches is None else list(batches)
-    criteria = [] if scores is not None else [recipe.criterion]
-    how = {"loss": recipe.loss, "seed": recipe.seed, "on_batch": on_batch}
-    scorer = Scorer(view, data, criteria, **how)
+    how = {"seed": recipe.seed, "strict": recipe.strict, "on_batch": on_batch}
+    if recipe.undecided and scores is not None:
+        recipe = replace(recipe, strategy="one_shot", criterion=scores.criterion)
+    if recipe.undecided:
+        decider = Decider(view, data or (), probes, loss=recipe.loss, **how)
+        decision = decider(recipe, droppable(view, view.mask, recipe.rules, recipe.heads))
+        recipe = decision.recipe
+        on_decision(decision)
+        scorer = decider.scorer.only(recipe.criterion)
+    else:
+        criteria = [] if scores is not None else [recipe.criterion]
+        scorer = Scorer(view, data, criteria, loss=recipe.loss, **how)
 
     if scores is not None and scores.counts != view.mask.counts:
         raise HeadError(

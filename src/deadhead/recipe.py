@@ -27,9 +27,9 @@ class Recipe:
     Attributes:
         criterion: name, perhaps with options: `gradient_norm:reduction=batch`; `auto`: see
             `settled`.
-        strategy: `one_shot`, `greedy` or `clusters`; `auto`: see `settled`.
-        repair: `bias`, `least_squares`, `distill` (`least_squares`, and in the end training against
-            the dense model), `none`; `auto`: see `settled`.
+        strategy: `one_shot`, `greedy`, `search` or `clusters`; `auto`: see `settled`.
+        repair: `bias`, `least_squares`, `least_squares_sequential`, `distill` (`least_squares`, and
+            in the end training against the dense model), `none`; `auto`: see `settled`.
         repair_at: `step`: the curve is that of repaired models; `end`: the plan's model alone is
             repaired.
         heads: how many to drop: `int` counts, `float` in (0, 1] is a fraction of all.
@@ -46,6 +46,7 @@ class Recipe:
         slope: see `PruningPlan`.
         clustering: how the strategy `clusters` groups heads.
         distillation: how the repair `distill` trains.
+        strict: refuse calibration data that is too little for what is asked, instead of a note.
     """
 
     criterion: str = "auto"
@@ -69,11 +70,13 @@ class Recipe:
     slope: str = "target"
     clustering: Clustering = field(default_factory=Clustering)
     distillation: Distillation = field(default_factory=Distillation)
+    strict: bool = False
 
     def __post_init__(self) -> None:
         chosen = self.settled()
-        strategy_named(chosen.strategy)
-        parts_of(chosen.criterion)
+        if not chosen.undecided:
+            strategy_named(chosen.strategy)
+            parts_of(chosen.criterion)
         if chosen.repair not in repair_names():
             raise unknown_name("repair", chosen.repair, repair_names())
         if self.repair_at not in REPAIR_AT:
@@ -113,17 +116,26 @@ class Recipe:
             )
 
     def settled(self) -> Recipe:
-        """Return the recipe with `auto` replaced by what it stands for.
+        """Return the recipe with `auto` replaced by what it stands for, as far as that is known.
 
-        `auto` is the default of the tables in docs/results.md: `greedy` by `reconstruction` and
-        repaired by `least_squares`. Who names a criterion or `clusters` gets that method alone,
-        without repair, unless he asks for one.
+        Who names no method gets the order that a look at the model decides on (`decide`), repaired
+        by `least_squares`: the best of the tables in docs/results.md. Who names a strategy, a
+        budget or `inverse` only gets `reconstruction`, by itself greedy, with the same repair. Who
+        names a criterion or `clusters` gets that method alone, without repair, unless he asks for
+        one.
         """
         named = self.criterion != AUTO or self.strategy == "clusters"
-        values = {"strategy": "greedy", "criterion": "reconstruction"}
-        values["repair"] = "none" if named else "least_squares"
+        values = {"repair": "none" if named else "least_squares"}
+        if not self.undecided:
+            values |= {"strategy": "greedy", "criterion": "reconstruction"}
         chosen = {k: v for k, v in values.items() if getattr(self, k) == AUTO}
         return replace(self, **chosen) if chosen else self
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the method depends on the model: nothing is named; see `decide`."""
+        named = self.budget is not None or self.inverse
+        return self.criterion == self.strategy == AUTO and not named
 
     def _check_clusters(self) -> None:
         plain = Recipe()

@@ -11,120 +11,26 @@ from typing import Any
 from torch import nn
 
 from deadhead.baseline import no_grams, random_masks
+from deadhead.criteria.inputs import Batch
+from deadhead.decision import Decision
 from deadhead.errors import BudgetError, HeadError
 from deadhead.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.pruning import check_reached, choose, moves_to
 from deadhead.readings import RANDOM_GROUPS, RANDOM_HEADS, Point, Reading
-from deadhead.recipe import NESTED, Recipe
+from deadhead.recipe import AUTO, NESTED, Recipe
 from deadhead.repair import applied_repaired, apply_repaired_, fit
+from deadhead.repair.base import BEGINS_WITH
 from deadhead.similarity import Clustering, GramFn
 from deadhead.strategies import ScoreFn, droppable
 from deadhead.surgery.fold import removal_of
 from deadhead.surgery.remove import cuts_of
-from deadhead.types import COPYING, PruningPlan, count_heads
+from deadhead.sweep_plan import Sweep, count_points, method_name
+from deadhead.types import PruningPlan
+
+__all__ = ["Judge", "Sweep", "count_points", "sweep"]
 
 SMALLER = ("remove", "fold")  # actions whose models are really smaller
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What to go through.
-
-    Attributes:
-        fractions: shares of all heads, each in (0, 1].
-        clusterings: ways to group heads; each under every action. `random` ones are drawn, and
-            looked at under the first action that copies, or under mask if none does.
-        criteria: criteria to drop the lowest of, one-shot; under those of mask and remove that
-            are asked for (mask if neither is).
-        methods: more ways to choose by a criterion, as (strategy, criterion), under the same.
-        repairs: of what criteria, methods and random heads leave; each on its own.
-        actions: `remove`, `mask`, `duplicate`, `fold`.
-        draws: random draws, of heads and of `random` groups. 0: none.
-        loss, slope, gqa, seed: as in `Recipe`.
-
-    Raises:
-        BudgetError: a fraction outside (0, 1].
-        UnknownNameError: a name that is not known.
-    """
-
-    fractions: tuple[float, ...]
-    clusterings: tuple[Clustering, ...] = ()
-    criteria: tuple[str, ...] = ()
-    methods: tuple[tuple[str, str], ...] = ()
-    repairs: tuple[str, ...] = ("none",)
-    actions: tuple[str, ...] = ("duplicate", "mask", "fold")
-    draws: int = 0
-    loss: str | None = None
-    slope: str = "target"
-    gqa: str = "whole_groups"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.draws < 0:
-            raise BudgetError(f"{self.draws} random draws; give 0 (none) or more, 20 for a band")
-        if not self.fractions or not self.actions:
-            raise BudgetError("a sweep needs a share of the heads and an action; name one or more")
-        if self.measured != self.clusterings and not self.draws:
-            raise BudgetError("random groups are drawn; say how often (--random 20)")
-        for fraction in self.fractions:
-            count_heads(fraction, 1)  # checks that it is a share
-            for action in self.actions:
-                for clustering in self.clusterings or (Clustering(),):
-                    self.of_clusters(clustering, fraction, action)
-            for strategy, criterion in self.chosen:
-                for repair in self.repairs:
-                    self.of_criterion(criterion, fraction, strategy=strategy, repair=repair)
-
-    @property
-    def chosen(self) -> tuple[tuple[str, str], ...]:
-        """All ways to choose by a criterion, as (strategy, criterion)."""
-        return (*(("one_shot", criterion) for criterion in self.criteria), *self.methods)
-
-    @property
-    def measured(self) -> tuple[Clustering, ...]:
-        """Clusterings that look at distances."""
-        return tuple(c for c in self.clusterings if c.grouping != "random")
-
-    @property
-    def of_random_groups(self) -> str:
-        """Action that random groups are looked at under; empty if there are none."""
-        copying = [a for a in self.actions if a in COPYING]
-        return (*copying, "mask")[0] if self.measured != self.clusterings else ""
-
-    @property
-    def plain(self) -> tuple[str, ...]:
-        """Actions for what has no copies: those of mask and remove that are asked for."""
-        return tuple(a for a in self.actions if a not in COPYING) or ("mask",)
-
-    def of_clusters(self, clustering: Clustering, fraction: float, action: str) -> Recipe:
-        """Return the recipe of one plan by clusters."""
-        return Recipe(
-            strategy="clusters",
-            heads=fraction,
-            clustering=clustering,
-            action=action,
-            criterion=self.criteria[0] if self.criteria else Recipe.criterion,
-            loss=self.loss,
-            slope=self.slope,
-            gqa=self.gqa,
-            seed=self.seed,
-        )
-
-    def of_criterion(
-        self, criterion: str, fraction: float, *, strategy: str = "one_shot", repair: str = "none"
-    ) -> Recipe:
-        """Return the recipe of one plan by a criterion."""
-        return Recipe(
-            criterion=criterion,
-            strategy=strategy,
-            repair=repair,
-            heads=fraction,
-            loss=self.loss,
-            gqa=self.gqa,
-            seed=self.seed,
-        )
-
 
 Judge = Callable[[nn.Module], Mapping[str, Reading]]
 
@@ -136,7 +42,10 @@ def sweep(
     *,
     score: Callable[[str], ScoreFn],
     grams: GramFn,
+    decide: Callable[[Recipe, int], Decision] | None = None,
     moments: Callable[[], Moments] | None = None,
+    batches: Sequence[Batch] | None = None,
+    train: Callable[[nn.Module], object] | None = None,
     measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
     done: Mapping[tuple[str, str, float, int], Point] | None = None,
     on_point: Callable[[Point], None] = lambda point: None,
@@ -152,7 +61,10 @@ def sweep(
         judges: each from a model to its readings by name.
         score: from a criterion to a function that scores what a mask leaves.
         grams: runs the prompts, see `head_grams`; called once per scope.
+        decide: a `Decider`, for the method `auto`.
         moments: of the dense model, for repairs.
+        batches: calibration data, for repairs that run it.
+        train: trains a cut copy in place, for the repair `distill`; the copy is judged and dropped.
         measure: sizes and timings of a smaller model; None: nothing is really cut.
         done: points of an interrupted sweep, by key.
         on_point: called with every new point.
@@ -161,13 +73,17 @@ def sweep(
     criterion.
 
     Raises:
-        BudgetError: a share that cannot be had.
+        BudgetError: a share that cannot be had, or nothing to train with.
     """
+    if asked.trains and train is None:
+        raise BudgetError("repair 'distill' trains, and there is nothing to train with; give train")
+    if any(strategy == AUTO for strategy, _ in asked.chosen) and decide is None:
+        raise BudgetError("method 'auto' looks at the model, and there is no decider; give decide")
     done, points = dict(done or {}), []
-    for point in _points(view, asked, score, grams):
+    for point in _points(view, asked, score, grams, decide):
         made = done.get(point.key)
         if made is None:
-            made = _judged(view, point, judges, moments, measure)
+            made = _judged(view, point, judges, moments, batches, train, measure)
             on_point(made)
         points.append(made)
     return points
@@ -196,16 +112,12 @@ class _Planned:
                 yield replace(self, plan=plan, method=name)
 
 
-def count_points(asked: Sweep) -> int:
-    """Count the points of a sweep, the dense model included."""
-    by_criteria = len(asked.chosen) * len(asked.plain) * len(asked.repairs)
-    each = len(asked.measured) * len(asked.actions) + by_criteria
-    drawn = asked.draws * (len(asked.repairs) + bool(asked.of_random_groups))
-    return 1 + len(asked.fractions) * (each + drawn)
-
-
 def _points(
-    view: HeadModel, asked: Sweep, score: Callable[[str], ScoreFn], grams: GramFn
+    view: HeadModel,
+    asked: Sweep,
+    score: Callable[[str], ScoreFn],
+    grams: GramFn,
+    decide: Callable[[Recipe, int], Decision] | None,
 ) -> Iterator[_Planned]:
     yield _Planned(PruningPlan(view.mask, action="mask"), "dense", 0.0)
     kept: dict[str, Any] = {}
@@ -215,7 +127,7 @@ def _points(
             kept[scope] = grams(scope)
         return kept[scope]
 
-    plans = _by_methods(view, asked, score)
+    plans = _by_methods(view, asked, score, decide)
     for fraction in asked.fractions:
         for clustering in asked.measured:
             recipe = asked.of_clusters(clustering, fraction, asked.actions[0])
@@ -226,17 +138,20 @@ def _points(
             for action in asked.actions:
                 yield _Planned(replace(plan, action=action), clustering.name, fraction)
         for planned in plans[fraction]:
-            yield from planned.under(asked.plain, asked.repairs)
+            yield from planned.under(asked.plain, asked.repairs_of(planned.method))
         yield from _drawn(view, asked, fraction, grams_once)
 
 
 def _by_methods(
-    view: HeadModel, asked: Sweep, score: Callable[[str], ScoreFn]
+    view: HeadModel,
+    asked: Sweep,
+    score: Callable[[str], ScoreFn],
+    decide: Callable[[Recipe, int], Decision] | None,
 ) -> dict[float, list[_Planned]]:
     """Choose by every criterion, at all fractions in one go where masks are nested."""
     found: dict[float, list[_Planned]] = {fraction: [] for fraction in asked.fractions}
     for strategy, criterion in asked.chosen:
-        name = criterion if strategy == "one_shot" else f"{strategy} {criterion}"
+        name = method_name(strategy, criterion)
         recipes = {
             fraction: asked.of_criterion(criterion, fraction, strategy=strategy)
             for fraction in asked.fractions
@@ -244,6 +159,13 @@ def _by_methods(
         limits = {f: droppable(view, view.mask, r.rules, f) for f, r in recipes.items()}
         begun = time.perf_counter()
         mask = view.mask
+        if strategy == AUTO and decide is not None:
+            for fraction, recipe in recipes.items():
+                begun = time.perf_counter()  # the first has the look at the model
+                plan = recipe.plan(decide(recipe, limits[fraction]).mask)
+                seconds = time.perf_counter() - begun
+                found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
+            continue
         for fraction in sorted(asked.fractions):
             start = mask if strategy in NESTED else view.mask
             limit = (limits[fraction],)
@@ -268,7 +190,8 @@ def _drawn(view: HeadModel, asked: Sweep, fraction: float, grams: GramFn) -> Ite
     for draw in range(asked.draws):
         mask = random_masks(view, [total], rules, asked.seed + draw)[0]
         plan = PruningPlan(mask, action="mask", gqa=asked.gqa)
-        yield from _Planned(plan, RANDOM_HEADS, fraction, draw).under(("mask",), asked.repairs)
+        heads = _Planned(plan, RANDOM_HEADS, fraction, draw)
+        yield from heads.under(("mask",), asked.repairs_of(RANDOM_HEADS))
         if asked.of_random_groups:
             how = Clustering(grouping="random", representative="random", unit=unit)
             recipe = asked.of_clusters(how, fraction, asked.of_random_groups)
@@ -281,6 +204,8 @@ def _judged(
     planned: _Planned,
     judges: Sequence[Judge],
     moments: Callable[[], Moments] | None,
+    batches: Sequence[Batch] | None,
+    train: Callable[[nn.Module], object] | None,
     measure: Callable[[nn.Module], Mapping[str, float]] | None,
 ) -> Point:
     plan = planned.plan
@@ -294,15 +219,27 @@ def _judged(
     )
     found = moments() if plan.repair != "none" and moments is not None else None
     begun = time.perf_counter()
-    fits = {} if found is None else fit(view, plan, found, plan.repair)
-    made = replace(made, seconds=planned.seconds + time.perf_counter() - begun)
+    fits = {} if found is None else fit(view, plan, found, plan.repair, batches=batches)
+
+    def timed() -> Point:
+        return replace(made, seconds=planned.seconds + time.perf_counter() - begun)
+
+    trained = train if plan.repair in BEGINS_WITH else None
+    weighed = measure if plan.action in SMALLER else None
     try:
-        if plan.action in SMALLER and measure is not None:
+        if trained is None and weighed is None:
+            made = timed()
+            with applied_repaired(view, plan, fits) as model:
+                return replace(made, readings=_readings(model, judges))
+        if plan.action in SMALLER:
             _check_smaller(view, plan)  # before it is copied
-            model = apply_repaired_(copy.deepcopy(view.model), plan, fits)
-            return replace(made, readings=_readings(model, judges), size=dict(measure(model)))
-        with applied_repaired(view, plan, fits) as model:
-            return replace(made, readings=_readings(model, judges))
+        model = apply_repaired_(copy.deepcopy(view.model), plan, fits)
+        if trained is not None:
+            trained(model)
+        made, readings = timed(), _readings(model, judges)
+        return replace(
+            made, readings=readings, size={} if weighed is None else dict(weighed(model))
+        )
     except HeadError as error:
         return replace(made, reason=_reason(view, plan, error))
 
@@ -310,13 +247,18 @@ def _judged(
 def _reason(view: HeadModel, plan: PruningPlan, error: HeadError) -> str:
     """Say why an action cannot be had, and whether it is for the policy alone."""
     if plan.action in SMALLER:
-        try:
-            _check_smaller(view, replace(plan, gqa="ungroup"))
-        except HeadError:
-            pass
-        else:
+        ungrouped = replace(plan, gqa="ungroup")
+        if not _gets_smaller(view, plan) and _gets_smaller(view, ungrouped):
             return f"gqa policy {plan.gqa!r} forbids it: {error}"
     return f"{'not exact' if plan.action == 'fold' else 'cannot be done'}: {error}"
+
+
+def _gets_smaller(view: HeadModel, plan: PruningPlan) -> bool:
+    try:
+        _check_smaller(view, plan)
+    except HeadError:
+        return False
+    return True
 
 
 def _check_smaller(view: HeadModel, plan: PruningPlan) -> None:

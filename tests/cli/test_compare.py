@@ -23,3 +23,25 @@ def test_a_plan_with_a_repair_needs_data_to_be_applied(deadhead):
     assert "needs calibration data; give --calibration" in deadhead("apply", MODEL).refused()
     assert deadhead("apply", MODEL, *data, "-o", "cut").code == 0
     assert deadhead("apply", MODEL, "--repair", "none", "-o", "plain").code == 0
+
+
+def test_distill_is_for_the_rows_that_are_named_and_never_for_random_draws(deadhead):
+    data = ("-t", "bundled:sentiment", "--calibration-size", "32", "--test-size", "32")
+    methods = ("-c", "magnitude,gradient_norm", "--repair", "none,distill", "--random", "1")
+    how = ("--distill-of", "magnitude", "--epochs", "1", "--seconds", "5", "--heads", "50%")
+    found = deadhead("compare", MODEL, *data, *methods, *how, "-o", "out", "--json")
+    assert found.code == 0, found.err
+    lines = {row["method"]: row for row in found.json["lines"]}
+    fitted = ("gradient_norm + least_squares", "random heads + least_squares")
+    plain = ("dense", "magnitude", "gradient_norm", "random heads")
+    assert set(lines) == {*plain, *fitted, "magnitude + distill"}
+    assert set(found.json["run"]["data"]) == {"calibration", "selection", "training", "test"}
+
+
+def test_options_of_distill_are_refused_without_it(deadhead):
+    data = ("-t", "bundled:sentiment", "--repair", "none,bias")
+    for option in (("--seconds", "5"), ("--distill-of", "all"), ("--train", "texts.txt")):
+        said = deadhead("compare", MODEL, *data, *option).refused()
+        assert f"{option[0]} is for repair distill" in said
+    said = deadhead("compare", MODEL, "--repair", "distill", "--distill-of", "tailor").refused()
+    assert "method to distill 'tailor' is not known; did you mean 'taylor'" in said

@@ -11,7 +11,7 @@ DATA = ("-t", "bundled:agreement")
 CLUSTERS = ("--strategy", "clusters")
 BLIND = (*CLUSTERS, "--grouping", "random", "--representative", "random")
 BUDGET = ("--grouping", "importance_budget")
-PROMPTS = [("-n", "5"), ("--prompt-column", "text"), ("--strict",)]
+PROMPTS = [("-n", "5"), ("--prompt-column", "text")]
 OF_CLUSTERS = [
     ("--grouping", "balanced"),  # as by default, and typed
     ("--distance", "cosine"),
@@ -36,7 +36,7 @@ NO_DATA = "is about data, and lm-eval alone judges here; name data with --task, 
 
 REFUSED = [
     *(((c, *CLUSTERS), o, NO_PROMPTS) for c in ("prune", "plan") for o in PROMPTS),
-    *((("sweep",), o, NO_PROMPTS) for o in PROMPTS),
+    *((("sweep",), o, NO_PROMPTS) for o in (*PROMPTS, ("--strict",))),
     *(((c, "-s", "one_shot"), o, NO_STRATEGY) for c in ("prune", "plan") for o in OF_CLUSTERS),
     *(((c, *CLUSTERS), ("--per-step", "2"), "drops all heads in one") for c in ("prune", "plan")),
     *(((c, *CLUSTERS), ("--importance", "t.npy"), NO_BUDGET) for c in ("prune", "plan")),

@@ -11,9 +11,10 @@ from deadhead.criteria.base import make_criterion
 from deadhead.criteria.losses import kl
 from deadhead.criteria.score import Scorer
 from deadhead.errors import BudgetError, DataError, ScoreError, UnknownNameError
+from deadhead.repair import fit, repaired
 from explicit import each_alone, in_batches, refit_error, seen_alone
 from masks import random_mask
-from models import BACKENDS, MODEL_TYPES, batch, make
+from models import BACKENDS, MODEL_TYPES, batch, make, outputs
 
 LENGTHS = (9, 6, 4, 7, 5, 9, 2, 3) * 3
 RIDGES = ("0", "-1", "nan", "inf", "1e-300")
@@ -187,5 +188,76 @@ def test_data_that_says_nothing_is_refused():
     with pytest.raises(DataError, match="there are no calibration samples"):
         score(make("bert"), [], "reconstruction")
     for name in NAMES:
-        with pytest.raises(ScoreError, match="block 0 put out the same for every token"):
+        with pytest.raises(ScoreError, match="every block put out the same for every token"):
             score(make("bert"), [batch((1,))], name)
+
+
+def constant_block(number, model_type="bert"):
+    """A model one of whose blocks puts out its value bias at every token."""
+    model = make(model_type)
+    view = HeadModel(model)
+    with torch.no_grad():
+        for head in view.mask.heads:
+            if head.block == number:
+                view.head_weights(head)["value"].zero_()
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("model_type", ("bert", "gpt2", "llama"))
+def test_a_block_that_says_nothing_scores_nothing_and_the_rest_goes_on(model_type, name):
+    model = constant_block(1, model_type)
+    scorer = Scorer(model, [batch(LENGTHS)], [name])
+    whole = HeadModel(model).mask
+    some = whole.drop(Head(0, 1), Head(1, 0), Head(1, 3))
+    for mask in (whole, some):
+        scores = scorer(mask)
+        assert {scores[h] for h in mask.heads if h.block == 1} == {0.0}
+        assert min(scores[h] for h in mask.heads if h.block != 1) > 0
+    gone = whole.drop(*(h for h in whole.heads if h.block == 1))
+    assert scorer.error(gone) == 0
+    assert scorer.gains(gone)[Head(1, 2)] == 0
+    assert scorer.joint(whole, [(Head(1, 2), Head(1, 4))]) == [0]
+    with repaired(HeadModel(model), gone, fits_of(scorer, gone)):
+        changed = outputs(model, batch())
+    assert (changed - outputs(model, batch())).abs().max() < 1e-9, "a bias says it all"
+
+
+def fits_of(scorer, mask):
+    return fit(scorer.view, PruningPlan(mask), scorer.moments, "bias")
+
+
+def test_a_block_that_says_nothing_is_told_or_refused():
+    scorer = Scorer(constant_block(2), [batch(LENGTHS)], ["reconstruction", "magnitude"])
+    (note,) = scorer.notes
+    assert "heads of block 2 put out the same for every calibration token and score 0" in note
+    found = scorer.all_of()
+    assert found["reconstruction"].provenance["notes"] == [note]
+    assert "notes" not in found["magnitude"].provenance
+    strict = Scorer(constant_block(2), [batch(LENGTHS)], ["reconstruction"], strict=True)
+    for _ in range(2):
+        with pytest.raises(
+            DataError, match=r"block 2 put out the same .* without strict$"
+        ) as error:
+            strict()
+        assert "\n" not in str(error.value)
+    healthy = Scorer(make("bert"), [batch(LENGTHS)], ["reconstruction"], strict=True)
+    assert "notes" not in healthy().provenance
+    assert healthy.notes == []
+
+
+def test_a_covariance_that_cannot_be_inverted_names_the_block(monkeypatch):
+    inv, scorer = torch.linalg.inv, Scorer(make("bert"), [batch(LENGTHS)], [NAMES[0]])
+    calls = []
+
+    def singular(matrix):
+        calls.append(matrix)
+        if len(calls) == 2:
+            raise torch.linalg.LinAlgError("the diagonal element 1 is zero")
+        return inv(matrix)
+
+    monkeypatch.setattr(torch.linalg, "inv", singular)
+    match = r"of block 1 \(bert\.encoder\.layer\.1\): the covariance is singular; give a larger"
+    with pytest.raises(ScoreError, match=match) as caught:
+        scorer()
+    assert "\n" not in str(caught.value)

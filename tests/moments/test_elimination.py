@@ -113,6 +113,24 @@ def test_a_singular_covariance_is_refused():
         Elimination(torch.zeros(WIDTH, WIDTH, dtype=torch.float64), problem()[1], HEAD_DIM)
 
 
+def test_no_method_lets_an_error_of_torch_through(monkeypatch):
+    def singular(*args):
+        raise torch.linalg.LinAlgError("the diagonal element 1 is zero")
+
+    state = Elimination(*problem()[:2], HEAD_DIM)
+    monkeypatch.setattr(torch.linalg, "inv", singular)
+    monkeypatch.setattr(torch.linalg, "solve", singular)
+    ways = (
+        state.errors,
+        lambda: state.error([0]),
+        lambda: state.drop([0]),
+        lambda: state.gains([0, 1]),
+    )
+    for method in ways:
+        with pytest.raises(ArithmeticError, match=r"^the covariance is singular$"):
+            method()
+
+
 def test_the_inputs_are_left_alone():
     c, w, m = problem()
     before = [x.clone() for x in (c, w, m)]

@@ -167,6 +167,53 @@ def test_half_precision_is_summed_in_double():
         np.testing.assert_allclose(found.mean, x.mean(0), atol=0.05)
 
 
+@pytest.mark.parametrize("name", ("reconstruction", "reconstruction:weight=none"))
+@pytest.mark.parametrize("model_type", ("bert", "llama"))
+def test_sums_in_float32_score_the_same_to_a_thousandth(model_type, name):
+    model, batches = make(model_type), in_batches(batch(LENGTHS * 4), 8)
+    how = {"moments_dtype": torch.float32, "moments_device": "cpu"}
+    single, double = (Scorer(model, batches, [name], **h) for h in (how, {}))
+    mask = random_mask(HeadModel(model).mask, 1)
+    for given in (None, mask):
+        one, other = (np.stack(scorer(given).values) for scorer in (single, double))
+        np.testing.assert_allclose(one, other, rtol=1e-3)
+        assert not np.array_equal(one, other, equal_nan=True), "it was summed in float64"
+    assert single.moments.blocks[0].second.dtype == torch.float64, "algebra is in double"
+
+
+@pytest.mark.parametrize("gradients", (False, True))
+def test_float32_halves_what_is_kept(gradients):
+    sums = MomentSums(HeadModel(make("bert")), gradients=gradients, dtype=torch.float32)
+    valid = torch.ones(4, 5, dtype=torch.bool)
+    sums.observe_heads(0, torch.randn(4, 5, 6, 4, dtype=torch.float64), valid, 0)
+    if gradients:
+        sums.observe(Observation(0, 4, valid, output_gradients=[torch.randn(4, 5, 24)]))
+    kept = [t for t in tensors_in(sums) if t.is_floating_point()]
+    assert kept
+    assert {t.dtype for t in kept} == {torch.float32}
+
+
+def test_values_whose_squares_are_not_finite_name_the_block():
+    sums = MomentSums(HeadModel(make("bert")), dtype=torch.float32)
+    z = torch.full((2, 5, 6, 4), 1e25)
+    with pytest.raises(ScoreError, match=r"block 2 \(bert\.encoder\.layer\.2\) .* not finite"):
+        sums.observe_heads(2, z, torch.ones(2, 5, dtype=torch.bool), 0)
+
+
+@pytest.mark.parametrize("level", (0.0, 1e-150, 3.0, 1e6))
+def test_a_block_that_is_the_same_everywhere_is_constant_and_no_other_is(level):
+    sums = MomentSums(HeadModel(make("bert")))
+    z = torch.full((4, 5, 6, 4), level, dtype=torch.float64) * torch.arange(1, 5)
+    valid = torch.ones(4, 5, dtype=torch.bool)
+    sums.observe_heads(0, z, valid, 0)
+    z = z.clone()
+    z[1, 2, 3] *= 1.01
+    sums.observe_heads(1, z, valid, 0)
+    constant, varies, _ = sums.value().blocks
+    assert constant.constant
+    assert varies.constant == (level == 0)
+
+
 def test_one_sample_leaves_nothing_held_out():
     (moments, *_) = moments_of(make("bert"), [batch((5,))]).blocks
     assert moments.tokens == (5, 0)

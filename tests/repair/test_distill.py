@@ -320,8 +320,8 @@ def test_a_loss_that_is_not_finite_is_refused_and_changes_nothing():
 
 @pytest.mark.parametrize(("package", "lora"), [("accelerate", 0), ("peft", 2)])
 def test_a_missing_package_is_named_before_any_work(package, lora, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
     cut, dense = pair()
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
         MissingDependencyError, match=rf"needs {package}.*pip install .deadhead\[tr"
     ):

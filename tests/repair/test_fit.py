@@ -14,13 +14,17 @@ from deadhead.errors import DataError, GroupError, HeadError, ScoreError, Unknow
 from deadhead.heads import output_rows
 from deadhead.moments import Moments
 from deadhead.repair import (
+    Fit,
     applied_repaired,
     apply_repaired_,
     fit,
+    least_squares,
+    notes_of,
     repair_,
     repair_named,
     repair_names,
     repaired,
+    write_fits_,
 )
 from deadhead.surgery import apply_
 from masks import random_mask
@@ -28,10 +32,15 @@ from models import MODEL_TYPES, batch, make, outputs
 
 LENGTHS = (9, 6, 4, 7, 5, 9, 8, 3)
 REPAIRS = tuple(name for name in repair_names() if name != "none")
+SEQUENTIAL = "least_squares_sequential"
 
 
 def moments_of(model):
     return Scorer(model, [batch(LENGTHS)], ["reconstruction"], loss="kl").moments
+
+
+def fit_on(view, plan, repair):
+    return fit(view, plan, moments_of(view.model), repair, batches=[batch(LENGTHS)])
 
 
 def unchanged(model):
@@ -48,7 +57,7 @@ def test_with_no_head_removed_nothing_is_fitted_and_nothing_changes(model_type, 
     model = make(model_type)
     view, dense = HeadModel(model), outputs(model, batch())
     same, plan = unchanged(model), PruningPlan(view.mask, repair=repair)
-    fits = fit(view, plan, moments_of(model), repair)
+    fits = fit_on(view, plan, repair)
     assert fits == {}
     with repaired(view, view.mask, fits):
         assert torch.equal(outputs(model, batch()), dense)
@@ -61,7 +70,7 @@ def test_with_no_head_removed_nothing_is_fitted_and_nothing_changes(model_type, 
 def test_fitting_does_not_touch_the_model(repair):
     model = make("gpt2")
     same, view = unchanged(model), HeadModel(model)
-    fits = fit(view, PruningPlan(random_mask(view.mask, 0)), moments_of(model), repair)
+    fits = fit_on(view, PruningPlan(random_mask(view.mask, 0)), repair)
     assert same()
     assert set(fits) == {0, 1, 2}
 
@@ -73,9 +82,10 @@ def test_a_block_that_loses_every_head_adds_its_mean_output(model_type, repair):
     view = HeadModel(model)
     mask = view.mask.drop(*(h for h in view.mask.heads if h.block == 1))
     moments = moments_of(model)
-    found = fit(view, PruningPlan(mask), moments, repair)[1]
+    found = fit_on(view, PruningPlan(mask), repair)[1]
     output = view.blocks[1].output
-    expected = output_rows(output).detach() @ moments.felt[1].mean
+    weighted = moments.blocks if repair == SEQUENTIAL else moments.felt
+    expected = output_rows(output).detach() @ weighted[1].mean
     expected = expected if output.bias is None else expected + output.bias.detach()
     torch.testing.assert_close(found.bias, expected, atol=1e-12, rtol=0)
     assert not found.weight.any()
@@ -106,7 +116,7 @@ def test_a_fold_of_heads_that_are_the_same_has_nothing_to_repair(model_type, rep
     apply_(model, plan)  # now each is what it will be folded into
     plan = replace(plan, action="fold")
     dense = outputs(model, batch())
-    fits = fit(HeadModel(model), plan, moments_of(model), repair)
+    fits = fit_on(HeadModel(model), plan, repair)
     apply_repaired_(model, plan, fits)
     assert HeadModel(model).mask == plan.mask
     assert (outputs(model, batch()) - dense).abs().max() < 1e-8
@@ -164,6 +174,89 @@ def test_a_plan_for_another_model_is_refused():
         fit(HeadModel(model), plan, moments_of(model), "bias")
 
 
+@pytest.mark.parametrize("shapes", [((24, 20), (24,)), ((24, 24), (23,)), ((20, 24), (20,))])
+def test_fits_of_another_shape_are_refused_before_anything_is_touched(shapes):
+    model = make("gpt2")
+    view, same = HeadModel(model), unchanged(model)
+    plan = PruningPlan(view.mask.drop(Head(0, 1), Head(1, 2)))
+    fits = fit_on(view, plan, "bias")
+    fits[1] = Fit(*(torch.zeros(shape) for shape in shapes))
+    match = rf"block 1 has a weight of shape \[{shapes[0][0]}, .* takes \[24, 24\] and \[24\]"
+    for put_in in (apply_repaired_, lambda *a: write_fits_(view, a[2])):
+        with pytest.raises(HeadError, match=match) as caught:
+            put_in(model, plan, fits)
+        assert "\n" not in str(caught.value)
+    for context in (applied_repaired(view, plan, fits), repaired(view, plan.mask, fits)):
+        with pytest.raises(HeadError, match=match), context:
+            pytest.fail("it was put in")
+    fits[1], fits[7] = fits[0], fits[0]
+    with pytest.raises(HeadError, match="a fit of block 7, and the model has blocks 0 to 2"):
+        apply_repaired_(model, plan, fits)
+    assert same()
+
+
+def test_a_fit_that_is_not_finite_names_the_block():
+    model = make("bert")
+    view = HeadModel(model)
+    moments = moments_of(model)
+    with torch.no_grad():
+        view.blocks[1].output.weight[0, 0] = torch.inf
+    plan = PruningPlan(view.mask.drop(Head(0, 2), Head(1, 2)))
+    for repair in ("bias", "least_squares"):
+        with pytest.raises(
+            ScoreError, match=r"fit of block 1 \(bert\.encoder\.layer\.1\) is not finite"
+        ):
+            fit(view, plan, moments, repair)
+
+
+def test_singular_moments_name_the_block(monkeypatch):
+    monkeypatch.setattr(least_squares, "RIDGES", (0.0,))
+    model = make("bert")
+    with torch.no_grad():
+        for part in ("value", "value_bias"):
+            HeadModel(model).head_weights(Head(2, 3))[part].zero_()
+    plan = PruningPlan(HeadModel(model).mask.drop(Head(2, 0)))
+    match = r"moments of block 2 \(bert\.encoder\.layer\.2\) are singular, .* choose repair bias$"
+    with pytest.raises(ScoreError, match=match) as caught:
+        fit_on(HeadModel(model), plan, "least_squares")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("repair", ("least_squares", "distill", SEQUENTIAL))
+def test_fewer_tokens_than_unknowns_are_told_or_refused(repair):
+    view = HeadModel(make("bert"))
+    plan = PruningPlan(view.mask.drop(Head(0, 0), Head(0, 1), Head(1, 0)))  # 16 and 20 left
+    enough, few = batch((9, 9, 6)), batch((9, 9))
+    moments = Scorer(view, [few], []).moments
+    found = fit(view, plan, moments, repair, batches=[few])
+    (note,) = notes_of(found)
+    assert "block 1 has 18 calibration tokens for 20 unknowns per output feature" in note
+    assert note.endswith("give more calibration texts")
+    assert found[0].facts["tokens"] == 18
+    with pytest.raises(DataError, match=r"block 1 has 18 calibration tokens .* without strict$"):
+        fit(view, plan, moments, repair, batches=[few], strict=True)
+    with pytest.raises(DataError, match="18 calibration tokens"):
+        repair_(make("bert"), replace(plan, repair=repair), [few], strict=True)
+    moments = Scorer(view, [enough], []).moments
+    assert notes_of(fit(view, plan, moments, repair, batches=[enough], strict=True)) == []
+
+
+def test_a_bias_has_no_unknowns_to_be_short_of():
+    view = HeadModel(make("bert"))
+    plan = PruningPlan(view.mask.drop(Head(0, 0)))
+    few = Scorer(view, [batch((3,))], []).moments
+    assert notes_of(fit(view, plan, few, "bias", strict=True)) == []
+
+
+def test_a_repair_that_runs_the_data_itself_asks_for_them():
+    view = HeadModel(make("bert"))
+    plan = PruningPlan(view.mask.drop(Head(0, 0)))
+    with pytest.raises(DataError, match="data block by block, and got none; give batches"):
+        fit(view, plan, moments_of(view.model), SEQUENTIAL)
+    with pytest.raises(DataError, match="there are no calibration samples"):
+        fit(view, plan, None, SEQUENTIAL, batches=[])
+
+
 def test_an_unknown_repair_is_refused_with_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean 'least_squares'"):
         repair_named("least_square")
@@ -183,7 +276,7 @@ def test_repair_in_place_is_measuring_fitting_and_applying(repair):
     model, inputs = make("llama"), batch(LENGTHS)
     view = HeadModel(model)
     plan = PruningPlan(random_mask(view.mask, 0), gqa="ungroup", repair=repair)
-    fits = fit(view, plan, moments_of(model), repair)
+    fits = fit_on(view, plan, repair)
     with repaired(view, plan.mask, fits):
         expected = outputs(model, inputs)
     del inputs["labels"]

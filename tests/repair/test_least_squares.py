@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,6 @@ import torch
 from deadhead import Head, HeadModel, PruningPlan
 from deadhead.criteria.losses import kl
 from deadhead.criteria.score import Scorer
-from deadhead.errors import ScoreError
 from deadhead.heads import output_rows
 from deadhead.moments import BlockMoments
 from deadhead.repair import apply_repaired_, fit, least_squares
@@ -187,11 +188,17 @@ def test_a_repair_is_nearer_to_the_whole_model_on_other_data(model_type):
     assert off["least_squares"] < off["none"]
 
 
-def test_a_fit_that_is_not_finite_is_refused():
-    job = job_of(normal(40, 6), normal(4, 6), [0, 1])
-    job.dense[0, 0] = torch.inf
-    with pytest.raises(ScoreError, match="the least-squares fit is not finite"):
-        least_squares.least_squares(job)
+def test_with_fewer_tokens_than_unknowns_a_larger_ridge_is_in_reach():
+    x, weight = normal(8, 20), normal(4, 20, seed=1)
+    kept = list(range(18))
+    job = job_of(x, weight, kept)
+    found = least_squares.least_squares(job)
+    assert found.facts["ridge"] in least_squares.MORE_RIDGES
+    assert (found.facts["tokens"], found.facts["unknowns"]) == (8, 18)
+    enough = replace(job, moments=job.moments * (18 / 8))  # the same, said to be of more tokens
+    assert least_squares.least_squares(enough).facts["ridge"] in least_squares.RIDGES
+    alone = job_of(x[:1], weight, kept)  # none held out
+    assert least_squares.least_squares(alone).facts["ridge"] == max(least_squares.RIDGES)
 
 
 def test_it_is_made_per_block():

@@ -63,9 +63,12 @@ def test_the_run_says_what_made_it(finished):
     run = read(finished[0].output / "run.json")["run"]
     assert run["command"] == "deadhead prune ..."
     assert set(run["versions"]) == {"python", "deadhead", "torch", "transformers", "numpy"}
-    assert set(run["data"]) == {"calibration", "selection", "test"}
+    assert set(run["data"]) == {"calibration", "selection", "training", "test"}
     assert all(len(d["fingerprint"]) == 12 for d in run["data"].values())
-    assert run["settings"] == finished[0].header()
+    asked = finished[0].header()
+    decided = {"criterion": "reconstruction", "strategy": "greedy", "loss": "kl"}
+    assert run["settings"] == {**asked, "recipe": {**asked["recipe"], **decided}}
+    assert min(run["decision"]["divergences"].values()) >= 0
 
 
 def test_plain_auto_model_loads_it_and_is_as_accurate_as_reported(finished):
@@ -186,7 +189,7 @@ def test_a_run_that_cannot_be_done_leaves_nothing(tmp_path, monkeypatch):
     def broken(*args, **options):
         raise ScoreError("planted")
 
-    monkeypatch.setattr("deadhead.pruning.Scorer", broken)
+    monkeypatch.setattr("deadhead.pruning.Decider", broken)
     with pytest.raises(ScoreError, match="planted"):
         conduct(settings(tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []

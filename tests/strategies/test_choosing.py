@@ -201,6 +201,40 @@ def test_shared_heads_go_in_the_units_of_their_policy(llama):
     assert all(len(u) == 1 for u in units(llama, scores, llama.mask, Rules(gqa="ungroup")))
 
 
+class Together:
+    """A `ScoreFn` that knows what heads cost together: as planted, else the sum of their scores."""
+
+    def __init__(self, scores, planted):
+        self.scores, self.planted, self.asked = scores, planted, []
+
+    def __call__(self, mask):
+        return self.scores
+
+    def joint(self, mask, groups):
+        self.asked.append((mask, list(groups)))
+        return [self.planted.get(u, sum(self.scores[h] for h in u)) for u in groups]
+
+
+@pytest.mark.parametrize("name", RANKING)
+def test_heads_that_go_together_are_ranked_by_what_they_cost_together(llama, name):
+    scores = drawn(llama)
+    alone = moves(llama, scores, name=name)
+    assert alone == moves(llama, Together(scores, {}), name=name), "sums rank as means do"
+    dear, cheap = alone[0].dropped, alone[-1].dropped
+    score = Together(scores, {dear: 1e6, cheap: -1.0})
+    found = moves(llama, score, name=name)
+    assert found[0].dropped == cheap
+    assert found[-1].dropped == dear
+    assert found[0].scores == tuple(scores[h] for h in cheap), "a move tells each head's own"
+    inverse = moves(llama, score, name=name, rules=Rules(inverse=True))
+    assert inverse[0].dropped == dear
+    masks = {mask for mask, _ in score.asked}
+    assert masks == ({llama.mask} if name == "one_shot" else {llama.mask, *masks})
+    ungrouped = Together(scores, {})
+    moves(llama, ungrouped, name=name, rules=Rules(gqa="ungroup"))
+    assert ungrouped.asked == [], "single heads have their scores"
+
+
 @pytest.mark.parametrize("inverse", [False, True])
 def test_equalise_takes_the_lowest_of_every_group_together(llama, inverse):
     scores, sign = drawn(llama), -1 if inverse else 1

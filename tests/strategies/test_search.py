@@ -1,9 +1,16 @@
-import pytest
+"""search, and whole key/value groups by a criterion that knows what heads cost together."""
 
+from __future__ import annotations
+
+import pytest
+import torch
+
+from deadhead import Head, HeadModel
 from deadhead.criteria import Scorer
 from deadhead.errors import BudgetError
 from deadhead.pruning import choose
 from deadhead.recipe import Recipe
+from deadhead.strategies import Rules, units
 from models import batch, make
 
 
@@ -20,6 +27,53 @@ def test_swaps_never_raise_the_error_and_keep_the_number(model_type):
     assert searched is not None
     assert greedy is not None
     assert searched <= greedy * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "search"])
+def test_key_value_groups_are_chosen_by_what_their_heads_cost_together(strategy):
+    """A group says the same twice over: each head of it is cheap, together they are dear."""
+    model, data = make("llama", "causal_lm"), [batch((9, 8, 7, 9) * 4)]
+    view = HeadModel(model)
+    with torch.no_grad():
+        for head, twin in ((Head(1, 1), Head(1, 0)), (Head(1, 2), Head(1, 0))):
+            view.head_weights(head)["query"].copy_(view.head_weights(twin)["query"])
+            view.head_weights(head)["query_bias"].copy_(view.head_weights(twin)["query_bias"])
+    scorer = Scorer(model, data, ["reconstruction"])
+    scores, twins = scorer(), tuple(Head(1, i) for i in range(3))
+    groups = units(view, scores, view.mask, Rules())
+    assert groups[0] == twins
+    (joint,) = scorer.joint(view.mask, [twins])
+    assert joint == pytest.approx(scorer.error(view.mask.drop(*twins)), rel=1e-9)
+    assert joint > 3 * sum(scores[h] for h in twins)
+    errors = {g: scorer.error(view.mask.drop(*g)) for g in groups}
+    cheapest = min(errors, key=errors.get)
+    assert cheapest != twins, "or the test could not tell"
+    chosen = choose(model, data, Recipe(criterion="reconstruction", strategy=strategy, heads=3))
+    assert chosen.mask == view.mask.drop(*cheapest)
+
+
+def test_swaps_of_groups_end_where_no_single_swap_helps():
+    model, data = make("llama", "causal_lm"), [batch(seed=1), batch(seed=2)]
+    scorer, whole = Scorer(model, data, ["reconstruction"]), HeadModel(model).mask
+    mask = choose(model, data, Recipe(strategy="search", heads=9)).mask
+    groups = [tuple(Head(b, i) for i in range(s, s + 3)) for b in range(3) for s in (0, 3)]
+    gone = [g for g in groups if g[0] in mask.dropped]
+    assert len(gone) == 3
+    for back in gone:
+        for unit in groups:
+            if unit not in gone:
+                rest = [h for g in gone if g != back for h in g]
+                swapped = whole.drop(*rest, *unit)
+                assert scorer.error(swapped) > scorer.error(mask) * (1 - 1e-6)
+
+
+def test_a_criterion_that_knows_nothing_of_sets_ranks_groups_by_their_heads():
+    model = make("llama", "causal_lm")
+    for criterion in ("taylor", "reconstruction+magnitude"):
+        scorer = Scorer(model, [batch()], [criterion], loss="kl")
+        assert scorer.joint(scorer.view.mask, [(Head(0, 0), Head(0, 1))]) is None
+        found = choose(model, [batch()], Recipe(criterion=criterion, heads=3, loss="kl"))
+        assert {h.block for h in found.mask.dropped} in ({0}, {1}, {2})
 
 
 def test_a_criterion_without_an_error_of_masks_is_refused():

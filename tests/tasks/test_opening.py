@@ -277,3 +277,40 @@ def test_examples_need_columns_of_equal_length(column):
         Examples([("a",)], **{column: [1, 2]})
     with pytest.raises(DataError, match=r"there are no examples"):
         Examples([])
+
+
+def test_all_that_calibration_is_drawn_from_is_there_to_train_on(folder):
+    sets = opened(folder, calibration_size=10)
+    assert sets.calibration.size == 10
+    assert numbers(sets.training) == list(range(100))
+
+
+def test_text_to_train_on_needs_no_labels_and_shares_nothing_with_what_judges(tmp_path):
+    for name, start, stop in (("train", 0, 100), ("dev", 100, 300), ("test", 300, 500)):
+        table(tmp_path / f"{name}.tsv", start, stop)
+    kept = [f"the dog {i}" for i in range(400)]
+    texts = tmp_path / "unlabelled.txt"
+    texts.write_text("\n".join([*kept, "", "the cat 100", "the cat 300"]))
+    sets = opened(tmp_path, train=texts, calibration_size=10)
+    assert [text for (text,) in sets.training.examples.texts] == kept
+    assert set(sets.training.batches()[0]) >= {"input_ids", "attention_mask"}
+    for role in ("selection", "test"):
+        assert f"from training, whose text is in {role} as well" in sets.describe()
+    with pytest.raises(DataError, match="200 examples are in both training and test"):
+        opened(tmp_path, train=tmp_path / "test.tsv")
+
+
+def test_text_to_train_a_language_model_on_may_be_any_text_or_pairs(opt, tmp_path):
+    for name, offset in (("train", 0), ("test", 500), ("more", 800)):
+        pair_file(tmp_path / f"{name}.jsonl", 200, offset)
+    pair_file(tmp_path / "twice.jsonl", 200, 600)
+    (tmp_path / "plain.txt").write_text("some text\nand more text\n")
+    spec = {"calibration": tmp_path / "train.jsonl", "test": tmp_path / "test.jsonl"}
+    plain = opened(None, opt.config, **spec, train=tmp_path / "plain.txt").training
+    assert plain.size == 2
+    pairs = opened(None, opt.config, **spec, train=tmp_path / "more.jsonl").training
+    assert pairs.examples.texts[0] == ("good 800",)
+    with pytest.raises(DataError, match="100 examples are in both training and test"):
+        opened(None, opt.config, **spec, train=tmp_path / "twice.jsonl")
+    sentences = opened(None, opt.config, **spec).training.batches()
+    assert sum(len(b["input_ids"]) for b in sentences) == 200

@@ -28,6 +28,7 @@ def command() -> typer.Typer:
     """Import every command and put them together."""
     from deadhead.cli.compare import compare
     from deadhead.cli.evaluate import evaluate
+    from deadhead.cli.explain import explain
     from deadhead.cli.listing import names
     from deadhead.cli.maps import maps
     from deadhead.cli.plan import apply, plan
@@ -46,8 +47,8 @@ def command() -> typer.Typer:
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    commands = (demo, prune, compare, score, similarity, maps, plan, apply, evaluate, sweep)
-    for function in commands:
+    commands = (demo, prune, explain, compare, score, similarity, maps, plan, apply, evaluate)
+    for function in (*commands, sweep):
         app.command()(function)
     app.command("list")(names)
     return app

@@ -27,7 +27,8 @@ CriterionOption = Annotated[
 LossOption = Annotated[
     str | None,
     typer.Option(
-        help="Loss of gradient criteria: task (needs labels), kl (the model's own predictions; no"
+        help="Loss of gradient criteria: task (needs labels; of language models the next tokens, of"
+        " minimal pairs those of the acceptable sentences), kl (the model's own predictions; no"
         " labels) or logit_norm. By default the criterion's own: task for taylor and fisher, kl for"
         " reconstruction.",
         rich_help_panel="Choosing",
@@ -49,8 +50,9 @@ ScoresOption = Annotated[
 RepairOption = Annotated[
     str,
     typer.Option(
-        help="How the heads that stay make up for those that go: least_squares, bias, none, or"
-        " distill (least_squares, then training against the dense model on all calibration"
+        help="How the heads that stay make up for those that go: least_squares, bias, none,"
+        " least_squares_sequential (each block on what the repaired ones before it put in; slow),"
+        " or distill (least_squares, then training against the dense model on all calibration"
         " texts); auto is least_squares if the criterion is auto too, else none.",
         rich_help_panel="Choosing",
     ),
@@ -192,8 +194,9 @@ StrictOption = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Refuse prompts longer than the model's context, instead of truncating.",
-        rich_help_panel=CLUSTERS,
+        help="Refuse what otherwise ends in a note: prompts longer than the model's context;"
+        " fewer calibration tokens than a repair has unknowns; blocks whose heads put out the same"
+        " for every token.",
     ),
 ]
 # where a plan or a log is obeyed, these change what it says
@@ -207,8 +210,8 @@ PlannedRepairOption = Annotated[
     str | None,
     typer.Option(
         "--repair",
-        help="least_squares, bias or none, instead of what the plan says; needs calibration data"
-        " (--task or --calibration).",
+        help="least_squares, least_squares_sequential, bias or none, instead of what the plan says;"
+        " needs calibration data (--task or --calibration).",
     ),
 ]
 EpochsOption = Annotated[

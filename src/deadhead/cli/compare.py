@@ -11,7 +11,10 @@ from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import typed_command
 from deadhead.cli.sweep import run, share
+from deadhead.cli.unused import DISTILL, refuse_typed
 from deadhead.criteria import criterion_names
+from deadhead.recipe import AUTO
+from deadhead.repair.distill import Distillation
 from deadhead.runs import DataSettings, ModelSettings
 from deadhead.runs.sweep import SweepSettings
 from deadhead.sweeping import Sweep
@@ -21,6 +24,7 @@ GREEDY_FREE = ("reconstruction",)  # scores every mask from one pass
 
 
 def compare(
+    context: typer.Context,
     model: o.ModelArgument,
     task: o.TaskOption = None,
     output: o.OutputFolderOption = None,
@@ -30,7 +34,8 @@ def compare(
             "--criteria",
             "-c",
             help="Criteria with commas, or all (but file, random, shapley). Each drops its lowest"
-            " scores at once; reconstruction, which knows every mask from one pass, greedily.",
+            " scores at once; reconstruction, which knows every mask from one pass, greedily; auto"
+            " is what 'deadhead prune' does if no method is named.",
             rich_help_panel="Choosing",
         ),
     ] = "all",
@@ -52,10 +57,22 @@ def compare(
     repair: Annotated[
         str,
         typer.Option(
-            help="none, bias, least_squares: each for every criterion, with commas.",
+            help="none, bias, least_squares, distill: each for every criterion, with commas.",
             rich_help_panel="Choosing",
         ),
     ] = "none,least_squares",
+    distill_of: Annotated[
+        str,
+        typer.Option(
+            help='Rows that distill trains, as they are named in the table, with commas: "greedy'
+            ' reconstruction,taylor". The others, and random heads always, get least_squares.',
+            rich_help_panel=c.DISTILL,
+        ),
+    ] = "all",
+    epochs: c.EpochsOption = Distillation.epochs,
+    learning_rate: c.LearningRateOption = Distillation.learning_rate,
+    seconds: c.SecondsOption = 60.0,
+    lora: c.LoraOption = 0,
     heads: Annotated[
         str, typer.Option(help="Shares of the heads, with commas.", rich_help_panel="Choosing")
     ] = "25%,50%,75%,90%",
@@ -67,6 +84,8 @@ def compare(
     also: o.AlsoOption = None,
     kind: o.KindOption = None,
     calibration: o.CalibrationOption = None,
+    selection: o.SelectionOption = None,
+    train: o.TrainOption = None,
     test: o.TestOption = None,
     text_column: o.TextColumnOption = None,
     text_pair_column: o.TextPairColumnOption = None,
@@ -86,21 +105,28 @@ def compare(
     """Compare criteria and repairs at several amounts of heads, on one loaded model.
 
     Criteria of the same loss share one pass, all repairs share another, and every model is judged
-    once. Writes sweep.csv, sweep.json, figures/ and report.html.
+    once; distill trains each of its models for --seconds first. Writes sweep.csv, sweep.json,
+    figures/ and report.html.
 
     Example: deadhead compare my-bert --task data/ --criteria all --repair none,least_squares
     """
-    names = [n for n in criterion_names() if n not in NOT_ALL] if criteria == "all" else None
-    names = o.names(criteria) if names is None else names
-    methods = [("greedy", n) for n in names if n.split(":")[0] in GREEDY_FREE]
+    every = [AUTO, *(n for n in criterion_names() if n not in NOT_ALL)]
+    names = every if criteria == "all" else o.names(criteria)
+    methods = [(AUTO, AUTO)] if AUTO in names else []
+    methods += [("greedy", n) for n in names if n.split(":")[0] in GREEDY_FREE]
     methods += [("greedy", n) for n in o.names(greedy)]
     methods += [("search", n) for n in o.names(search)]
+    repairs = dict.fromkeys(repair.replace(" ", "").split(","))
+    if "distill" not in repairs:
+        refuse_typed(context, DISTILL, "is for repair distill; name it, or leave this out")
     settings = SweepSettings(
         model=ModelSettings(model, device, dtype, trust_remote_code),
         data=DataSettings(
             spec=task,
             kind=kind,
             calibration=calibration,
+            selection=selection,
+            train=train,
             test=test,
             text_column=text_column,
             text_pair_column=text_pair_column,
@@ -114,9 +140,10 @@ def compare(
         ),
         sweep=Sweep(
             fractions=tuple(dict.fromkeys(share(text) for text in o.names(heads))),
-            criteria=tuple(n for n in names if n.split(":")[0] not in GREEDY_FREE),
+            criteria=tuple(n for n in names if n.split(":")[0] not in (AUTO, *GREEDY_FREE)),
             methods=tuple(dict.fromkeys(methods)),
-            repairs=tuple(dict.fromkeys(repair.replace(" ", "").split(","))),
+            repairs=tuple(repairs),
+            distill_of=() if distill_of == "all" else tuple(o.names(distill_of)) or (distill_of,),
             actions=("remove",),
             draws=random,
             loss=loss,
@@ -125,6 +152,9 @@ def compare(
         ),
         output=o.output_folder(output, Path(model).name, "compare"),
         also=tuple(also or ()),
+        distillation=Distillation(
+            epochs=epochs, learning_rate=learning_rate, seconds=seconds, lora=lora, seed=seed
+        ),
         measure_speed=False,
         measure_size=False,
         kind="compare",

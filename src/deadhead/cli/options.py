@@ -42,7 +42,15 @@ CalibrationOption = Annotated[
     str | None, typer.Option(help="Data to score on, instead of --task's.", rich_help_panel="Data")
 ]
 SelectionOption = Annotated[
-    str | None, typer.Option(help="Data that stopping rules look at.", rich_help_panel="Data")
+    str | None,
+    typer.Option(help="Data that stopping rules and distill look at.", rich_help_panel="Data"),
+]
+TrainOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Text without labels that distill trains on, instead of all calibration data.",
+        rich_help_panel="Data",
+    ),
 ]
 TestOption = Annotated[
     str | None, typer.Option(help="Data to report on, once.", rich_help_panel="Data")

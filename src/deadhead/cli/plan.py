@@ -16,12 +16,13 @@ from deadhead.atomic import replacing
 from deadhead.checkpoints import check_empty, load_model, save_model
 from deadhead.cli import choosing as c
 from deadhead.cli import options as o
-from deadhead.cli.console import progress_bar, show, show_json, typed_command
+from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
 from deadhead.cli.reading import note_other_model, read_plan, read_scores
 from deadhead.cli.repairing import fits_of
 from deadhead.cli.unused import check_prompts, check_recipe
 from deadhead.criteria.base import criterion_class
 from deadhead.criteria.combine import parts_of
+from deadhead.decision import Decision
 from deadhead.errors import DataError
 from deadhead.heads import HeadModel
 from deadhead.pruning import choose
@@ -113,6 +114,7 @@ def plan(
         seed=seed,
         action=action,
         slope=slope,
+        strict=strict,
         clustering=Clustering(
             distance=distance,
             grouping=grouping,
@@ -139,7 +141,8 @@ def plan(
         )
     asked = c.prompt_settings(prompts, n_prompts, prompt_column, max_length, strict, seed)
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    view, batches = HeadModel(loaded.model), None
+    view, batches, probes = HeadModel(loaded.model), None, None
+    decided: list[Decision] = []
     provenance: dict[str, Any] = {"model": loaded.name, **asdict(recipe), "versions": versions()}
     provenance["clustering"] = asdict(recipe.rules.clustering)  # with its seed
     if scores is not None and given is not None:
@@ -162,14 +165,27 @@ def plan(
             allow_overlap=allow_overlap,
         )
         source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
-        batches = source.batches()
+        batches, probes = source.batches(), source.probes()
         provenance["data"] = data_facts(calibration=source)
     if texts is not None:
         provenance["data"] = {**provenance.get("data", {}), **data_facts(prompts=texts)}
     shown = None if texts is None else texts.batches()
     total = scorings(view, recipe) * len(batches) if batches else len(shown or ()) or None
     with progress_bar("choosing", total, hidden=as_json) as advance:
-        chosen = choose(view, batches, recipe, scores=given, prompts=shown, on_batch=advance)
+        chosen = choose(
+            view,
+            batches,
+            recipe,
+            scores=given,
+            prompts=shown,
+            probes=probes,
+            on_decision=lambda made: decided.append(made),
+            on_batch=advance,
+        )
+    for decision in decided:
+        say(f"auto: {decision.describe()}")
+        names = ("strategy", "criterion", "loss")
+        provenance |= {name: getattr(decision.recipe, name) for name in names}
     chosen = replace(chosen, provenance=provenance)
     with replacing(output) as temporary:
         temporary.write_text(json.dumps(chosen.to_json(), indent=1) + "\n", encoding="utf-8")
@@ -197,6 +213,7 @@ def apply(
     calibration_size: o.CalibrationSizeOption = "512",
     batch_size: o.BatchSizeOption = None,
     max_length: o.MaxLengthOption = None,
+    strict: c.StrictOption = False,
     seed: o.SeedOption = 0,
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = None,
@@ -234,7 +251,7 @@ def apply(
         seed=seed,
         allow_overlap=True,  # no other set is looked at
     )
-    apply_repaired_(loaded.model, chosen, fits_of(loaded, [chosen], data)[0])
+    apply_repaired_(loaded.model, chosen, fits_of(loaded, [chosen], data, strict=strict)[0])
     facts = model_facts(loaded.name, loaded.model, ModelSettings(model), before=before)
     summary = unevaluated(chosen, origin, facts)
     save_model(loaded.model, loaded.tokenizer, output, card=model_card(summary))
@@ -249,6 +266,8 @@ def apply(
 
 def needs_calibration(recipe: Recipe, *, prompts: bool, scores: bool) -> bool:
     """Whether choosing looks at calibration data."""
+    if recipe.undecided:
+        return True
     parts = parts_of(recipe.criterion)
     scored = any(criterion_class(part.split(":")[0]).needs for part in parts) and not scores
     return (recipe.needs_scores and scored) or (recipe.needs_prompts and not prompts)
@@ -256,6 +275,8 @@ def needs_calibration(recipe: Recipe, *, prompts: bool, scores: bool) -> bool:
 
 def scorings(view: HeadModel, recipe: Recipe) -> int:
     """Count the scorings that a strategy makes."""
+    if recipe.undecided:
+        return 1
     parts = (criterion_class(part.split(":")[0]) for part in parts_of(recipe.criterion))
     lasting = all(getattr(part, "lasting", False) for part in parts)
     if recipe.strategy not in ("greedy", "search") or lasting:

@@ -13,6 +13,7 @@ from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, stopped, typed_command
 from deadhead.cli.unused import check_prompts, check_recipe
+from deadhead.decision import Decision
 from deadhead.heads import HeadModel
 from deadhead.recipe import AUTO, Recipe
 from deadhead.repair.distill import Distillation
@@ -98,6 +99,7 @@ def prune(
     kind: o.KindOption = None,
     calibration: o.CalibrationOption = None,
     selection: o.SelectionOption = None,
+    train: o.TrainOption = None,
     test: o.TestOption = None,
     text_column: o.TextColumnOption = None,
     text_pair_column: o.TextPairColumnOption = None,
@@ -137,6 +139,7 @@ def prune(
             kind=kind,
             calibration=calibration,
             selection=selection,
+            train=train,
             test=test,
             text_column=text_column,
             text_pair_column=text_pair_column,
@@ -178,6 +181,7 @@ def prune(
                 first_token=first_token,
                 importance=importance,
             ),
+            strict=strict,
             distillation=Distillation(
                 epochs=epochs,
                 learning_rate=learning_rate,
@@ -247,16 +251,16 @@ def run(settings: RunSettings, *, resume: bool, as_json: bool, automatic: bool =
             advance.total(moves * each + draws + 5)
             say(f"{loaded.name}: {view.mask.n_kept} heads in {len(view.blocks)} blocks")
             say(tasks.describe())
-            if automatic:
-                say(
-                    f"auto: {recipe.strategy} by {recipe.criterion}, repair {recipe.repair}"
-                    " (the default; docs/choosing.md says when to choose something else)"
-                )
+            if automatic and not recipe.undecided:
+                say(f"auto: {recipe.strategy} {recipe.criterion}, repair {recipe.repair}")
+
+        def on_decision(decision: Decision) -> None:
+            say(f"auto: {decision.describe()}")
 
         def on_work(what: str) -> None:
             advance(description=what)
 
-        watch = Watch(on_start=on_start, on_work=on_work)
+        watch = Watch(on_start=on_start, on_decision=on_decision, on_work=on_work)
         try:
             summary = conduct(settings, resume=resume, watch=watch)
         except KeyboardInterrupt as stop:
@@ -270,6 +274,8 @@ def report(summary: RunSummary, settings: RunSettings, *, as_json: bool) -> None
     if as_json:
         show_json({"output": str(settings.output), **summary.to_json()})
         return
+    for note in summary.run["notes"]:
+        say(f"note: {note}")
     show(step_table(summary.trajectory), summary_table({summary.title: summary.trajectory}))
     if summary.evaluated_on != "test":
         show(f"these steps were measured on {summary.evaluated_on}; what follows is on test")

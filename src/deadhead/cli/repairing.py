@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deadhead.checkpoints.load import Loaded
+from deadhead.cli.console import say
 from deadhead.criteria import Scorer
 from deadhead.errors import DataError
 from deadhead.heads import HeadModel
-from deadhead.repair import Fits, fit
+from deadhead.repair import Fits, data_repair_named, fit, notes_of
 from deadhead.runs import DataSettings
 from deadhead.types import PruningPlan
 
 
-def fits_of(loaded: Loaded, plans: Sequence[PruningPlan], data: DataSettings) -> list[Fits]:
+def fits_of(
+    loaded: Loaded, plans: Sequence[PruningPlan], data: DataSettings, *, strict: bool = False
+) -> list[Fits]:
     """Fit what plans say about repair, all from one pass over the calibration data.
 
-    Nothing is read and nothing is run if no plan has a repair.
+    Nothing is read and nothing is run if no plan has a repair. Says where tokens were scarce.
 
     Raises:
-        DataError: a plan has a repair and no calibration data are named.
+        DataError: a plan has a repair and no calibration data are named; or `strict`, and there are
+            fewer tokens than unknowns.
     """
     trained = [plan for plan in plans if plan.repair == "distill"]
     if trained:
@@ -36,6 +40,12 @@ def fits_of(loaded: Loaded, plans: Sequence[PruningPlan], data: DataSettings) ->
             " or --task, or leave the repair out with --repair none"
         )
     source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
-    view = HeadModel(loaded.model)
-    moments = Scorer(view, source.batches(), []).moments
-    return [fit(view, plan, moments, plan.repair) for plan in plans]
+    view, batches = HeadModel(loaded.model), source.batches()
+    measured = any(data_repair_named(name) is None for name in wanted)
+    moments = Scorer(view, batches, []).moments if measured else None
+    found: list[Fits] = [
+        fit(view, plan, moments, plan.repair, batches=batches, strict=strict) for plan in plans
+    ]
+    for note in dict.fromkeys(note for fits in found for note in notes_of(fits)):
+        say(f"note: {note}")
+    return found

@@ -12,7 +12,7 @@ from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, stopped, typed_command
 from deadhead.cli.lm_eval import FewshotOption, IncludePathOption, LimitOption, LmEvalOption
-from deadhead.cli.unused import check_clusterings, check_lm_eval, check_prompts
+from deadhead.cli.unused import PROMPTS, STRICT, check_clusterings, check_lm_eval, check_prompts
 from deadhead.errors import BudgetError
 from deadhead.report.sweep_page import sweep_rows
 from deadhead.report.tables import rich_table
@@ -166,7 +166,7 @@ def sweep(
         command=typed_command(),
     )
     check_clusterings(context, clusterings)
-    check_prompts(context, prompts)
+    check_prompts(context, prompts, (*PROMPTS, *STRICT))
     check_lm_eval(context, lm_eval)
     run(settings, resume=resume, as_json=as_json)
 

@@ -14,8 +14,9 @@ CLUSTERS = (
     *("distance", "grouping", "representative", "unit", "ward_on", "include_padding"),
     *("first_token", "importance", "slope"),
 )
-DISTILL = ("epochs", "learning_rate", "seconds", "lora")
-PROMPTS = ("n_prompts", "prompt_column", "strict")
+DISTILL = ("distill_of", "epochs", "learning_rate", "seconds", "lora", "train")
+PROMPTS = ("n_prompts", "prompt_column")
+STRICT = ("strict",)  # where it is about prompts alone
 LM_EVAL = ("include_path", "num_fewshot", "limit", "lm_eval_output")
 
 
@@ -78,7 +79,7 @@ def check_clusterings(context: typer.Context, clusterings: Sequence[Clustering])
     if not clusterings:
         refuse_typed(
             context,
-            (*(name for name in CLUSTERS if name != "grouping"), "prompts", *PROMPTS),
+            (*(name for name in CLUSTERS if name != "grouping"), "prompts", *PROMPTS, *STRICT),
             "is for groupings, and there is none to look at; leave it out, or name --grouping",
         )
     check_importance(context, clusterings)
@@ -96,12 +97,14 @@ def check_importance(context: typer.Context, clusterings: Sequence[Clustering]) 
         )
 
 
-def check_prompts(context: typer.Context, prompts: str | None) -> None:
+def check_prompts(
+    context: typer.Context, prompts: str | None, names: Sequence[str] = PROMPTS
+) -> None:
     """Refuse options of prompts where heads are compared on the calibration data."""
     if prompts is None:
         refuse_typed(
             context,
-            PROMPTS,
+            names,
             "is about prompts, and without --prompts heads are compared on the calibration data;"
             " name prompts, or leave it out",
         )

@@ -86,7 +86,8 @@ def register_criterion(name: str, *, needs: Sequence[str] = (), loss: str | None
 
     One with `moments` finds the whole pass's in its attribute `moments` afterwards. One with
     `trials` is called once, `observe_trials(Trials)`, and asks for the losses of whatever masks it
-    wants. What a criterion leaves in an attribute `facts` (JSON values) joins the provenance.
+    wants. What a criterion leaves in an attribute `facts` (JSON values) joins the provenance; lines
+    in `notes` are for the user, and with `strict` an error.
     """
 
     def register(cls: C) -> C:

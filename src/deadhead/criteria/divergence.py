@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from deadhead.criteria.inputs import Batch, valid_tokens
 from deadhead.criteria.losses import Loss, logits_of
+from deadhead.moments.sums import HELD_OUT_EVERY
 
 
 def divergence_from(dense: Any, batch: Batch) -> Loss:
@@ -36,6 +40,57 @@ def divergence_from(dense: Any, batch: Batch) -> Loss:
         return ((terms.sum(-1) * counted).sum(-1) / counted.sum(-1).clamp(min=1)).flatten()
 
     return divergence
+
+
+def preference_from(dense: Any, batch: Batch) -> Loss:
+    """Make the loss of a causal model's choices: is the first or the second sentence likelier?
+
+    Rows are the first sentences of some pairs, then their second ones. The choice is a softmax of
+    the two log-likelihoods, and the loss `KL(dense || model)` of it, whichever of them is right.
+
+    Shape: (batch / 2,). Unit: nats.
+    """
+    before = _margins(dense, batch)
+
+    def divergence(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
+        now = _margins(outputs, batch)
+        first = before.sigmoid() * (F.logsigmoid(before) - F.logsigmoid(now))
+        return first + (-before).sigmoid() * (F.logsigmoid(-before) - F.logsigmoid(-now))
+
+    return divergence
+
+
+def _margins(outputs: Any, batch: Batch) -> Tensor:
+    """Return log-likelihoods of first sentences minus those of second ones; (pairs,), float64."""
+    ids, valid = batch["input_ids"][:, 1:, None], valid_tokens(batch)[:, 1:]
+    log_p = _by_token(outputs)[:, :-1].log_softmax(-1).gather(2, ids)[..., 0]
+    first, second = (log_p.double() * valid).sum(1).chunk(2)
+    return first - second
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A batch, and how far a changed model's answers to it are from the dense one's.
+
+    Attributes:
+        batch: the inputs.
+        divergence: from the dense model's outputs and the batch to a loss in nats per answer.
+    """
+
+    batch: Batch
+    divergence: Callable[[Any, Batch], Loss] = divergence_from
+
+
+def held_out(batches: Iterable[Batch]) -> list[Probe]:
+    """Return the samples of batches that moments hold out of a fit, as probes."""
+    probes, seen = [], 0
+    for batch in batches:
+        size = len(next(iter(batch.values())))
+        rows = [i for i in range(size) if (seen + i) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1]
+        seen += size
+        if rows:
+            probes.append(Probe({k: v[rows] if len(v) == size else v for k, v in batch.items()}))
+    return probes
 
 
 def _by_token(outputs: Any) -> Tensor:

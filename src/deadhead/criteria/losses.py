@@ -38,7 +38,8 @@ def task(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
 
     Shape: (batch,). Labels of shape (batch,) are classes (or, for one logit, targets of a
     regression); of shape (batch, tokens) they are token ids with -100 = ignore, shifted by one for
-    causal models, which are scored on their own tokens when there are no labels.
+    causal models, which are scored on their own tokens when there are no labels. Minimal pairs are
+    scored on their acceptable sentences: what their task's `batches` hold.
 
     Raises:
         DataError: the batch has no labels and the model is not a causal language model; the

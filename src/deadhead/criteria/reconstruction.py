@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +14,11 @@ import torch
 from deadhead.criteria.base import register_criterion
 from deadhead.errors import BudgetError, ScoreError, UnknownNameError
 from deadhead.heads import HeadModel, output_rows
-from deadhead.moments import Elimination, Moments
-from deadhead.types import HeadMask
+from deadhead.moments import BlockMoments, Elimination, Moments
+from deadhead.types import Head, HeadMask
 
 WEIGHTS = ("gradient", "none")
 SMALLEST_RIDGE = 1e-9
-ROUNDING = 1e-12  # variances below this share of the mean square are rounding errors
 
 
 @register_criterion("reconstruction", needs=("moments", "output_gradients"), loss="kl")
@@ -28,7 +31,8 @@ class Reconstruction:
     much as the loss feels it, so that blocks can be compared. With `weight=none` it is the plain
     squared error of the block's output. Heads that say the same are cheap one by one, and dear once
     all but one are gone: unlike other criteria it sees redundancy, and it scores what any mask
-    leaves from the one pass over the dense model.
+    leaves from the one pass over the dense model. The heads of a block that puts out the same for
+    every token score 0, for a bias says what they say; `notes` names such blocks.
 
     Shape: one score per (block, head).
     Unit: squared loss per token (weight `none`: squared hidden state); higher = more important.
@@ -45,6 +49,8 @@ class Reconstruction:
     Raises:
         UnknownNameError: another weight.
         BudgetError: a ridge that is too small, or infinite.
+        ScoreError: (of all methods) every block puts out the same for every token, or the
+            covariance of one cannot be inverted.
     """
 
     lasting = True  # one pass scores every mask
@@ -65,6 +71,26 @@ class Reconstruction:
         self.moments: Moments | None = None
         self._states: dict[int, Elimination] = {}
         self._wholes: dict[int, Elimination] = {}
+        self._errors: dict[tuple[int, tuple[int, ...]], float] = {}
+        self._joint: dict[tuple[int, tuple[int, ...], tuple[int, ...]], float] = {}
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about the data, a line each."""
+        if not self._constant:
+            return []
+        many = len(self._constant) > 1
+        named = ", ".join(map(str, sorted(self._constant)))
+        return [
+            f"the heads of block{'s' * many} {named} put out the same for every calibration token"
+            " and score 0: a repair (bias, least_squares) makes up for them; give more or longer"
+            " texts if that is not so on yours"
+        ]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What joins the provenance."""
+        return {"notes": self.notes} if self.notes else {}
 
     def scores(self) -> list[np.ndarray]:
         """Return the scores of the dense model's heads."""
@@ -77,8 +103,14 @@ class Reconstruction:
             row = np.full(block.n_heads, np.nan)
             kept = [block.position(i) for i in mask.kept_in(number) if i in block.held.heads]
             if kept:
-                for position, error in self._state(number, kept).errors().items():
-                    row[position] = error
+                with self._naming(number):
+                    errors = self._state(number, kept).errors()
+                row[list(errors)] = list(errors.values())
+                if not np.isfinite(row[kept]).all():
+                    raise ScoreError(
+                        f"the scores of block {number} ({block.name}) are not finite; give a"
+                        " larger ridge (reconstruction:ridge=.1), or more calibration texts"
+                    )
             rows.append(row)
         return rows
 
@@ -90,10 +122,28 @@ class Reconstruction:
             kept = mask.kept_in(number)
             gone = [p for p, i in enumerate(block.held.heads) if i not in kept]
             if gone:
-                for position, gain in self._whole(number).gains(gone).items():
-                    row[position] = gain
+                with self._naming(number):
+                    gains = self._whole(number).gains(gone)
+                row[list(gains)] = list(gains.values())
             rows.append(row)
         return rows
+
+    def joint_of(self, mask: HeadMask, units: Sequence[Sequence[Head]]) -> list[float]:
+        """Return the error of dropping each of some sets of heads, all of one block, from a mask.
+
+        That of a set is more than the sum of its heads' where they say the same.
+        """
+        errors = []
+        for unit in units:
+            number = unit[0].block
+            block = self.view.blocks[number]
+            kept = [block.position(i) for i in mask.kept_in(number) if i in block.held.heads]
+            key = number, tuple(kept), tuple(block.position(h.index) for h in unit)
+            if key not in self._joint:  # a move changes one block
+                with self._naming(number):
+                    self._joint[key] = self._state(number, kept).error(key[2])
+            errors.append(self._joint[key])
+        return errors
 
     def error_of(self, mask: HeadMask) -> float:
         """Return the error of everything that a mask drops, each block refitted."""
@@ -101,8 +151,15 @@ class Reconstruction:
         for number, block in enumerate(self.view.blocks):
             kept = mask.kept_in(number)
             gone = [p for p, i in enumerate(block.held.heads) if i not in kept]
-            error += self._whole(number).error(gone) if gone else 0.0
+            error += self._error(number, tuple(gone)) if gone else 0.0
         return error
+
+    def _error(self, number: int, gone: tuple[int, ...]) -> float:
+        """Return the error of one block; that of few blocks changes from mask to mask."""
+        if (number, gone) not in self._errors:
+            with self._naming(number):
+                self._errors[number, gone] = self._whole(number).error(gone)
+        return self._errors[number, gone]
 
     def _whole(self, number: int) -> Elimination:
         if number not in self._wholes:
@@ -120,20 +177,47 @@ class Reconstruction:
         return state
 
     def _begin(self, number: int) -> Elimination:
-        block = self.view.blocks[number]
-        if self.moments is None:
-            raise ScoreError("reconstruction has seen no data; score with calibration batches")
-        moments = (self.moments.felt if self.weighted else self.moments.blocks)[number]
+        block, moments = self.view.blocks[number], self._seen[number]
         if moments is None:
             raise ScoreError(f"reconstruction saw nothing of block {number}; give calibration data")
+        weight = output_rows(block.output).detach().cpu().double()
         covariance = moments.covariance
-        variance = float(covariance.diagonal().mean())
-        if not variance > ROUNDING * float(moments.mean.square().mean()):
+        one = torch.eye(len(covariance), dtype=covariance.dtype)
+        if number in self._constant:  # whatever goes, a bias makes up for it
+            return Elimination(one, torch.zeros_like(weight), block.head_dim)
+        ridged = covariance + self.ridge * covariance.diagonal().mean() * one
+        metric = None
+        if self.weighted and self.moments is not None:
+            metric = self.moments.gradient[number]
+        return Elimination(ridged, weight, block.head_dim, metric)
+
+    @property
+    def _seen(self) -> Sequence[BlockMoments | None]:
+        if self.moments is None:
+            raise ScoreError("reconstruction has seen no data; score with calibration batches")
+        return self.moments.felt if self.weighted else self.moments.blocks
+
+    @cached_property
+    def _constant(self) -> set[int]:
+        """Blocks that put out the same for every token."""
+        seen = {n: moments for n, moments in enumerate(self._seen) if moments is not None}
+        found = {n for n, moments in seen.items() if moments.constant}
+        if found and len(found) == len(seen):
             raise ScoreError(
-                f"the heads of block {number} put out the same for every token: there is nothing to"
+                "the heads of every block put out the same for every token: there is nothing to"
                 " reconstruct; give more and longer samples, or choose another criterion"
             )
-        ridged = covariance + self.ridge * variance * torch.eye(len(covariance)).to(covariance)
-        metric = self.moments.gradient[number] if self.weighted else None
-        weight = output_rows(block.output).detach().cpu().double()
-        return Elimination(ridged, weight, block.head_dim, metric)
+        return found
+
+    @contextmanager
+    def _naming(self, number: int) -> Iterator[None]:
+        """Name the block whose covariance is singular."""
+        try:
+            yield
+        except ScoreError:
+            raise
+        except ArithmeticError as error:
+            raise ScoreError(
+                f"reconstruction of block {number} ({self.view.blocks[number].name}): {error}; give"
+                " a larger ridge (reconstruction:ridge=.1), or more calibration texts"
+            ) from error

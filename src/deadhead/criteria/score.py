@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from deadhead.criteria.base import make_criterion
@@ -21,7 +22,7 @@ from deadhead.errors import DataError
 from deadhead.heads import HeadModel
 from deadhead.moments import Moments, MomentSums
 from deadhead.surgery.mask import masked
-from deadhead.types import HeadMask, HeadScores
+from deadhead.types import Head, HeadMask, HeadScores
 
 
 def score(
@@ -86,6 +87,8 @@ class Scorer:
     Args:
         model, data, criteria, loss, seed, on_batch: as of `score_all`.
         moments: sum moments in the dense pass, whether or not a criterion wants them.
+        moments_device, moments_dtype: where and in what moments are summed; see `MomentSums`.
+        strict: refuse data that `notes` has something to say about.
     """
 
     def __init__(
@@ -97,6 +100,9 @@ class Scorer:
         loss: str | Loss | None = None,
         seed: int = 0,
         moments: bool = False,
+        moments_device: str | None = None,
+        moments_dtype: torch.dtype = torch.float64,
+        strict: bool = False,
         on_batch: Callable[[], None] | None = None,
     ):
         self.view = model if isinstance(model, HeadModel) else HeadModel(model)
@@ -113,7 +119,12 @@ class Scorer:
         same = (self.loss or self._felt_by) == self._felt_by
         self._wants_moments = (moments or summed) and same
         self._moments: Moments | None = None
-        self._on_batch = on_batch
+        self._how = {
+            "moments_device": moments_device,
+            "moments_dtype": moments_dtype,
+            "on_batch": on_batch,
+        }
+        self.strict = strict
         self._seen: Seen | None = None
 
     def __call__(self, mask: HeadMask | None = None) -> HeadScores:
@@ -133,9 +144,7 @@ class Scorer:
         if not whole and fresh:
             made.update(self._make(fresh))
             chosen = [made[name] for name in fresh]
-            seen = observe_all(
-                self.view, self.data, chosen, mask=mask, loss=self.loss, on_batch=self._on_batch
-            )
+            seen = observe_all(self.view, self.data, chosen, mask=mask, loss=self.loss, **self._how)
         found: dict[str, HeadScores] = {}
         for name, criterion in made.items():
             lasting = name in self._lasting and mask is not None
@@ -169,6 +178,23 @@ class Scorer:
         criterion = self._alone("error_of")
         return None if criterion is None else criterion.error_of(mask)
 
+    def joint(self, mask: HeadMask, units: Sequence[Sequence[Head]]) -> list[float] | None:
+        """Return the criterion's error of dropping each of some sets of heads together from a mask.
+
+        None if it cannot tell. Cost: algebra, after the dense pass.
+        """
+        criterion = self._alone("joint_of")
+        return None if criterion is None else criterion.joint_of(mask, units)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the criteria have to say about the data, a line each. Cost: the dense pass."""
+        self._dense()
+        return self._said()
+
+    def _said(self) -> list[str]:
+        return [note for made in self._made.values() for note in getattr(made, "notes", ())]
+
     def _alone(self, method: str) -> Any:
         """Return the first spec's criterion, ready, if it is a single one with this method."""
         criterion = self._made.get(self.criteria[0])
@@ -186,7 +212,7 @@ class Scorer:
         if self._moments is None:
             seen = self._dense() if self._wants_moments else None
             if seen is None:
-                how = {"loss": self._felt_by, "on_batch": self._on_batch}
+                how = {"loss": self._felt_by, **self._how}
                 seen = observe_all(self.view, self.data, [], moments=True, **how)
             assert seen.moments is not None
             self._moments = seen.moments
@@ -198,14 +224,17 @@ class Scorer:
 
     def _dense(self) -> Seen:
         if self._seen is None:
-            self._seen = observe_all(
+            seen = observe_all(
                 self.view,
                 self.data,
                 list(self._made.values()),
                 loss=self.loss,
                 moments=self._wants_moments,
-                on_batch=self._on_batch,
+                **self._how,
             )
+            if self.strict and self._said():
+                raise DataError(f"{self._said()[0]}; or go on all the same without strict")
+            self._seen = seen
         return self._seen
 
     def _make(self, names: Sequence[str]) -> dict[str, Any]:
@@ -236,16 +265,20 @@ def observe_all(
     mask: HeadMask | None = None,
     loss: str | Loss | None = None,
     moments: bool = False,
+    moments_device: str | None = None,
+    moments_dtype: torch.dtype = torch.float64,
     on_batch: Callable[[], None] | None = None,
 ) -> Seen:
     """Show the data to criteria, all in one pass; with `moments`, sum those too, and gradients'.
 
-    Args and Raises: as `score_all`. The criteria are then ready to give their scores.
+    Args and Raises: as `score_all` and `Scorer`. The criteria are then ready to give their scores.
     """
     needs = frozenset[str]().union(*(c.needs for c in criteria))
     sums = None
     if moments or "moments" in needs:
-        sums = MomentSums(view, gradients=moments or "output_gradients" in needs)
+        gradients = moments or "output_gradients" in needs
+        how = {"device": moments_device, "dtype": moments_dtype}
+        sums = MomentSums(view, gradients=gradients, **how)
     triers = [c for c in criteria if "trials" in c.needs]
     if triers and not isinstance(data, Sequence):
         data = list(data or ())  # gone through more than once

@@ -28,7 +28,7 @@ class Elimination:
     (Kurtic et al. 2023, arXiv 2302.04089).
 
     Raises:
-        ArithmeticError: the covariance is singular.
+        ArithmeticError: the covariance is singular; so do all methods.
     """
 
     def __init__(
@@ -37,10 +37,7 @@ class Elimination:
         weight = weight.to(covariance)
         self.head_dim = head_dim
         self.left = list(range(len(covariance) // head_dim))
-        try:
-            self._inverse = torch.linalg.inv(covariance)
-        except torch.linalg.LinAlgError as error:
-            raise ArithmeticError("the covariance is singular") from error
+        self._inverse = _inverse(covariance)
         self._q = weight.T @ (weight if metric is None else metric.to(weight) @ weight)
 
     def errors(self) -> dict[int, float]:
@@ -50,20 +47,20 @@ class Elimination:
         blocks = [slice(k * self.head_dim, (k + 1) * self.head_dim) for k in range(len(self.left))]
         inverses = torch.stack([self._inverse[s, s] for s in blocks])
         costs = torch.stack([self._q[s, s] for s in blocks])
-        added = torch.linalg.solve(inverses, costs).diagonal(dim1=1, dim2=2).sum(1)
+        added = _solve(inverses, costs).diagonal(dim1=1, dim2=2).sum(1)
         return dict(zip(self.left, added.tolist(), strict=True))
 
     def error(self, heads: Sequence[int]) -> float:
         """Return what dropping some heads together would add to the error."""
         gone = self._features(heads)
         inverse, cost = self._inverse[gone][:, gone], self._q[gone][:, gone]
-        return float(torch.linalg.solve(inverse, cost).trace())
+        return float(_solve(inverse, cost).trace())
 
     def drop(self, heads: Sequence[int]) -> None:
         """Drop heads and refit the rest."""
         gone = self._features(heads)
         stay = self._features([h for h in self.left if h not in heads])
-        carried = torch.linalg.solve(self._inverse[gone][:, gone], self._inverse[gone][:, stay])
+        carried = _solve(self._inverse[gone][:, gone], self._inverse[gone][:, stay])
         cross = self._q[stay][:, gone] @ carried
         self._q = (
             self._q[stay][:, stay]
@@ -83,13 +80,27 @@ class Elimination:
         if not dropped:
             return {}
         gone = self._features(dropped)
-        r = torch.linalg.inv(self._inverse[gone][:, gone])
+        r = _inverse(self._inverse[gone][:, gone])
         saved = r @ self._q[gone][:, gone] @ r
         blocks = [slice(k * self.head_dim, (k + 1) * self.head_dim) for k in range(len(dropped))]
         rs, costs = (torch.stack([m[s, s] for s in blocks]) for m in (r, saved))
-        gains = torch.linalg.solve(rs, costs).diagonal(dim1=1, dim2=2).sum(1)
+        gains = _solve(rs, costs).diagonal(dim1=1, dim2=2).sum(1)
         return dict(zip(dropped, gains.tolist(), strict=True))
 
     def _features(self, heads: Sequence[int]) -> Tensor:
         starts = torch.tensor([self.left.index(h) * self.head_dim for h in heads], dtype=torch.long)
         return (starts[:, None] + torch.arange(self.head_dim)).reshape(-1)
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    try:
+        return torch.linalg.inv(matrix)
+    except torch.linalg.LinAlgError as error:
+        raise ArithmeticError("the covariance is singular") from error
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    try:
+        return torch.linalg.solve(matrix, right)
+    except torch.linalg.LinAlgError as error:
+        raise ArithmeticError("the covariance is singular") from error

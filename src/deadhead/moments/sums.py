@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from deadhead.criteria.base import Observation
 
 HELD_OUT_EVERY = 4  # every fourth sample is held out of a fit, to choose its ridge
+ROUNDING = 1e-12  # variances below this share of the mean square are rounding errors
 
 
 @dataclass(frozen=True, eq=False)
 class BlockMoments:
     """Moments of one block over calibration tokens, float64; `width` is heads now * head_dim.
+
+    They are float64 for the algebra on them, whatever they were summed in.
 
     Attributes:
         second: sums of `x x^T` over the tokens of the fitting and of the held-out samples,
@@ -43,10 +46,25 @@ class BlockMoments:
         """Covariance of `x`; shape (width, width)."""
         return self.second.sum(0) / sum(self.tokens) - torch.outer(self.mean, self.mean)
 
+    @property
+    def constant(self) -> bool:
+        """Whether `x` is the same for every token, to rounding."""
+        mean = self.mean
+        variance = self.covariance.diagonal().mean()
+        return bool(variance <= ROUNDING * mean.square().mean())
+
     def fold(self, number: int) -> tuple[Tensor, Tensor]:
         """Return (mean, covariance) of the fitting (0) or the held-out (1) samples."""
         mean = self.first[number] / self.tokens[number]
         return mean, self.second[number] / self.tokens[number] - torch.outer(mean, mean)
+
+    @property
+    def fitting(self) -> BlockMoments:
+        """The moments of the fitting samples alone."""
+        keep = torch.tensor([1.0, 0.0]).to(self.first)
+        return BlockMoments(
+            self.second * keep[:, None, None], self.first * keep[:, None], (self.tokens[0], 0.0)
+        )
 
     def __add__(self, other: BlockMoments) -> BlockMoments:
         """Return the moments over the tokens of both."""
@@ -67,8 +85,8 @@ class Moments:
     Attributes:
         blocks: every token counts the same.
         felt: half of a token's weight is its share of the squared loss gradient at the block's
-            output: an error counts there as much as the loss feels it. The same as `blocks` if no
-            gradients were asked for.
+            output: an error counts there as much as the loss feels it. All weights add up to the
+            number of tokens. The same as `blocks` if no gradients were asked for.
         gradient: mean of `g g^T`, (hidden, hidden), `g` the gradient of a sample's loss at the
             output projection's output; None if no gradients were asked for.
         samples: how many.
@@ -79,27 +97,46 @@ class Moments:
     gradient: Sequence[Tensor | None]
     samples: int
 
+    @property
+    def fitting(self) -> Moments:
+        """The moments without the held-out samples, on which a fit can then be judged."""
+        blocks, felt = (
+            [None if b is None else b.fitting for b in of] for of in (self.blocks, self.felt)
+        )
+        return replace(self, blocks=blocks, felt=felt)
+
 
 class MomentSums:
     """Sum moments while batches pass by; see `criteria.score.observe_all`.
 
-    Cost: `tokens * width^2` per block, and with gradients as much again and `tokens * hidden^2`, in
-    float64. Memory: two (width, width) matrices per block, with gradients four and one (hidden,
-    hidden), whatever the number of samples; with gradients one batch's head outputs too.
+    Cost: `tokens * width^2` per block, and with gradients as much again and `tokens * hidden^2`.
+    Memory: two (width, width) matrices per block, with gradients four and one (hidden, hidden),
+    whatever the number of samples; with gradients one batch's head outputs too. Where that is too
+    much, `device="cpu"` keeps the sums of a model on a GPU off it, and float32 halves them.
 
     Args:
         view: the model.
         gradients: whether to take gradients into account.
-        device: where the sums are kept; None: where the block is.
+        device: where the sums are kept; None: where the block is. A batch's products are made where
+            the block is.
+        dtype: what is summed in: float64, or float32, whose scores are off by about 1e-5.
     """
 
-    def __init__(self, view: HeadModel, *, gradients: bool = False, device: str | None = None):
+    def __init__(
+        self,
+        view: HeadModel,
+        *,
+        gradients: bool = False,
+        device: str | None = None,
+        dtype: torch.dtype = torch.float64,
+    ):
         self.name = "moments"
         self.needs = frozenset({"heads", *(["output_gradients"] if gradients else [])})
         self.loss = "kl" if gradients else None
         self.view = view
         self.samples = 0
         self._device = device
+        self._dtype = dtype
         self._plain: dict[tuple[int, int], _Sums] = {}
         self._felt: dict[tuple[int, int], _Sums] = {}
         self._gradient: dict[int, Tensor] = {}
@@ -116,7 +153,7 @@ class MomentSums:
             self.samples += len(valid)
         x = z.flatten(2)
         for fold, rows in self._folds(valid):
-            self._add(self._plain, block, fold, _wide(x[rows]), None)
+            self._add(self._plain, block, fold, self._wide(x[rows]), None)
         if not all(sums.finite() for (n, _), sums in self._plain.items() if n == block):
             raise ScoreError(
                 f"the heads of block {block} ({self.view.blocks[block].name}) put out values that"
@@ -134,7 +171,7 @@ class MomentSums:
             applications = gradient.split(seen.valid.shape[1], dim=1)
             for x, g in zip(self._kept.pop(block), applications, strict=True):
                 for fold, rows in self._folds(seen.valid):
-                    chosen = _wide(g[rows])
+                    chosen = self._wide(g[rows])
                     squared = chosen.square().sum(1)
                     if not torch.isfinite(squared).all():
                         raise ScoreError(
@@ -147,7 +184,7 @@ class MomentSums:
                         width = chosen.shape[1]
                         self._gradient[block] = self._zeros(chosen, width, width)
                     self._gradient[block] += (chosen.T @ chosen).to(self._gradient[block])
-                    self._add(self._felt, block, fold, _wide(x[rows]), squared)
+                    self._add(self._felt, block, fold, self._wide(x[rows]), squared)
 
     def value(self) -> Moments:
         """Return the moments."""
@@ -182,6 +219,9 @@ class MomentSums:
             sums[block, fold] = _Sums(*zeros)
         sums[block, fold].add(x, weight)
 
+    def _wide(self, x: Tensor) -> Tensor:
+        return x.detach().to(torch.float32 if x.device.type == "mps" else self._dtype)
+
     def _zeros(self, like: Tensor, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=like.dtype, device=self._device or like.device)
 
@@ -200,8 +240,9 @@ class _Sums:
         self.tokens += len(x) if weight is None else weight.sum().to(self.tokens)
 
     def finite(self) -> bool:
-        """Whether every number seen was finite."""
-        return bool(torch.isfinite(self.first).all())
+        """Whether every number seen was finite, and its square."""
+        both = (self.first, self.second.diagonal())
+        return all(bool(torch.isfinite(sums).all()) for sums in both)
 
 
 def _joined(sums: dict[tuple[int, int], _Sums], number: int) -> BlockMoments | None:
@@ -220,7 +261,3 @@ def _mixed(plain: BlockMoments | None, felt: BlockMoments | None) -> BlockMoment
     if plain is None or felt is None or not sum(felt.tokens):
         return plain
     return plain * 0.5 + felt * (0.5 * sum(plain.tokens) / sum(felt.tokens))
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.detach().to(torch.float32 if x.device.type == "mps" else torch.float64)

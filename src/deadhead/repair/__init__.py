@@ -1,7 +1,8 @@
 """Repair: output projections refitted, so that the heads that stay make up for those that went."""
 
-from deadhead.repair import bias, least_squares  # noqa: F401 - they register
-from deadhead.repair.base import Fit, Fits, Repair, fit, repair_named, repair_names
+from deadhead.repair import bias, least_squares, sequential  # noqa: F401 - they register
+from deadhead.repair.base import Fit, Fits, Repair, data_repair_named, repair_named, repair_names
+from deadhead.repair.fitting import fit, notes_of
 from deadhead.repair.write import (
     applied_repaired,
     apply_repaired_,
@@ -16,7 +17,9 @@ __all__ = [
     "Repair",
     "applied_repaired",
     "apply_repaired_",
+    "data_repair_named",
     "fit",
+    "notes_of",
     "repair_",
     "repair_named",
     "repair_names",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deadhead.errors import ScoreError
 from deadhead.repair.base import Fit, Job, register_repair
 
 RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+MORE_RIDGES = (3.0, 10.0, 100.0)  # for fewer tokens than unknowns
 TOLERANCE = 1.05
 ROUNDING = 1e-10  # variances below this share of the mean square are rounding errors
 
@@ -22,42 +22,41 @@ def least_squares(job: Job) -> Fit:
     of the mean variance of `x`, is the smallest of `RIDGES` whose fit on three quarters of the
     samples has an error on the rest within 5% of the best one's: what a ridge leaves out is the
     same for every token and adds up over blocks, what it saves in noise is not and does not. The
-    fit itself is then made on all samples.
+    fit itself is then made on all samples. With fewer tokens than unknowns per output feature,
+    `MORE_RIDGES` shrink further.
 
     Cost: a solve of `kept^3` per ridge. Float64. Source: METHODS, as in ZipLM (arXiv 2302.04089)
     and SliceGPT; the ridge and the bias are ours.
-
-    Raises:
-        ScoreError: the fit is not finite.
     """
     moments, kept = job.moments, job.kept
     if not len(kept):
         return Fit(torch.zeros_like(job.dense), job.bias + job.dense @ moments.mean)
     ridge, held_out = _ridge(job)
     weight = _fit(job, moments.covariance, ridge)
-    if not torch.isfinite(weight).all():
-        raise ScoreError("the least-squares fit is not finite; give more calibration samples")
     before, after = (_error(job.dense - w, moments.covariance) for w in (job.cut, weight))
     facts = {"ridge": ridge, "error_before": before, "error_after": after, "held_out": held_out}
+    facts |= {"tokens": job.tokens, "unknowns": len(kept)}
     return Fit(weight, job.bias + (job.dense - weight) @ moments.mean, facts)
 
 
 def _ridge(job: Job) -> tuple[float, float | None]:
     """Choose the ridge on held-out samples; (ridge, its error there)."""
     if min(job.moments.tokens) < 2:  # too few to hold any out
-        return RIDGES[len(RIDGES) // 2], None
+        return RIDGES[-1 if job.scarce else len(RIDGES) // 2], None
+    ridges = (*RIDGES, *MORE_RIDGES) if job.scarce else RIDGES
     _, fitting = job.moments.fold(0)
     _, held_out = job.moments.fold(1)
-    errors = {r: _error(job.dense - _fit(job, fitting, r), held_out) for r in RIDGES}
-    ridge = next(r for r in RIDGES if errors[r] <= TOLERANCE * min(errors.values()))
+    errors = {r: _error(job.dense - _fit(job, fitting, r), held_out) for r in ridges}
+    best = min(errors.values())
+    ridge = next((r for r in ridges if errors[r] <= TOLERANCE * best), ridges[-1])
     return ridge, errors[ridge]
 
 
 def _fit(job: Job, covariance: Tensor, ridge: float) -> Tensor:
     """Return the weight of the smallest ridged error, zero where heads go."""
     kept = job.kept
-    noise = ROUNDING * float(job.moments.mean.square().mean()) + 1e-100
-    amount = ridge * covariance.diagonal().mean().clamp(min=noise)
+    noise = ROUNDING * float(job.moments.mean[: job.inputs].square().mean()) + 1e-100
+    amount = ridge * covariance.diagonal()[: job.inputs].mean().clamp(min=noise)
     left = covariance[kept][:, kept] + amount * torch.eye(len(kept), dtype=covariance.dtype)
     # solved for the change from the cut weights, so that nothing to make up for changes nothing
     wanted = (job.dense - job.cut) @ covariance[:, kept]

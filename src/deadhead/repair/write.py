@@ -13,8 +13,10 @@ from torch import nn
 from deadhead.criteria import Scorer
 from deadhead.criteria.inputs import Batch
 from deadhead.criteria.losses import Loss
+from deadhead.errors import HeadError
 from deadhead.heads import HeadModel, output_rows
-from deadhead.repair.base import Fits, fit
+from deadhead.repair.base import Fits, data_repair_named
+from deadhead.repair.fitting import fit
 from deadhead.surgery.apply import applied, apply_
 from deadhead.surgery.fold import removal_of
 from deadhead.surgery.manifest import record_in_config
@@ -26,7 +28,12 @@ from deadhead.types import HeadMask, PruningPlan
 
 @contextmanager
 def repaired(view: HeadModel, mask: HeadMask, fits: Fits) -> Iterator[nn.Module]:
-    """Mask a model and put fits in, until the context is left; weights come back bit for bit."""
+    """Mask a model and put fits in, until the context is left; weights come back bit for bit.
+
+    Raises:
+        HeadError: the mask or the fits are for another model.
+    """
+    _check_fits(view, fits)
     with ExitStack() as stack:
         for number in fits:
             module: Any = view.blocks[number].output
@@ -42,7 +49,7 @@ def applied_repaired(view: HeadModel, plan: PruningPlan, fits: Fits) -> Iterator
     """Let a model compute what it would after `apply_repaired_`, until the context is left.
 
     Raises:
-        HeadError, GroupError: as `apply_`.
+        HeadError, GroupError: as `apply_`; or the fits are for another model.
     """
     plan = replace(plan, repair="none")
     if not fits:
@@ -58,7 +65,11 @@ def write_fits_(view: HeadModel, fits: Fits) -> None:
     """Put fits into a model for good, before its heads are cut.
 
     A projection without a bias gets one, which the checkpoint's manifest says.
+
+    Raises:
+        HeadError: the fits are for another model.
     """
+    _check_fits(view, fits)
     for number in fits:
         add_output_bias_(view.blocks[number])
     _write_(view, fits)
@@ -73,7 +84,7 @@ def apply_repaired_(model: nn.Module | HeadModel, plan: PruningPlan, fits: Fits)
     up, so that a folded plan ends with the removal of its copies.
 
     Raises:
-        HeadError, GroupError: as `apply_`.
+        HeadError, GroupError: as `apply_`; or the fits are for another model.
     """
     view = model if isinstance(model, HeadModel) else HeadModel(model)
     plan = replace(plan, repair="none")
@@ -93,12 +104,31 @@ def _check(view: HeadModel, plan: PruningPlan) -> PruningPlan:
     return plan
 
 
+def _check_fits(view: HeadModel, fits: Fits) -> None:
+    """Refuse fits that do not fit the blocks, before anything is touched."""
+    for number, found in fits.items():
+        if number not in range(len(view.blocks)):
+            raise HeadError(
+                f"there is a fit of block {number}, and the model has blocks 0 to"
+                f" {len(view.blocks) - 1}; use the fits of this model"
+            )
+        hidden, width = output_rows(view.blocks[number].output).shape
+        shapes = list(found.weight.shape), list(found.bias.shape)
+        if shapes != ([hidden, width], [hidden]):
+            raise HeadError(
+                f"the fit of block {number} has a weight of shape {shapes[0]} and a bias of"
+                f" {shapes[1]}, and the block takes {[hidden, width]} and {[hidden]}; use the fits"
+                " of this model, as it was when they were made"
+            )
+
+
 def repair_(
     model: nn.Module | HeadModel,
     plan: PruningPlan,
     batches: Iterable[Batch],
     *,
     loss: str | Loss | None = None,
+    strict: bool = False,
 ) -> nn.Module:
     """Measure a model on calibration batches, then do what a plan says, with its repair, in place.
 
@@ -107,12 +137,14 @@ def repair_(
         plan: with `repair` other than `none`.
         batches: of `input_ids` and `attention_mask`; labels are looked at only if `loss` does.
         loss: whose gradient weights the tokens; None: `kl`, which needs no labels.
+        strict: refuse fewer calibration tokens than unknowns.
 
-    Cost: one forward and one backward pass, then algebra of `width^3` per block.
+    Cost: one forward and one backward pass, then algebra of `width^3` per block. Of
+    `least_squares_sequential`, two forward passes per block.
 
     Raises:
         HeadError, GroupError: as `apply_`.
-        DataError: there are no batches.
+        DataError: there are no batches, or as `fit`.
         UnknownNameError: no repair of that name.
 
     Example:
@@ -120,8 +152,11 @@ def repair_(
         >>> repair_(model, plan, batches)  # doctest: +SKIP
     """
     view = model if isinstance(model, HeadModel) else HeadModel(model)
-    moments = Scorer(view, batches, [], loss=loss).moments
-    return apply_repaired_(view, plan, fit(view, plan, moments, plan.repair))
+    batches = list(batches)
+    runs_itself = plan.repair == "none" or data_repair_named(plan.repair) is not None
+    moments = None if runs_itself else Scorer(view, batches, [], loss=loss).moments
+    fits = fit(view, plan, moments, plan.repair, batches=batches, strict=strict)
+    return apply_repaired_(view, plan, fits)
 
 
 def _write_(view: HeadModel, fits: Fits) -> None:

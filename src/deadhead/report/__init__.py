@@ -4,6 +4,7 @@ Figures need matplotlib (`pip install 'deadhead[plot]'`); everything else works 
 """
 
 from deadhead.report.card import model_card
+from deadhead.report.explained import legend, rank_rows, removed_rows
 from deadhead.report.figures import curve_figure, head_map_figure, save_figure
 from deadhead.report.html import write_report
 from deadhead.report.speed import (
@@ -31,6 +32,7 @@ __all__ = [
     "caveats",
     "curve_figure",
     "head_map_figure",
+    "legend",
     "markdown_table",
     "measure_all",
     "measure_decode",
@@ -39,6 +41,8 @@ __all__ = [
     "outcome",
     "parameter_count",
     "parameters_read",
+    "rank_rows",
+    "removed_rows",
     "save_figure",
     "score_table",
     "speed_ceiling",

@@ -8,6 +8,7 @@ from pathlib import Path
 from deadhead.atomic import replacing
 from deadhead.errors import MissingDependencyError
 from deadhead.report.contents import cost_rows, data_rows, facts_of
+from deadhead.report.explained import legend, removed_rows
 from deadhead.report.figures import curve_figure, head_map_figure, save_figure
 from deadhead.report.page import render_page
 from deadhead.report.summary import RunSummary
@@ -36,6 +37,7 @@ def write_report(summary: RunSummary, folder: Path | str) -> Path:
 
 def render(summary: RunSummary, figures: Mapping[str, str]) -> str:
     """Return the page; `figures` holds SVG source for `curve` and `head_map`, or is empty."""
+    explanation = summary.explanation
     return render_page(
         "report.html.j2",
         figures,
@@ -51,6 +53,8 @@ def render(summary: RunSummary, figures: Mapping[str, str]) -> str:
         has_random=summary.random is not None,
         readings=summary_rows({summary.title: summary.trajectory}),
         steps=step_rows(summary.trajectory, full=True),
+        removed=None if explanation is None else removed_rows(explanation, [*explanation.criteria]),
+        legend=() if explanation is None else legend(explanation),
         data=data_rows(summary.run.get("data") or {}),
         command=str(summary.run.get("command") or ""),
         facts=facts_of(summary),

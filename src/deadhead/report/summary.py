@@ -10,6 +10,7 @@ import numpy as np
 
 from deadhead.baseline import RandomBaseline
 from deadhead.errors import FileFormatError
+from deadhead.explanation import Explanation
 from deadhead.report.speed import SpeedRow
 from deadhead.trajectory import Trajectory
 from deadhead.types import HeadScores, PruningPlan
@@ -37,6 +38,7 @@ class RunSummary:
         run: `command`, `versions`, `data` (`{role: {"fingerprint": ..., "size": ...}}`), `notes` on
             how the data was divided, `seed`, `date`, `seconds`, and `evaluated_on`: the set that
             the trajectory was measured on.
+        explanation: the heads that went, one by one; None if none went.
     """
 
     title: str
@@ -48,6 +50,7 @@ class RunSummary:
     evaluation: dict[str, Any] = field(default_factory=dict)
     random: RandomBaseline | None = None
     run: dict[str, Any] = field(default_factory=dict)
+    explanation: Explanation | None = None
 
     @property
     def chosen_by(self) -> str:
@@ -100,6 +103,7 @@ class RunSummary:
             "evaluation": _plain(self.evaluation),
             "random": _plain(self.random.to_json()) if self.random else None,
             "run": _plain(self.run),
+            "explanation": None if self.explanation is None else self.explanation.to_json(),
         }
 
     @classmethod
@@ -120,6 +124,7 @@ class RunSummary:
                 evaluation=dict(data["evaluation"]),
                 random=_baseline(data["random"]) if data["random"] else None,
                 run=dict(data["run"]),
+                explanation=_explanation(data.get("explanation")),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise FileFormatError(
@@ -130,6 +135,10 @@ class RunSummary:
 def _baseline(data: Mapping[str, Any]) -> RandomBaseline:
     values = [[_float(x) for x in row] for row in data["values"]]  # null was NaN
     return RandomBaseline.from_json({**data, "values": values})
+
+
+def _explanation(data: Mapping[str, Any] | None) -> Explanation | None:
+    return None if data is None else Explanation.from_json(data)  # older runs have none
 
 
 def _float(value: float | None) -> float:

@@ -17,12 +17,14 @@ import torch
 from deadhead.baseline import RandomBaseline, random_baseline
 from deadhead.checkpoints import Loaded, check_empty, load_model, save_model, whole_folder
 from deadhead.criteria.inputs import to_device
+from deadhead.decision import Decision
 from deadhead.errors import CheckpointError, DataError, OutputExistsError
 from deadhead.heads import HeadModel
 from deadhead.pruning import Progress, Pruning, prune
 from deadhead.repair import Fits, apply_repaired_, fit, repaired
 from deadhead.repair.distill import DistillReport, distill_
 from deadhead.report import RunSummary, SpeedRow, measure_all, model_card, write_report
+from deadhead.runs.explain import explained
 from deadhead.runs.facts import data_facts, model_facts, model_size, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.settings import RunSettings, table_fingerprint
@@ -38,11 +40,13 @@ class Watch:
 
     Attributes:
         on_start: called once with (the loaded model, the task set).
+        on_decision: called if no method was named, with what was decided.
         on_step: called after every step.
         on_work: called after every scoring, evaluation or other piece of work.
     """
 
     on_start: Callable[[Loaded, TaskSet], None] = lambda loaded, tasks: None
+    on_decision: Callable[[Decision], None] = lambda decision: None
     on_step: Callable[[Step], None] = lambda step: None
     on_work: Callable[[str], None] = lambda what: None
 
@@ -63,7 +67,11 @@ def conduct(
     tasks = settings.data.open(loaded.tokenizer, loaded.model.config)
     prompts = _prompts(loaded, settings)
     data = data_facts(
-        calibration=tasks.calibration, selection=tasks.selection, test=tasks.test, prompts=prompts
+        calibration=tasks.calibration,
+        selection=tasks.selection,
+        training=tasks.training,
+        test=tasks.test,
+        prompts=prompts,
     )
     journal = Journal.open(
         settings.output,
@@ -94,12 +102,14 @@ def conduct(
             journal.remove()
         raise
     baseline = _baseline(view, tasks, settings, pruning, journal, watch)
+    settings = replace(settings, recipe=pruning.recipe)  # as it was decided on
     plan = replace(pruning.plan, provenance=_provenance(loaded.name, settings, data))
     scores = pruning.scores
     if scores is not None:
         made = {"model": loaded.name, "data": {"calibration": data["calibration"]}}
         made |= {"versions": versions()}
         scores = replace(scores, provenance={**scores.provenance, **made})
+    explanation = explained(view, tasks, settings.recipe, pruning)
     cut = apply_repaired_(copy.deepcopy(loaded.model), plan, pruning.fits)
     watch.on_work("cut")
     trained = _distilled(cut, loaded, tasks, settings, watch)
@@ -110,7 +120,7 @@ def conduct(
         "command": settings.command,
         "versions": versions(),
         "data": data,
-        "notes": [*tasks.notes, *(prompts.notes if prompts else ())],
+        "notes": [*tasks.notes, *(prompts.notes if prompts else ()), *pruning.notes],
         "seed": settings.recipe.seed,
         "date": datetime.now(UTC).date().isoformat(),
         # a resumed run has taken at least this: loading and random draws come on top
@@ -118,7 +128,9 @@ def conduct(
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads,"
         f" {settings.model.device}",
         "settings": settings.header(),
+        "weights": settings.model.fingerprint(),
         "evaluated_on": pruning.evaluated_on,
+        **({} if pruning.decision is None else {"decision": pruning.decision.to_json()}),
         **({} if trained is None else {"distillation": trained.to_json()}),
     }
     summary = RunSummary(
@@ -131,6 +143,7 @@ def conduct(
         evaluation=evaluation,
         random=baseline,
         run=run,
+        explanation=explanation,
     )
     try:
         with whole_folder(settings.output) as folder:
@@ -151,15 +164,13 @@ def conduct(
 def _distilled(
     cut: Any, loaded: Loaded, tasks: TaskSet, settings: RunSettings, watch: Watch
 ) -> DistillReport | None:
-    """Train the cut model on all texts of the calibration set, if the repair is `distill`."""
+    """Train the cut model, if the repair is `distill`."""
     if settings.recipe.repair != "distill":
         return None
-    every = replace(settings.data, calibration_size=None)
-    texts = every.open_one("calibration", loaded.tokenizer, loaded.model.config)
     return distill_(
         cut,
         loaded.model,
-        texts,
+        tasks.training or tasks.calibration,
         selection=tasks.selection,
         settings=settings.recipe.distillation,
         on_step=lambda step, planned: watch.on_work(f"distill, step {step} of {planned}"),
@@ -202,6 +213,7 @@ def _journalled(journal: Journal, watch: Watch) -> Progress:
 
     return Progress(
         on_step=on_step,
+        on_decision=watch.on_decision,
         on_scores=lambda scores: journal.write("scores", scores.to_json()),
         on_work=watch.on_work,
     )
@@ -223,7 +235,9 @@ def _baseline(
     def evaluate(mask: HeadMask) -> float:  # with the repair that the run has: a fair comparison
         fits: Fits = {}
         if pruning.moments is not None and recipe.repair_at == "step":
-            fits = fit(view, PruningPlan(mask, gqa=recipe.gqa), pruning.moments, recipe.repair)
+            plan = PruningPlan(mask, gqa=recipe.gqa)
+            batches = tasks.calibration.batches()
+            fits = fit(view, plan, pruning.moments, recipe.repair, batches=batches)
         with repaired(view, mask, fits):
             return tasks.test.evaluate(view.model).value
 

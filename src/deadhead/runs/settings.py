@@ -12,6 +12,7 @@ from typing import Any
 from deadhead.artefacts import split_key
 from deadhead.errors import BudgetError, DataError
 from deadhead.recipe import Recipe
+from deadhead.repair.distill import check_packages
 from deadhead.tasks import Task, TaskSet, open_task
 from deadhead.tasks.data import data_files, split_slice
 from deadhead.tasks.prompts import Prompts, open_prompts
@@ -66,6 +67,7 @@ class DataSettings:
     kind: str | None = None
     calibration: str | None = None
     selection: str | None = None
+    train: str | None = None
     test: str | None = None
     text_column: str | None = None
     text_pair_column: str | None = None
@@ -111,7 +113,7 @@ class DataSettings:
                 f"no data is named; give --task or --{role}"
                 " (bundled:sentiment and bundled:agreement need no files)"
             )
-        alone = replace(self, allow_overlap=True)
+        alone = replace(self, train=None, allow_overlap=True)
         if given is not None:
             alone = replace(alone, spec=None, calibration=given, selection=None, test=given)
         return getattr(alone.open(tokenizer, config), role)
@@ -171,6 +173,10 @@ class RunSettings:
         measure_speed: time the model before and after.
         save: write the cut checkpoint.
         command: the command as it was typed; not compared on resume.
+
+    Raises:
+        BudgetError: fewer than no draws.
+        MissingDependencyError: the repair `distill` needs a package that is not installed.
     """
 
     model: ModelSettings
@@ -186,6 +192,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recipe", self.recipe.settled())
+        if self.recipe.repair == "distill":
+            check_packages(self.recipe.distillation)
         if self.random < 0:
             raise BudgetError(f"{self.random} random draws; give 0 (none) or more, 20 for a band")
 

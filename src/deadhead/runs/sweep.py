@@ -15,10 +15,12 @@ from torch import nn
 from deadhead.checkpoints import Loaded, check_empty, load_model, whole_folder
 from deadhead.criteria import Scorers
 from deadhead.criteria.inputs import to_device
+from deadhead.decision import Decider
 from deadhead.errors import CheckpointError, DataError, UnknownNameError
 from deadhead.heads import HeadModel
 from deadhead.readings import Line, Point, lines_of
-from deadhead.recipe import Recipe
+from deadhead.recipe import AUTO, Recipe
+from deadhead.repair.distill import Distillation, DistillReport, check_packages, distill_
 from deadhead.report import measure_all
 from deadhead.report.sweep_page import SweepSummary, write_sweep_page
 from deadhead.runs.comparing import check_room, to_drop
@@ -50,6 +52,7 @@ class SweepSettings:
             each as its own columns say.
         lm_eval: tasks and groups of lm-eval that judge as well; of a group without a metric of its
             own, and of a tag, each task.
+        distillation: how the repair `distill` trains.
         measure_speed: time what is really smaller.
         measure_size: cut what gets smaller, and weigh it; else its logits alone are judged.
         kind: what it is called in its title: sweep or compare.
@@ -63,6 +66,7 @@ class SweepSettings:
     prompts: PromptSettings | None = None
     also: tuple[str, ...] = ()
     lm_eval: LmEvalSettings | None = None
+    distillation: Distillation = field(default_factory=Distillation)
     measure_speed: bool = True
     measure_size: bool = True
     kind: str = "sweep"
@@ -86,10 +90,14 @@ def conduct_sweep(
 ) -> SweepSummary:
     """Run `deadhead sweep` and write its folder: sweep.csv, sweep.json, figures, report.html.
 
+    The selection set is looked at by the repair `distill` alone.
+
     Raises:
         DeadheadError: of any kind; the folder is then not there, and the journal is.
     """
     check_empty(settings.output)
+    if settings.sweep.trains:
+        check_packages(settings.distillation)
     named = lm_eval_names(settings.lm_eval)  # before anything is loaded
     loaded = load_model(**settings.model.__dict__)
     view = HeadModel(loaded.model)
@@ -97,7 +105,14 @@ def conduct_sweep(
     also = {spec: _also(spec, settings, loaded) for spec in settings.also}
     prompts = settings.prompts
     texts = None if prompts is None else prompts.open(loaded.tokenizer, loaded.model.config)
-    data = data_facts(calibration=tasks.calibration, test=tasks.test, prompts=texts, **also)
+    distilled = {"selection": tasks.selection, "training": tasks.training}
+    data = data_facts(
+        calibration=tasks.calibration,
+        **(distilled if settings.sweep.trains else {}),
+        test=tasks.test,
+        prompts=texts,
+        **also,
+    )
     tables = {c.importance for c in settings.sweep.clusterings}
     header = {
         **settings.header(),
@@ -124,7 +139,7 @@ def conduct_sweep(
     for point in done:
         on_point(point)
     asked = settings.sweep
-    names = [criterion for _, criterion in asked.chosen]
+    names = [criterion for strategy, criterion in asked.chosen if strategy != AUTO]
     names += [recipe.settled().criterion for recipe in _budgets(asked)]
     scorers = Scorers(
         view,
@@ -141,7 +156,16 @@ def conduct_sweep(
             judges,
             score=scorers.of,
             grams=_grams(view, texts or tasks.calibration, settings.sweep),
+            decide=Decider(
+                view,
+                tasks.calibration.batches(),
+                tasks.calibration.probes(),
+                loss=asked.loss,
+                seed=asked.seed,
+            ),
             moments=lambda: scorers.moments,
+            batches=tasks.calibration.batches(),
+            train=_trainer(loaded.model, tasks, settings.distillation),
             measure=_measure(loaded.model, tasks.test, timed=settings.measure_speed)
             if settings.measure_size
             else None,
@@ -236,6 +260,17 @@ def _grams(view: HeadModel, texts: Prompts | Task, asked: Sweep) -> Callable[[st
         )
 
     return grams
+
+
+def _trainer(
+    dense: Any, tasks: TaskSet, settings: Distillation
+) -> Callable[[nn.Module], DistillReport]:
+    texts = tasks.training or tasks.calibration
+
+    def train(model: nn.Module) -> DistillReport:
+        return distill_(model, dense, texts, selection=tasks.selection, settings=settings)
+
+    return train
 
 
 def _measure(dense: Any, test: Task, *, timed: bool) -> Callable[[nn.Module], dict[str, float]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from deadhead.errors import unknown_name
 from deadhead.heads import HeadModel
 from deadhead.similarity import GramFn
-from deadhead.strategies.units import Rules, Unit, sums_from
+from deadhead.strategies.units import JointFn, Rules, Unit, sums_from
 from deadhead.types import Head, HeadMask, HeadScores
 
 ScoreFn = Callable[[HeadMask], HeadScores]
@@ -32,9 +32,32 @@ class ScoresWholeMasks(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoresUnits(Protocol):
+    """A `ScoreFn` that also knows what heads cost together, if its criterion does."""
+
+    def __call__(self, mask: HeadMask) -> HeadScores:
+        """Score the heads that a mask leaves."""
+        ...
+
+    def joint(self, mask: HeadMask, units: Sequence[Unit]) -> list[float] | None:
+        """Return what dropping each unit costs from a mask; None if the criterion cannot tell."""
+        ...
+
+
+def joint_from(score: ScoreFn, mask: HeadMask) -> JointFn | None:
+    """Return what scores heads that go together from a mask; None if nothing does."""
+    if not isinstance(score, ScoresUnits):
+        return None
+    return lambda units: score.joint(mask, units)
+
+
 @dataclass(frozen=True)
 class Move:
     """What a strategy does next: the heads it drops, their scores then, and the mask after it.
+
+    The scores are of each head alone, also where heads go together and were chosen by what they
+    cost together.
 
     `copies` names for a dropped head the one that stands for it, where the strategy knows.
     """

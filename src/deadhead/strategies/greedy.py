@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from deadhead.heads import HeadModel
 from deadhead.similarity import GramFn
-from deadhead.strategies.base import Move, ScoreFn, next_move, register_strategy
+from deadhead.strategies.base import Move, ScoreFn, joint_from, next_move, register_strategy
 from deadhead.strategies.units import Rules, units
 from deadhead.types import HeadMask
 
@@ -31,7 +31,7 @@ def greedy(
     mask = start
     while len(mask.dropped) < limit:
         scores = score(mask)
-        ordered = units(view, scores, mask, rules)
+        ordered = units(view, scores, mask, rules, joint_from(score, mask))
         move = next_move(mask, ordered, scores, per_step=per_step, limit=limit)
         if move is None:
             return

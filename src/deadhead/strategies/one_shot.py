@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from deadhead.heads import HeadModel
 from deadhead.similarity import GramFn
-from deadhead.strategies.base import Move, ScoreFn, next_move, register_strategy
+from deadhead.strategies.base import Move, ScoreFn, joint_from, next_move, register_strategy
 from deadhead.strategies.units import Rules, units
 from deadhead.types import HeadMask
 
@@ -27,10 +27,12 @@ def one_shot(
 
     Cost: one scoring.
     """
-    scores = score(origin)
+    scores, joint = score(origin), joint_from(score, origin)
     mask = start
-    while move := next_move(
-        mask, units(view, scores, mask, rules), scores, per_step=per_step, limit=limit
-    ):
+    while True:
+        ordered = units(view, scores, mask, rules, joint)
+        move = next_move(mask, ordered, scores, per_step=per_step, limit=limit)
+        if move is None:
+            return
         yield move
         mask = move.mask

@@ -13,11 +13,12 @@ from deadhead.strategies.base import (
     Move,
     ScoreFn,
     ScoresWholeMasks,
+    joint_from,
     register_strategy,
     strategy_named,
 )
 from deadhead.strategies.units import Rules, Unit, units
-from deadhead.types import HeadMask, HeadScores
+from deadhead.types import HeadMask
 
 TRIED = 24  # swaps that are tried, the most promising first, before the search gives up
 ROUNDS = 200
@@ -56,14 +57,11 @@ def search(
     if not moves:
         return
     mask, dropped = moves[-1].mask, [move.dropped for move in moves]
-    error, gains = score.error, score.gains
+    error = score.error
     now = error(mask) or 0.0
     for _ in range(ROUNDS):
         found = None
-        saved = gains(mask)
-        if saved is None:
-            break
-        for unit, back in _swaps(view, score(mask), saved, mask, dropped, rules)[:TRIED]:
+        for unit, back in _swaps(view, score, mask, dropped, rules)[:TRIED]:
             changed = _with(mask, back).drop(*unit)
             then = error(changed)
             if then is not None and then < now * (1 - 1e-9):
@@ -80,23 +78,28 @@ def search(
 
 def _swaps(
     view: HeadModel,
-    costs: HeadScores,
-    gains: HeadScores,
+    score: ScoresWholeMasks,
     mask: HeadMask,
     dropped: list[Unit],
     rules: Rules,
 ) -> list[tuple[Unit, Unit]]:
     """List swaps (goes, comes back) of equal size that promise to save, best first."""
+    costs, gains, joint = score(mask), score.gains(mask), joint_from(score, mask)
+    now = score.error(mask) or 0.0
     found = []
     for back in dropped:
-        saved = float(np.sum([gains[h] for h in back]))
+        if gains is not None and len(back) == 1:
+            saved = gains[back[0]]
+        else:
+            saved = now - (score.error(_with(mask, back)) or 0.0)
         for unit in units(view, costs, _with(mask, back), rules):
             same_block = unit[0].block == back[0].block
             if set(unit) & set(back) or len(unit) != len(back):
                 continue
             if rules.scope == "per_block" and not same_block:
                 continue
-            cost = float(np.sum([costs[h] for h in unit]))
+            together = joint([unit]) if joint is not None and len(unit) > 1 else None
+            cost = float(np.sum([costs[h] for h in unit])) if together is None else together[0]
             if cost < saved or same_block:  # in one block they make up for one another
                 found.append((cost - saved, unit, back))
     return [(unit, back) for _, unit, back in sorted(found, key=lambda f: f[0])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ from deadhead.surgery.groups import members_of, policy_named
 from deadhead.types import Head, HeadMask, HeadScores, count_heads
 
 Unit = tuple[Head, ...]
+JointFn = Callable[[Sequence[Unit]], Sequence[float] | None]
 SCOPES = ("global", "per_block")
 
 
@@ -45,20 +46,31 @@ class Rules:
             )
 
 
-def units(view: HeadModel, scores: HeadScores, mask: HeadMask, rules: Rules) -> list[Unit]:
+def units(
+    view: HeadModel,
+    scores: HeadScores,
+    mask: HeadMask,
+    rules: Rules,
+    joint: JointFn | None = None,
+) -> list[Unit]:
     """List what can be dropped one after the other from `mask`, in order.
 
-    A unit's score is the mean of its heads'. Ties go to the lower block, then the lower index.
-    Heads that were not scored (NaN) are not listed. Blocks stop at `keep_at_least`.
+    A unit's score is the mean of its heads'; where `joint` tells what the heads of a unit cost
+    together, it is that per head. Ties go to the lower block, then the lower index. Heads that were
+    not scored (NaN) are not listed. Blocks stop at `keep_at_least`.
     """
-    found = [
-        (float(np.mean([scores[h] for h in unit])), unit)
+    found = {
+        unit: float(np.mean([scores[h] for h in unit]))
         for number in range(len(view.blocks))
         for unit in _bound(view, number, scores, mask, rules)
-    ]
-    found = [(s, unit) for s, unit in found if not np.isnan(s)]
-    found.sort(key=lambda pair: -pair[0] if rules.inverse else pair[0])
-    ordered = [unit for _, unit in found]
+    }
+    found = {unit: score for unit, score in found.items() if not np.isnan(score)}
+    several = [unit for unit in found if len(unit) > 1]
+    together = joint(several) if joint is not None and several else None
+    if together is not None:
+        found |= {unit: cost / len(unit) for unit, cost in zip(several, together, strict=True)}
+    sign = -1 if rules.inverse else 1
+    ordered = sorted(found, key=lambda unit: sign * found[unit])
     if rules.scope == "per_block":
         rows = zip(view.mask.kept, mask.kept, strict=True)
         ordered = _round_robin(ordered, [sum(before) - sum(now) for before, now in rows])

@@ -69,7 +69,7 @@ class ClassificationTask(BatchedTask):
                 f" columns {', '.join(rows.columns)}; name it with label_column"
             )
         labels = rows.values(label)
-        text, second = _text_columns(rows, columns, label)
+        text, second = text_columns(rows, columns, label)
         texts = [rows.filled_texts(column) for column in (text, second) if column is not None]
         return Examples(
             list(zip(*texts, strict=True)),
@@ -180,7 +180,12 @@ def _with_names(values: list[Hashable], names: list[str] | None) -> list[Hashabl
     return [NamedLabel(v, known[v]) if v in known else v for v in values]
 
 
-def _text_columns(rows: Rows, columns: Columns, label: str) -> tuple[str, str | None]:
+def text_columns(rows: Rows, columns: Columns, label: str | None) -> tuple[str, str | None]:
+    """Return the columns of the text and of the second text, if there is one.
+
+    Raises:
+        DataError: it cannot be told.
+    """
     if columns.text is not None:
         return columns.text, columns.text_pair
     if columns.text_pair is None:

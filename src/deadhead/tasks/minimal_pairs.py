@@ -7,8 +7,10 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
+from deadhead.criteria.divergence import Probe, preference_from
 from deadhead.errors import DataError
-from deadhead.tasks.batching import TokenSequence
+from deadhead.moments.sums import HELD_OUT_EVERY
+from deadhead.tasks.batching import TokenSequence, pad, padding_id
 from deadhead.tasks.data import Columns, Rows
 from deadhead.tasks.evaluation import Evaluation
 from deadhead.tasks.examples import Examples
@@ -98,6 +100,20 @@ class MinimalPairsTask(BatchedTask):
         value = float(np.mean(list(per_paradigm.values())))
         metrics = {self.metric: value, **(per_paradigm if len(names) > 1 else {})}
         return Evaluation(self.metric, value, metrics, correct, groups=groups)
+
+    def probes(self) -> list[Probe]:
+        """Return every fourth pair of `batches`: which of its sentences is the likelier one?
+
+        Which of them is acceptable is not looked at.
+        """
+        pairs = np.concatenate([packed.rows for packed in self._packed])
+        held = pairs[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
+        probes, each = [], max(1, len(held) // max(1, len(self._packed)))
+        for chosen in np.array_split(held, max(1, len(held) // each)):
+            rows = [i for side in self._sides[:, chosen] for i in side]
+            batch = pad([self.sequences[i] for i in rows], padding_id(self.tokenizer, self.config))
+            probes.append(Probe(batch, preference_from))
+        return probes
 
     @property
     def chance(self) -> float:

@@ -8,9 +8,11 @@ from pathlib import Path
 from deadhead.errors import DataError
 from deadhead.tasks.classification import LABEL_COLUMNS
 from deadhead.tasks.data import PAIR_COLUMNS, Columns, Rows
+from deadhead.tasks.examples import Examples
 from deadhead.tasks.overlap import keep_disjoint
-from deadhead.tasks.splits import ROLES, find_splits
-from deadhead.tasks.task import Task, task_kind
+from deadhead.tasks.splits import ROLES, find_splits, read_split
+from deadhead.tasks.task import BatchedTask, Task, task_kind
+from deadhead.tasks.texts import keep_apart, read_texts, text_kind
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,15 @@ class TaskSet:
         selection: what decides when to stop; None where the data has no such split.
         test: what is reported.
         notes: how the rows were divided, and what was dropped for it.
+        training: what `distill` trains on: all of what the calibration set was drawn from, or text
+            of its own, disjoint from selection and test too; None: the calibration set.
     """
 
     calibration: Task
     selection: Task | None
     test: Task
     notes: tuple[str, ...] = ()
+    training: Task | None = None
 
     def describe(self) -> str:
         """Say what came from where, a line per set."""
@@ -54,6 +59,7 @@ def open_task(
     kind: str | None = None,
     calibration: str | Path | None = None,
     selection: str | Path | None = None,
+    train: str | Path | None = None,
     test: str | Path | None = None,
     text_column: str | None = None,
     text_pair_column: str | None = None,
@@ -88,6 +94,8 @@ def open_task(
         kind: `classification`, `minimal_pairs` or `perplexity`; None reads it off the columns.
         calibration: wins over what `spec` has.
         selection: wins over what `spec` has.
+        train: text without labels (labels are not looked at) for `distill`; read by the same
+            columns, and of minimal pairs the acceptable sentences.
         test: wins over what `spec` has.
         text_column: name of the text; None looks for `sentence`, `text`, ...
         text_pair_column: name of the second text.
@@ -117,25 +125,40 @@ def open_task(
     labels = {str(name) for name in config.label2id or ()}
     found, notes = find_splits(spec, explicit, sizes=sizes, seed=seed, labels=labels)
     chosen = task_kind(kind or infer_kind(found["test"], columns))
-    examples, dropped = keep_disjoint(
-        {role: chosen.read(rows, columns) for role, rows in found.items()},
-        allow_overlap=allow_overlap,
-    )
-    tasks: dict[str, Task] = {}
+    sets = {role: chosen.read(rows, columns) for role, rows in found.items()}
+    sets, dropped = keep_disjoint(sets, allow_overlap=allow_overlap)
+
+    def task(kind: type[BatchedTask], examples: Examples, name: str) -> BatchedTask:
+        return kind(
+            examples,
+            tokenizer,
+            config=config,
+            name=name,
+            batch_size=batch_size,
+            max_tokens=max_tokens,
+            max_length=max_length,
+        )
+
+    tasks: dict[str, BatchedTask] = {}
     for number, role in enumerate(ROLES):
-        if role in examples:
-            drawn = examples[role].sample(sizes[role], seed=(seed, number))
-            of = "" if len(drawn) == len(examples[role]) else f"the {len(examples[role])} in "
-            tasks[role] = chosen(
-                drawn,
-                tokenizer,
-                config=config,
-                name=f"{of}{found[role].source}",
-                batch_size=batch_size,
-                max_tokens=max_tokens,
-                max_length=max_length,
-            )
-    return TaskSet(tasks["calibration"], tasks.get("selection"), tasks["test"], (*notes, *dropped))
+        if role in sets:
+            drawn = sets[role].sample(sizes[role], seed=(seed, number))
+            of = "" if len(drawn) == len(sets[role]) else f"the {len(sets[role])} in "
+            tasks[role] = task(chosen, drawn, f"{of}{found[role].source}")
+    if train is None:
+        training = task(chosen, sets["calibration"], found["calibration"].source)
+    else:
+        rows = read_split(str(train), "calibration", {"calibration": None}, seed, labels)
+        texts, apart = keep_apart(read_texts(rows, columns), sets, allow_overlap=allow_overlap)
+        training = task(text_kind(chosen), texts, rows.source)
+        dropped += apart
+    return TaskSet(
+        tasks["calibration"],
+        tasks.get("selection"),
+        tasks["test"],
+        (*notes, *dropped),
+        training,
+    )
 
 
 def infer_kind(rows: Rows, columns: Columns) -> str:

@@ -9,7 +9,13 @@ from deadhead.tasks.examples import Examples
 TOLERATED = 0.01
 
 # each pair gives way on the left
-_PAIRS = (("selection", "test"), ("calibration", "test"), ("calibration", "selection"))
+_PAIRS = (
+    ("selection", "test"),
+    ("calibration", "test"),
+    ("calibration", "selection"),
+    ("training", "test"),
+    ("training", "selection"),
+)
 
 
 def keep_disjoint(

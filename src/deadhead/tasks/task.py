@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from deadhead.criteria.divergence import Probe, held_out
 from deadhead.errors import DataError, unknown_name
 from deadhead.tasks.batching import (
     MAX_TOKENS,
@@ -66,6 +67,10 @@ class Task(Protocol):
 
     def batches(self) -> list[Batch]:
         """Return padded batches with `labels`: what criteria score on."""
+        ...
+
+    def probes(self) -> list[Probe]:
+        """Return the examples that repairs hold out of their fits, as questions to a model."""
         ...
 
     def evaluate(self, model: nn.Module) -> Evaluation:
@@ -173,6 +178,13 @@ class BatchedTask(ABC):
         (batch,) classes, or (batch, tokens) token ids with -100 on padding, not shifted.
         """
         return [dict(packed.batch) for packed in self._packed]
+
+    def probes(self) -> list[Probe]:
+        """Return every fourth example of `batches`, which repairs hold out of their fits.
+
+        A model that is cut well gives the dense one's answers to them: classes, or next tokens.
+        """
+        return held_out(self.batches())
 
     @cached_property
     def sequences(self) -> list[TokenSequence]:

@@ -67,7 +67,7 @@ def distill_(
         >>> distill_(cut, dense, tasks.calibration, selection=tasks.selection)  # doctest: +SKIP
     """
     settings = settings or Distillation()
-    _check_packages(settings)
+    check_packages(settings)
     from deadhead.repair.distill.trainer import Student, Watch, train_
 
     view, whole = (m if isinstance(m, HeadModel) else HeadModel(m) for m in (model, dense))
@@ -121,11 +121,16 @@ def distill_(
     )
 
 
-def _check_packages(settings: Distillation) -> None:
+def check_packages(settings: Distillation) -> None:
+    """Refuse to begin without the packages that training needs.
+
+    Raises:
+        MissingDependencyError: one of them is not installed.
+    """
     for package in ("accelerate", *(["peft"] if settings.rank else [])):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(
-                f"distill needs {package}, which is not installed; pip install 'deadhead[train]'"
+                f'distill needs {package}, which is not installed; pip install "deadhead[train]"'
             )
 
 

@@ -1,0 +1,139 @@
+"""deadhead explain: what every removed head was worth, what it cost, what the repair gave back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from deadhead.atomic import replacing
+from deadhead.cli import options as o
+from deadhead.cli.console import OUT, progress_bar, say, show, show_json
+from deadhead.cli.unused import refuse_typed
+from deadhead.criteria.combine import parts_of
+from deadhead.criteria.losses import loss_named
+from deadhead.errors import DataError
+from deadhead.explanation import Explanation
+from deadhead.heads import HeadModel
+from deadhead.report import legend, rank_rows, removed_rows
+from deadhead.report.tables import Rows, rich_table
+from deadhead.runs import FinishedRun
+from deadhead.runs.explain import OWN
+
+SPACE = 3  # columns of the terminal between two cells
+
+
+def explain(
+    context: typer.Context,
+    run: Annotated[
+        Path, typer.Argument(help="Folder that deadhead prune wrote.", show_default=False)
+    ],
+    criteria: Annotated[
+        str,
+        typer.Option(
+            "--criteria",
+            "-c",
+            help="Criteria that score the dense model, with commas; all: those that share one pass"
+            " (not ablation, shapley, file, random); none.",
+        ),
+    ] = "all",
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Loss of all gradient criteria: task, kl, logit_norm; or own: each its own, a"
+            " pass per loss. By default the run's, in one pass.",
+        ),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(help="Measure after every step how far the model is from the dense one."),
+    ] = True,
+    samples: Annotated[
+        str,
+        typer.Option(help="Calibration samples to measure on, evenly over all of them; or all."),
+    ] = "128",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Where the model is now, as it was before the run."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Where the run's data are now.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Where the run's calibration data are now.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; by default the run's.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the table to this CSV file.")
+    ] = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Explain a run: per removed head its scores, what it cost, and what the repair gave back.
+
+    The heads are listed in the order in which they went. The run's model and calibration data are
+    opened again; nothing is written into the run.
+
+    Example: deadhead explain runs/bundled-encoder-auto-auto-50%
+    """
+    if not measure:
+        refuse_typed(context, ("samples",), "is for measuring; leave it or --no-measure out")
+    names = None if criteria == "all" else o.names(criteria)
+    for name in names or ():
+        parts_of(name)
+    if loss not in (None, OWN):
+        loss_named(loss)
+    if output is not None and output.suffix.lower() != ".csv":
+        raise DataError(
+            f"--output {str(output)!r} is not a CSV file; give a name that ends in .csv"
+        )
+    count = o.size(samples)
+    finished = FinishedRun.read(run)
+    if not finished.removed:
+        show_json({"run": str(run), "rows": []}) if as_json else show(
+            f"{run}: the run removed no heads: there is nothing to explain"
+        )
+        return
+    with progress_bar("loading", None, hidden=as_json) as advance:
+        loaded = finished.open_model(model, device)
+        source = finished.open_calibration(loaded, task, calibration)
+        say(f"{loaded.name}: {finished.removed} heads gone, scored on {source.size} samples")
+        found = finished.explain(
+            HeadModel(loaded.model),
+            source,
+            criteria=names,
+            loss=loss,
+            samples=count if measure else 0,
+            on_work=lambda what: advance(description=what),
+        )
+    if output is not None:
+        with replacing(output) as temporary:
+            found.to_frame().to_csv(temporary, index=False)
+    if as_json:
+        show_json({"run": str(run), **found.to_json()})
+        return
+    show(*_tables(found), *legend(found))
+    if output is not None:
+        show(f"table: {output}")
+
+
+def _tables(found: Explanation) -> list[Table]:
+    """Return what heads cost, and beside it or below it what criteria say, as there is room."""
+    names = [*found.criteria]
+    rows = [removed_rows(found, names)]
+    if _width(rows[0]) > OUT.width:
+        rows = [removed_rows(found)]
+        while names:
+            fitting = range(len(names), 1, -1)
+            n = next((n for n in fitting if _width(rank_rows(found, names[:n])) <= OUT.width), 1)
+            rows.append(rank_rows(found, names[:n]))
+            names = names[n:]
+    return [rich_table(table) for table in rows]
+
+
+def _width(rows: Rows) -> int:
+    columns = zip(rows.columns, *rows.rows, strict=True)
+    return sum(SPACE + max(map(len, cells)) for cells in columns)

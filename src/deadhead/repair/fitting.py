@@ -1,0 +1,195 @@
+"""Fits for a plan: a job per block that loses heads, done by a repair, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from deadhead.criteria.inputs import Batch
+from deadhead.errors import DataError, HeadError, ScoreError
+from deadhead.heads import Block, HeadModel, output_rows
+from deadhead.moments import Moments
+from deadhead.repair.base import (
+    BEGINS_WITH,
+    Fit,
+    Fits,
+    Job,
+    Repair,
+    data_repair_named,
+    repair_named,
+)
+from deadhead.types import COPYING, Head, PruningPlan
+
+
+def fit(
+    view: HeadModel,
+    plan: PruningPlan,
+    moments: Moments | None,
+    repair: str,
+    *,
+    batches: Iterable[Batch] | None = None,
+    strict: bool = False,
+) -> dict[int, Fit]:
+    """Refit the output projection of every block that a plan takes heads from.
+
+    For `distill`, which trains the cut model afterwards (`distill_`), by what it begins with.
+
+    The model is not touched; `repaired` and `write_fits_` put the fits in. Blocks that lose no head
+    are not listed: they stay as they are. `notes_of` says where tokens were scarce.
+
+    A block that loses every head gets its mean output as bias: the mean over tokens weighted as in
+    every fit, which is the optimum of the weighted error.
+
+    Args:
+        view: the dense model.
+        plan: what goes.
+        moments: of the dense model; None if the repair does not look at any.
+        repair: its name.
+        batches: calibration data, for `least_squares_sequential`; others do not look at them.
+        strict: refuse fewer calibration tokens than unknowns.
+
+    Cost: algebra only, `width^3` per block; passes too for `least_squares_sequential`.
+
+    Raises:
+        UnknownNameError: there is no such repair.
+        HeadError: the plan duplicates heads, or is for another model.
+        ScoreError: there are no moments of a block that is to be repaired, they are singular, or a
+            fit is not finite.
+        DataError: the repair needs batches and there are none, or `strict` and tokens are scarce.
+    """
+    if repair == "none":
+        return {}
+    if plan.action == "duplicate":
+        raise HeadError(
+            "duplicated heads cannot be repaired: each keeps its own output slice; choose the"
+            " action fold (the same logits with fewer heads), mask or remove, or repair none"
+        )
+    plan.mask.check_shape(view.mask.counts)
+    fits = _fits(view, plan, moments, repair, batches)
+    if strict and notes_of(fits):
+        raise DataError(f"{notes_of(fits)[0]}; or go on all the same without strict")
+    return fits
+
+
+def _fits(
+    view: HeadModel,
+    plan: PruningPlan,
+    moments: Moments | None,
+    repair: str,
+    batches: Iterable[Batch] | None,
+) -> dict[int, Fit]:
+    with_data = data_repair_named(repair)
+    if with_data is None:
+        chosen = repair_named(BEGINS_WITH.get(repair, repair))
+        return {
+            number: checked(view, number, chosen, job_of(view, number, plan, moments))
+            for number in losing(view, plan)
+        }
+    if batches is None:
+        raise DataError(
+            f"repair {repair!r} runs the calibration data block by block, and got none; give"
+            " batches, or choose repair least_squares"
+        )
+    return with_data(view, plan, list(batches))
+
+
+def notes_of(fits: Fits) -> list[str]:
+    """Return what the user should know about fits: where they had fewer tokens than unknowns."""
+    scarce = {
+        number: found.facts
+        for number, found in fits.items()
+        if found.facts.get("tokens", 0) < found.facts.get("unknowns", 0)
+    }
+    if not scarce:
+        return []
+    few = min(scarce, key=lambda n: scarce[n]["tokens"] / scarce[n]["unknowns"])
+    others = f" (and of {len(scarce) - 1} more)" if len(scarce) > 1 else ""
+    return [
+        f"the repair of block {few}{others} has {scarce[few]['tokens']} calibration tokens for"
+        f" {scarce[few]['unknowns']} unknowns per output feature: it was shrunk towards the weights"
+        f" as they are (ridge {scarce[few]['ridge']:g}); give more calibration texts"
+    ]
+
+
+def losing(view: HeadModel, plan: PruningPlan) -> list[int]:
+    """List the blocks that a plan takes heads from."""
+    return [
+        number
+        for number, block in enumerate(view.blocks)
+        if any(i not in plan.mask.kept_in(number) for i in block.held.heads)
+    ]
+
+
+def job_of(view: HeadModel, number: int, plan: PruningPlan, moments: Moments | None) -> Job:
+    """Return the job of one block that loses heads.
+
+    Raises:
+        ScoreError: there are no moments of it.
+    """
+    block = view.blocks[number]
+    found = None if moments is None else moments.felt[number]
+    if found is None:
+        raise ScoreError(f"nothing was seen of block {number} to repair it; give samples")
+    dense = output_rows(block.output).detach().cpu().double()
+    bias = getattr(block.output, "bias", None)
+    return Job(
+        dense=dense,
+        cut=cut_weight(view, number, plan),
+        bias=dense.new_zeros(len(dense)) if bias is None else bias.detach().cpu().double(),
+        kept=kept_features(view, number, plan),
+        moments=found,
+    )
+
+
+def checked(view: HeadModel, number: int, repair: Repair, job: Job) -> Fit:
+    """Make a fit, and refuse one that is not finite.
+
+    Raises:
+        ScoreError: names the block.
+    """
+    name = f"block {number} ({view.blocks[number].name})"
+    try:
+        found = repair(job)
+    except torch.linalg.LinAlgError as error:
+        raise ScoreError(
+            f"the moments of {name} are singular, so that it has no fit; give more calibration"
+            " texts, or choose repair bias"
+        ) from error
+    if not (torch.isfinite(found.weight).all() and torch.isfinite(found.bias).all()):
+        raise ScoreError(
+            f"the fit of {name} is not finite; give more calibration texts, or choose repair bias"
+        )
+    return found
+
+
+def kept_features(view: HeadModel, number: int, plan: PruningPlan) -> Tensor:
+    """Return the input features of a block's output projection that a plan keeps, ascending."""
+    block = view.blocks[number]
+    kept = [block.position(i) for i in plan.mask.kept_in(number) if i in block.held.heads]
+    return features_of(block, kept)
+
+
+def features_of(block: Block, positions: list[int]) -> Tensor:
+    """Return the input features of the output projection that heads at some positions make."""
+    starts = torch.tensor(positions, dtype=torch.long) * block.head_dim
+    return (starts[:, None] + torch.arange(block.head_dim)).reshape(-1)
+
+
+def cut_weight(view: HeadModel, number: int, plan: PruningPlan) -> Tensor:
+    """Return the weight that surgery alone would leave."""
+    block = view.blocks[number]
+    dense = output_rows(block.output).detach().cpu().double()
+    cut = dense.clone().unflatten(1, (-1, block.head_dim))
+    for position, index in enumerate(block.held.heads):
+        head = Head(number, index)
+        if plan.mask.keeps(head):
+            continue
+        source = plan.copies.get(head) if plan.action in COPYING else None
+        if source is not None:
+            cut[:, block.position(source.index)] += dense.unflatten(1, (-1, block.head_dim))[
+                :, position
+            ]
+        cut[:, position] = 0
+    return cut.flatten(1)

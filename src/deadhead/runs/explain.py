@@ -1,0 +1,223 @@
+"""Runs explained: the section of the report, and a finished run opened again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deadhead.checkpoints import Loaded, load_model
+from deadhead.criteria import Scorer
+from deadhead.errors import DataError, DeadheadError, FileFormatError
+from deadhead.explaining import explain
+from deadhead.explanation import Explanation
+from deadhead.heads import HeadModel
+from deadhead.pruning import Pruning
+from deadhead.recipe import Recipe
+from deadhead.repair import data_repair_named
+from deadhead.report import RunSummary
+from deadhead.runs.settings import DataSettings, ModelSettings
+from deadhead.tasks import Task, TaskSet
+from deadhead.types import HeadScores
+
+NEEDED = ("run.json", "plan.json")
+OWN = "own"
+MODEL = "; say with --model where it is now"
+DATA = "; say with --task (or --calibration) where they are now"
+
+
+def explained(
+    view: HeadModel, tasks: TaskSet, recipe: Recipe, pruning: Pruning
+) -> Explanation | None:
+    """Explain a run that has just ended, without measuring; None if nothing was removed.
+
+    What goes wrong here is a note of the explanation: the run itself is whole.
+
+    Cost: one forward and backward pass over the calibration data.
+    """
+    if pruning.plan.mask == pruning.trajectory.start.mask:
+        return None
+    what = {"seed": recipe.seed, "scores": pruning.scores, "samples": 0}
+    loss = run_loss(pruning.scores, recipe.loss)
+    batches = tasks.calibration.batches()
+    try:
+        return explain(view, batches, pruning.plan, pruning.trajectory, loss=loss, **what)
+    except (DeadheadError, torch.OutOfMemoryError) as error:
+        found = explain(view, [], pruning.plan, pruning.trajectory, criteria=[], **what)
+        return replace(found, notes=(f"no other criterion scored these heads: {error}",))
+
+
+def run_loss(scores: HeadScores | None, named: str | None) -> str:
+    """Return the loss that a run differentiated: the one named, its criterion's own, or `kl`."""
+    made = [] if scores is None else [scores.provenance, *scores.provenance.values()]
+    own = (str(p["loss"]) for p in made if isinstance(p, Mapping) and "loss" in p)
+    return named or next(own, "kl")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The folder that `deadhead prune` wrote."""
+
+    folder: Path
+    summary: RunSummary
+
+    @classmethod
+    def read(cls, folder: Path) -> FinishedRun:
+        """Read a run.
+
+        Raises:
+            DataError: there is no such folder, or it is not a run's.
+            FileFormatError: its files cannot be read.
+        """
+        if not folder.is_dir():
+            raise DataError(
+                f"{str(folder)!r} is not a folder; give the one that 'deadhead prune' wrote"
+            )
+        lacking = [name for name in NEEDED if not (folder / name).is_file()]
+        if lacking:
+            raise DataError(
+                f"{str(folder)!r} is not a run of 'deadhead prune': it has no {lacking[0]};"
+                " give the folder that the run wrote"
+            )
+        try:
+            values = _read(folder / "run.json") | {"plan": _read(folder / "plan.json")}
+            scores = folder / "scores.json"
+            values["scores"] = _read(scores) if scores.is_file() else None
+            summary = RunSummary.from_json(values)
+        except (DeadheadError, ValueError, TypeError, LookupError, AttributeError) as error:
+            reason = str(error) if isinstance(error, DeadheadError) else repr(error)
+            raise FileFormatError(
+                f"{str(folder)!r} cannot be read as a run of 'deadhead prune': {reason}"
+            ) from error
+        return cls(folder, summary)
+
+    @property
+    def removed(self) -> int:
+        """How many heads the run removed."""
+        return self.summary.trajectory.start.mask.n_kept - self.summary.plan.mask.n_kept
+
+    def open_model(self, source: str | None = None, device: str | None = None) -> Loaded:
+        """Load the dense model; from `source` and on `device`, if not as the run did.
+
+        Raises:
+            DataError: it cannot be loaded, has changed, or the run does not say which it was.
+        """
+        recorded = _known(ModelSettings, self._recorded("model"))
+        if source is None and "source" not in recorded:
+            raise DataError(f"{str(self.folder)!r} does not say which model it pruned{MODEL}")
+        given: dict[str, Any] = {"source": source, "device": device}
+        settings = ModelSettings(**recorded | {k: v for k, v in given.items() if v is not None})
+        before, now = self.summary.run.get("weights"), settings.fingerprint()
+        if source is None and None not in (before, now) and before != now:
+            raise DataError(
+                f"the model in {settings.source!r} has changed since the run: its files have the"
+                f" fingerprint {now}, and had {before}{MODEL}"
+            )
+        try:
+            return load_model(**settings.__dict__)
+        except DeadheadError as error:
+            raise DataError(f"the run's model cannot be loaded: {error}{MODEL}") from error
+
+    def open_calibration(
+        self, loaded: Loaded, task: str | None = None, calibration: str | None = None
+    ) -> Task:
+        """Open the calibration data; from `task` or `calibration`, if not as the run did.
+
+        Raises:
+            DataError: they cannot be opened, or are not the run's.
+        """
+        settings = DataSettings(**_known(DataSettings, self._recorded("data")))
+        if task is not None:
+            settings = replace(settings, spec=task, calibration=None)
+        if calibration is not None:
+            settings = replace(settings, calibration=calibration)
+        try:
+            what = (loaded.tokenizer, loaded.model.config)
+            if calibration is not None:
+                found = settings.open_one("calibration", *what)
+            else:
+                found = settings.open(*what).calibration
+        except DeadheadError as error:
+            raise DataError(f"the run's data cannot be opened: {error}{DATA}") from error
+        before = ((self.summary.run.get("data") or {}).get("calibration") or {}).get("fingerprint")
+        if before not in (None, found.fingerprint):
+            raise DataError(
+                f"{found.name!r} is not what the run calibrated on: it has the fingerprint"
+                f" {found.fingerprint}, and that had {before}{DATA}"
+            )
+        return found
+
+    def explain(
+        self,
+        view: HeadModel,
+        source: Task,
+        *,
+        criteria: Sequence[str] | None = None,
+        loss: str | None = None,
+        samples: int | None = 128,
+        on_work: Callable[[str], None] = lambda what: None,
+    ) -> Explanation:
+        """Explain the run; see `explaining.explain`.
+
+        Args:
+            view: of what `open_model` returned.
+            source: what `open_calibration` returned.
+            criteria: as there.
+            loss: None: the run's; `own`: each criterion's own.
+            samples: as there.
+            on_work: as there.
+        """
+        summary, recipe = self.summary, self._recorded("recipe")
+        repair = summary.plan.repair
+        felt_by = recipe.get("loss") or "kl"
+        loss = loss or run_loss(summary.scores, recipe.get("loss"))
+        batches = source.batches()
+        moments = None
+        needs_moments = repair != "none" and data_repair_named(repair) is None and samples != 0
+        if needs_moments and (felt_by, loss) != ("kl", OWN) and loss != felt_by:
+            moments = Scorer(view, batches, [], loss=felt_by).moments
+        found = explain(
+            view,
+            batches,
+            summary.plan,
+            summary.trajectory,
+            criteria=criteria,
+            loss=None if loss == OWN else loss,
+            seed=recipe.get("seed", 0),
+            scores=summary.scores,
+            samples=samples,
+            moments=moments,
+            on_work=on_work,
+        )
+        return replace(found, notes=(*found.notes, *_notes(found, recipe)))
+
+    def _recorded(self, part: str) -> Mapping[str, Any]:
+        return (self.summary.run.get("settings") or {}).get(part) or {}
+
+
+def _notes(found: Explanation, recipe: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if found.repair != "none" and recipe.get("repair_at") == "end":
+        notes.append(
+            f"the run repaired its last model only: {found.metric} of the steps is without repair,"
+            " KL as if each had been repaired"
+        )
+    if found.repair == "distill" and found.measured:
+        notes.append(
+            "distill trains the last model only, after least_squares, which is what is measured"
+        )
+    return notes
+
+
+def _known(kind: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that this version knows of those that some version recorded."""
+    names = {f.name for f in fields(kind)}
+    return {name: value for name, value in recorded.items() if name in names}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
