@@ -19,17 +19,19 @@ from deadhead.heads import HeadModel
 from deadhead.recipe import Recipe
 from deadhead.repair import Fits, fit, repaired
 from deadhead.strategies import strategy_named
+from deadhead.strategies.second_look import half_of
 from deadhead.types import HeadMask, count_heads
 
 ORDERS = (
     ("greedy", "reconstruction"),
+    ("second_look", "reconstruction"),
     ("greedy", "reconstruction:weight=none"),
     ("one_shot", "taylor"),
     ("one_shot", "fisher"),
     ("one_shot", "gradient_norm"),
 )
 FORWARD = 1 / 3  # of a forward and backward pass, as is usual
-CLEARLY = 2.0  # standard errors of the mean difference
+CLEARLY = 1.0  # standard errors of the mean difference
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,16 @@ class Decision:
 
     def describe(self) -> str:
         """Say in one line what was chosen and why."""
+        others = dict(self.divergences)
         chosen = f"{self.recipe.strategy} {self.recipe.criterion}"
-        least = min(self.divergences.values())
-        why = "diverge least" if self.divergences[chosen] == least else "diverge no more, clearly,"
-        beside = ", ".join(f"{name} {value:.3g}" for name, value in self.divergences.items())
+        own = others.pop(chosen)
+        nearest = own <= min(others.values(), default=own)
+        why = "nearest to" if nearest else "as near as any, as far as they can tell, to"
+        beside = ", ".join(f"{name} {value:.3g}" for name, value in others.items())
         return (
-            f"{chosen}, repair {self.recipe.repair}: its answers to held-out calibration texts"
-            f" {why} from the dense model's than others' (nats: {beside});"
-            f" {self.passes:.1f} forward+backward passes over the calibration data in all"
+            f"{chosen}, repair {self.recipe.repair}: {why} the dense model's answers to held-out"
+            f" calibration texts ({own:.3g} nats; {beside}); {self.passes:.1f} forward+backward"
+            " passes over the calibration data"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -100,11 +104,12 @@ class Decider:
         """Name the order whose repaired mask of `limit` dropped heads is nearest the dense model.
 
         Every order is repaired as the recipe says, fitted without the probes, and asked them. The
-        first of `ORDERS` stands unless the answers of others are clearly nearer, by two standard
-        errors: then the nearest of those.
+        first of `ORDERS` stands unless the answers of others are nearer by more than one standard
+        error: then the nearest of those. (The rule of Breiman et al. 1984.)
 
-        Cost: the first time a forward and backward pass; then a forward pass over the probes for
-        the dense model and each mask, of a quarter of the data (of pairs, a half).
+        Cost: the first time a forward and backward pass, one more beyond half of the heads; then
+        a forward pass over the probes for the dense model and each mask, of a quarter of the data
+        (of pairs, a half).
 
         Raises:
             BudgetError: the heads cannot be had under the rules.
@@ -129,7 +134,8 @@ class Decider:
         }
         strategy, criterion = ORDERS[best]
         chosen = replace(recipe, strategy=strategy, criterion=criterion, loss=self.loss)
-        return Decision(chosen, masks[best], named, 1 + FORWARD * asked / self._tokens)
+        looks = 1 + (limit > half_of(self.view.mask))
+        return Decision(chosen, masks[best], named, looks + FORWARD * asked / self._tokens)
 
     def _mask(self, recipe: Recipe, strategy: str, criterion: str, limit: int) -> HeadMask:
         mask = self.view.mask

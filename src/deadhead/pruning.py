@@ -229,6 +229,11 @@ class _Scores:
     ):
         self.scorer, self.origin, self.progress, self.first = scorer, origin, progress, first
         self.error, self.gains, self.joint = scorer.error, scorer.gains, scorer.joint
+        self.again = scorer.again
+
+    @property
+    def moments(self) -> Moments:
+        return self.scorer.moments
 
     def __call__(self, mask: HeadMask) -> HeadScores:
         if mask == self.origin and self.first is not None:

@@ -16,7 +16,7 @@ from deadhead.strategies import Rules, StopRules, strategy_named
 from deadhead.types import COPYING, Head, HeadMask, PruningPlan
 
 AUTO = "auto"
-NESTED = ("greedy", "one_shot")  # strategies whose masks shrink step by step
+NESTED = ("greedy", "one_shot", "second_look")  # strategies whose masks shrink step by step
 REPAIR_AT = ("step", "end")
 
 
@@ -27,7 +27,8 @@ class Recipe:
     Attributes:
         criterion: name, perhaps with options: `gradient_norm:reduction=batch`; `auto`: see
             `settled`.
-        strategy: `one_shot`, `greedy`, `search` or `clusters`; `auto`: see `settled`.
+        strategy: `one_shot`, `greedy`, `second_look`, `search` or `clusters`; `auto`: see
+            `settled`.
         repair: `bias`, `least_squares`, `least_squares_sequential`, `distill` (`least_squares`, and
             in the end training against the dense model), `none`; `auto`: see `settled`.
         repair_at: `step`: the curve is that of repaired models; `end`: the plan's model alone is

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from deadhead.criteria.base import register_criterion
 from deadhead.errors import BudgetError, ScoreError, UnknownNameError
@@ -69,6 +70,7 @@ class Reconstruction:
         self.weighted = weight == "gradient"
         self.ridge = ridge
         self.moments: Moments | None = None
+        self.weights: Mapping[int, Tensor] = {}  # where they were not the model's own when seen
         self._states: dict[int, Elimination] = {}
         self._wholes: dict[int, Elimination] = {}
         self._errors: dict[tuple[int, tuple[int, ...]], float] = {}
@@ -180,7 +182,7 @@ class Reconstruction:
         block, moments = self.view.blocks[number], self._seen[number]
         if moments is None:
             raise ScoreError(f"reconstruction saw nothing of block {number}; give calibration data")
-        weight = output_rows(block.output).detach().cpu().double()
+        weight = self.weights.get(number, output_rows(block.output).detach()).cpu().double()
         covariance = moments.covariance
         one = torch.eye(len(covariance), dtype=covariance.dtype)
         if number in self._constant:  # whatever goes, a bias makes up for it

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deadhead.criteria.base import make_criterion
 from deadhead.criteria.combine import combined, parts_of
@@ -160,6 +160,23 @@ class Scorer:
         other.criteria = [spec]
         other._names = parts_of(spec)
         other._made = {name: self._made[name] for name in other._names}
+        return other
+
+    def again(self, weights: Mapping[int, Tensor]) -> Scorer | None:
+        """Look at the model anew as it is at this moment, and return the scorer of what is seen.
+
+        Args:
+            weights: the output projections that differ from the dense model's, by block.
+
+        None if the criterion cannot tell what a mask leaves from one look. Cost: a pass.
+        """
+        if len(self._made) != 1 or self._lasting != self._names or not self.loss:
+            return None
+        other = copy.copy(self)
+        other._made, other._seen = self._make(self._names), None
+        for criterion in other._made.values():
+            criterion.weights = weights
+        other._dense()
         return other
 
     def gains(self, mask: HeadMask) -> HeadScores | None:

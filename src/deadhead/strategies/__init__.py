@@ -1,6 +1,12 @@
 """Strategies: from scores to masks. Each is a lazy stream of moves; rules say what may go."""
 
-from deadhead.strategies import clusters, greedy, one_shot, search  # noqa: F401 - they register
+from deadhead.strategies import (  # noqa: F401 - they register
+    clusters,
+    greedy,
+    one_shot,
+    search,
+    second_look,
+)
 from deadhead.strategies.base import (
     Move,
     ScoreFn,

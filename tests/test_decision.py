@@ -1,0 +1,194 @@
+"""What auto decides on, and the second look: against numbers made by hand."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from deadhead import HeadModel, open_task
+from deadhead.checkpoints import load_model
+from deadhead.criteria import Scorer
+from deadhead.criteria.divergence import Probe, held_out, preference_from
+from deadhead.criteria.inputs import call
+from deadhead.decision import ORDERS, Decider, divergences_of
+from deadhead.errors import BudgetError, ScoreError
+from deadhead.moments.sums import HELD_OUT_EVERY
+from deadhead.pruning import Done, Progress, choose, prune
+from deadhead.recipe import Recipe
+from deadhead.repair import apply_repaired_, fit
+from deadhead.types import Head, PruningPlan
+from models import batch, make
+
+DATA = [batch((9, 8, 7, 9), seed=seed) for seed in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    loaded = load_model("bundled:decoder")
+    tasks = open_task(
+        "bundled:agreement", loaded.tokenizer, config=loaded.model.config, calibration_size=48
+    )
+    return loaded.model, tasks
+
+
+def test_probes_are_the_samples_that_fits_hold_out():
+    ids = torch.cat([probe.batch["input_ids"] for probe in held_out(DATA)])
+    every = torch.cat([data["input_ids"] for data in DATA])
+    assert torch.equal(ids, every[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
+
+
+def test_probes_of_pairs_ask_which_sentence_is_likelier(pairs):
+    _, tasks = pairs
+    probes = tasks.calibration.probes()
+    rows = sum(len(probe.batch["input_ids"]) for probe in probes)
+    assert rows == 2 * (tasks.calibration.size // HELD_OUT_EVERY)
+    found = {tuple(row[row > 0].tolist()) for p in probes for row in p.batch["input_ids"]}
+    good = {
+        tuple(row[mask.bool()].tolist())
+        for data in tasks.calibration.batches()
+        for row, mask in zip(data["input_ids"], data["attention_mask"], strict=True)
+    }
+    assert 0 < len(found & good) < len(found), "one side of each pair is acceptable"
+
+
+def test_the_divergence_of_a_preference_is_that_of_two_probabilities(pairs):
+    model, tasks = pairs
+    view = HeadModel(model)
+    (probe, *_) = tasks.calibration.probes()
+    mask = view.mask.drop(Head(0, 0), Head(1, 1))
+
+    def prefers() -> torch.Tensor:
+        with torch.no_grad():
+            logits = call(model, probe.batch).logits.double()
+        losses = F.cross_entropy(
+            logits[:, :-1].transpose(1, 2), probe.batch["input_ids"][:, 1:], reduction="none"
+        )
+        total = (losses * probe.batch["attention_mask"][:, 1:]).sum(1)
+        first, second = total.chunk(2)
+        return torch.stack([-first, -second]).softmax(0)
+
+    before = prefers()
+    plan = PruningPlan(mask)
+    cut = apply_repaired_(copy.deepcopy(model), plan, {})
+    (found,) = divergences_of(view, [probe], {mask: {}})
+    model = cut
+    after = prefers()
+    wanted = (before * (before.log() - after.log())).sum(0)
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-7)
+    assert found.max() > 0
+    (same,) = divergences_of(view, [probe], {view.mask: {}})
+    assert float(same.abs().max()) == 0
+
+
+def test_which_side_is_right_is_not_looked_at(pairs):
+    view = HeadModel(pairs[0])
+    (probe, *_) = pairs[1].calibration.probes()
+    swapped = {k: torch.cat(v.chunk(2)[::-1]) for k, v in probe.batch.items()}
+    changes = {view.mask.drop(Head(0, 0), Head(2, 1)): {}}
+    (one,) = divergences_of(view, [probe], changes)
+    (other,) = divergences_of(view, [Probe(swapped, preference_from)], changes)
+    assert torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "gpt2"])
+def test_the_nearest_order_is_taken_unless_the_first_is_as_near(model_type):
+    model = make(model_type)
+    before = copy.deepcopy(model.state_dict())
+    view = HeadModel(model)
+    decider = Decider(view, DATA)
+    limit = view.mask.n_heads * 3 // 4
+    decision = decider(Recipe(heads=0.75), limit)
+    assert list(decision.divergences) == [" ".join(order) for order in ORDERS]
+    assert decision.mask == choose(model, DATA, decision.recipe).mask
+    assert decision.recipe.loss == "kl"
+    # by hand: fits without the probes, answers to the probes, the rule of one standard error
+    fitting = Scorer(view, DATA, [], moments=True).moments.fitting
+    apart = {}
+    for strategy, criterion in ORDERS:
+        recipe = Recipe(strategy=strategy, criterion=criterion, loss="kl", heads=0.75)
+        mask = choose(model, DATA, recipe).mask
+        fits = fit(view, PruningPlan(mask), fitting, "least_squares")
+        (apart[f"{strategy} {criterion}"],) = divergences_of(view, held_out(DATA), {mask: fits})
+    means = {name: float(values.mean()) for name, values in apart.items()}
+    assert means == pytest.approx(dict(decision.divergences))
+    first, *others = apart
+    standing = {first}
+    for name in others:
+        saved = (apart[first] - apart[name]).numpy()
+        if saved.mean() > np.std(saved, ddof=1) / np.sqrt(len(saved)):
+            standing.add(name)
+    best = min(standing, key=means.__getitem__)
+    assert f"{decision.recipe.strategy} {decision.recipe.criterion}" == best
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_passes_are_counted_in_tokens():
+    view = HeadModel(make("bert"))
+    few = Decider(view, DATA)(Recipe(heads=0.25), view.mask.n_heads // 4)
+    many = Decider(view, DATA)(Recipe(heads=0.75), view.mask.n_heads * 3 // 4)
+    share = sum(int(p.batch["attention_mask"].sum()) for p in held_out(DATA)) / sum(
+        int(data["attention_mask"].sum()) for data in DATA
+    )
+    different = len({round(v, 12) for v in few.divergences.values()})
+    assert few.passes == pytest.approx(1 + share * (1 + different) / 3)
+    assert 2 < many.passes < 3
+    assert f"{many.passes:.1f} forward+backward passes" in many.describe()
+
+
+def test_too_few_samples_to_hold_any_out():
+    with pytest.raises(ScoreError, match=r"too few calibration samples.*four or more.*--criterion"):
+        choose(make("bert"), [batch((9, 8, 7))], Recipe(heads=0.5))
+
+
+def test_who_names_a_method_gets_it():
+    assert Recipe().settled().undecided
+    for named in ({"strategy": "greedy"}, {"budget": "flops=80%"}, {"inverse": True}):
+        found = Recipe(**named).settled()
+        assert (found.undecided, found.criterion) == (False, "reconstruction")
+        assert found.repair == "least_squares"
+    assert Recipe(criterion="taylor").settled().repair == "none"
+
+
+@pytest.mark.parametrize("model_type", ["bert", "gpt2", "llama"])
+def test_the_second_look_sees_the_model_that_was_cut_and_repaired(model_type):
+    model = make(model_type)
+    view = HeadModel(model)
+    greedy = Recipe(strategy="greedy", criterion="reconstruction")
+    half = choose(model, DATA, greedy, scores=None).mask
+    moments = Scorer(view, DATA, [], moments=True).moments
+    plan = PruningPlan(half)
+    cut = apply_repaired_(copy.deepcopy(model), plan, fit(view, plan, moments, "least_squares"))
+    on_cut = choose(cut, DATA, Recipe(strategy="greedy", criterion="reconstruction", heads=0.75))
+    second = Recipe(strategy="second_look", criterion="reconstruction", heads=0.75)
+    assert choose(model, DATA, second).mask.kept == on_cut.mask.kept
+
+
+def test_a_second_look_that_was_interrupted_ends_the_same():
+    loaded = load_model("bundled:encoder")
+    tasks = open_task(
+        "bundled:sentiment",
+        loaded.tokenizer,
+        config=loaded.model.config,
+        calibration_size=32,
+        test_size=16,
+    )
+    recipe = Recipe(strategy="second_look", criterion="reconstruction", heads=0.75)
+    seen = []
+    whole = prune(loaded.model, tasks, recipe, progress=Progress(on_step=seen.append))
+    masks = [step.mask for step in whole.trajectory.steps]
+    half = choose(loaded.model, tasks.calibration.batches(), Recipe(strategy="greedy")).mask
+    assert half in masks
+    for at in (3, len(seen) - 2):  # before the second look, and after it
+        done = Done(whole.scores, tuple(seen[:at]))
+        again = prune(loaded.model, tasks, recipe, done=done)
+        assert [step.mask for step in again.trajectory.steps] == masks
+
+
+def test_a_second_look_needs_a_criterion_that_knows_every_mask():
+    recipe = Recipe(strategy="second_look", criterion="gradient_norm", heads=0.75)
+    with pytest.raises(BudgetError, match=r"'second_look' needs .*criterion reconstruction, or"):
+        choose(make("bert"), DATA, recipe)
