@@ -18,9 +18,9 @@ CriterionOption = Annotated[
     typer.Option(
         "--criterion",
         "-c",
-        help="How to score heads: 'deadhead list' names all; auto is reconstruction, repaired by"
-        " least_squares. Options follow colons: attention_entropy:normalized=true; names joined by"
-        " + are combined by rank: taylor+magnitude.",
+        help="How to score heads: 'deadhead list' names all; auto decides between several by"
+        " held-out calibration texts, and repairs. Options follow colons:"
+        " attention_entropy:normalized=true; names joined by + are combined by rank.",
         rich_help_panel="Choosing",
     ),
 ]
@@ -39,8 +39,9 @@ StrategyOption = Annotated[
     typer.Option(
         "--strategy",
         "-s",
-        help="greedy (score again after every move; auto), one_shot, search (greedy, then swaps),"
-        " or clusters (one head stands for each group with alike attention maps).",
+        help="greedy (score again after every move), one_shot, second_look (greedy, measured again"
+        " at half of the heads), search (greedy, then swaps), or clusters (one head stands for"
+        " each group with alike attention maps); auto decides with the criterion, else greedy.",
         rich_help_panel="Choosing",
     ),
 ]
