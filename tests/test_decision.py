@@ -10,17 +10,20 @@ import torch
 from torch.nn import functional as F
 
 from deadhead import HeadModel, open_task
+from deadhead.baseline import no_grams
 from deadhead.checkpoints import load_model
 from deadhead.criteria import Scorer
 from deadhead.criteria.divergence import Probe, held_out, preference_from
 from deadhead.criteria.inputs import call
 from deadhead.decision import ORDERS, Decider, divergences_of
-from deadhead.errors import BudgetError, ScoreError
+from deadhead.errors import BudgetError, DataError
 from deadhead.moments.sums import HELD_OUT_EVERY
-from deadhead.pruning import Done, Progress, choose, prune
+from deadhead.pruning import Done, Progress, choose, moves_to, prune
 from deadhead.recipe import Recipe
 from deadhead.repair import apply_repaired_, fit
-from deadhead.types import Head, PruningPlan
+from deadhead.strategies import Rules, strategy_named
+from deadhead.sweeping import Sweep
+from deadhead.types import Head, HeadScores, PruningPlan
 from models import batch, make
 
 DATA = [batch((9, 8, 7, 9), seed=seed) for seed in (1, 2, 3)]
@@ -139,11 +142,6 @@ def test_passes_are_counted_in_tokens():
     assert f"{many.passes:.1f} forward+backward passes" in many.describe()
 
 
-def test_too_few_samples_to_hold_any_out():
-    with pytest.raises(ScoreError, match=r"too few calibration samples.*four or more.*--criterion"):
-        choose(make("bert"), [batch((9, 8, 7))], Recipe(heads=0.5))
-
-
 def test_who_names_a_method_gets_it():
     assert Recipe().settled().undecided
     for named in ({"strategy": "greedy"}, {"budget": "flops=80%"}, {"inverse": True}):
@@ -192,3 +190,89 @@ def test_a_second_look_needs_a_criterion_that_knows_every_mask():
     recipe = Recipe(strategy="second_look", criterion="gradient_norm", heads=0.75)
     with pytest.raises(BudgetError, match=r"'second_look' needs .*criterion reconstruction, or"):
         choose(make("bert"), DATA, recipe)
+
+
+def test_with_nothing_to_ask_the_first_order_is_taken_and_said():
+    model, few = make("bert"), [batch((9, 8, 7))]
+    said = []
+    plan = choose(model, few, Recipe(heads=0.5), on_decision=said.append)
+    first = choose(model, few, Recipe(strategy=ORDERS[0][0], criterion=ORDERS[0][1], heads=0.5))
+    assert plan.mask == first.mask
+    assert "too few calibration samples to hold any out" in said[0].describe()
+    with pytest.raises(DataError, match="give four or more, or go on all the same without strict"):
+        choose(model, few, Recipe(heads=0.5, strict=True))
+
+
+def test_where_all_orders_leave_the_same_no_question_is_asked():
+    said = []
+    choose(make("bert"), DATA, Recipe(heads=1.0), on_decision=said.append)
+    assert said[0].divergences == {}
+    assert said[0].passes == 2
+    assert "all orders leave the same heads" in said[0].describe()
+
+
+def test_an_order_that_the_data_cannot_make_is_left_out():
+    view = HeadModel(make("bert"))
+    short = [batch((1, 1, 1, 1), seed=seed) for seed in (1, 2, 3)]
+    for data in short:
+        data["input_ids"][:] = 5  # one token, the same everywhere: nothing to reconstruct
+    decision = Decider(view, short)(Recipe(heads=0.25), 3)
+    assert decision.recipe.criterion in ("taylor", "fisher", "gradient_norm")
+    assert not any("reconstruction" in name for name in decision.divergences)
+
+
+def test_the_second_look_is_made_once(monkeypatch):
+    model, seen = make("bert"), []
+    monkeypatch.setattr("deadhead.decision.ORDERS", (ORDERS[1], ORDERS[2]))
+    monkeypatch.setattr("deadhead.decision._clearly_nearer", lambda new, old: False)
+    decider = Decider(HeadModel(model), DATA, on_batch=lambda: seen.append(1))
+    decision = decider(Recipe(heads=0.75), 14)
+    assert decision.recipe.strategy == "second_look"
+    assert len(seen) == 2 * len(DATA)
+    scorer, view = decider.scorer.only("reconstruction"), decider.view
+    moves = strategy_named("second_look")(
+        view, scorer, None, origin=view.mask, start=view.mask, per_step=1, limit=14, rules=Rules()
+    )
+    assert list(moves)[-1].mask == decision.mask
+    assert len(seen) == 2 * len(DATA)
+
+
+def test_a_block_without_heads_is_not_constant_at_the_second_look():
+    model = make("bert")
+    view = HeadModel(model)
+    with torch.no_grad():
+        view.blocks[0].output.weight.zero_()
+    recipe = Recipe(strategy="second_look", criterion="reconstruction", heads=0.75, strict=True)
+    data = [batch((9,) * 40, seed=seed) for seed in (1, 2)]
+    assert not any(choose(model, data, recipe).mask.kept[0])
+
+
+def test_a_curve_beyond_its_cut_drops_no_head_twice():
+    model = make("bert")
+    recipe = Recipe(strategy="second_look", criterion="reconstruction", heads=0.9, per_step=4)
+    view = HeadModel(model)
+    moves = list(
+        moves_to(
+            view,
+            Scorer(view, DATA, ["reconstruction"]),
+            no_grams,
+            recipe,
+            start=view.mask,
+            limits=(3, 10),
+        )
+    )
+    heads = [head for move in moves for head in move.dropped]
+    assert len(heads) == len(set(heads)) == 10
+
+
+def test_auto_is_a_method_of_its_own_in_a_table():
+    with pytest.raises(BudgetError, match="auto decides on strategy and criterion together"):
+        Sweep((0.5,), methods=(("greedy", "auto"),), actions=("mask",))
+
+
+def test_scores_of_anybody_are_taken():
+    model = make("bert")
+    values = np.arange(HeadModel(model).mask.n_heads, dtype=float)
+    rows = tuple(np.split(values, np.cumsum(HeadModel(model).mask.counts)[:-1]))
+    plan = choose(model, None, Recipe(heads=3), scores=HeadScores(rows, "mine"))
+    assert [(h.block, h.index) for h in plan.mask.dropped] == [(0, 0), (0, 1), (0, 2)]

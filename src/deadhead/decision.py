@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,13 +15,13 @@ from deadhead.criteria import Scorer
 from deadhead.criteria.divergence import Probe, held_out
 from deadhead.criteria.inputs import Batch, aligned, call, to_device, valid_tokens
 from deadhead.criteria.losses import Loss
-from deadhead.errors import ScoreError
-from deadhead.heads import HeadModel
+from deadhead.errors import DataError, ScoreError
+from deadhead.heads import HeadModel, output_rows
 from deadhead.recipe import Recipe
 from deadhead.repair import Fits, fit, repaired
 from deadhead.strategies import strategy_named
 from deadhead.strategies.second_look import half_of
-from deadhead.types import HeadMask, count_heads
+from deadhead.types import HeadMask, PruningPlan, count_heads
 
 ORDERS = (
     ("greedy", "reconstruction"),
@@ -31,6 +32,7 @@ ORDERS = (
     ("one_shot", "gradient_norm"),
 )
 FORWARD = 1 / 3  # of a forward and backward pass, as is usual
+FEW = "there are too few calibration samples to hold any out and compare orders on"
 CLEARLY = 1.0  # standard errors of the mean difference
 
 
@@ -41,27 +43,36 @@ class Decision:
     Attributes:
         recipe: with its strategy, criterion and loss named.
         mask: what the order leaves.
-        divergences: of every order, by `strategy criterion`, in nats per answer.
+        divergences: of every order, by `strategy criterion`, in nats per answer; empty if there was
+            nothing to compare.
         passes: over the calibration data that this took, in forward and backward passes.
+        few: whether there were too few samples to compare on.
     """
 
     recipe: Recipe
     mask: HeadMask
     divergences: Mapping[str, float]
     passes: float
+    few: bool = False
 
     def describe(self) -> str:
         """Say in one line what was chosen and why."""
         others = dict(self.divergences)
         chosen = f"{self.recipe.strategy} {self.recipe.criterion}"
-        own = others.pop(chosen)
-        nearest = own <= min(others.values(), default=own)
-        why = "nearest to" if nearest else "as near as any, as far as they can tell, to"
-        beside = ", ".join(f"{name} {value:.3g}" for name, value in others.items())
+        own = others.pop(chosen, None)
+        if own is None:
+            why = FEW if self.few else "all orders leave the same heads"
+        else:
+            nearest = own <= min(others.values(), default=own)
+            near = "nearest to" if nearest else "as near as any, as far as they can tell, to"
+            beside = ", ".join(f"{name} {value:.3g}" for name, value in others.items())
+            why = (
+                f"{near} the dense model's answers to held-out calibration texts ({own:.3g} nats;"
+                f" {beside})"
+            )
         return (
-            f"{chosen}, repair {self.recipe.repair}: {why} the dense model's answers to held-out"
-            f" calibration texts ({own:.3g} nats; {beside}); {self.passes:.1f} forward+backward"
-            " passes over the calibration data"
+            f"{chosen}, repair {self.recipe.repair}: {why}; chosen in {self.passes:.1f}"
+            " forward+backward passes over the calibration data"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -111,31 +122,53 @@ class Decider:
         a forward pass over the probes for the dense model and each mask, of a quarter of the data
         (of pairs, a half).
 
+        Where there is nothing to ask (fewer than four samples), or all orders leave the same, the
+        first order is taken; orders that the data cannot make are left out.
+
         Raises:
             BudgetError: the heads cannot be had under the rules.
-            ScoreError: there are no probes, as there are fewer than four samples.
+            DataError: `strict`, and there are too few samples to hold any out.
+            ScoreError: the data can make no order.
         """
         recipe = recipe.settled()
-        fitting = self.scorer.moments.fitting
-        masks = [self._mask(recipe, *order, limit) for order in ORDERS]
-        changes: dict[HeadMask, Fits] = {}
-        for mask in masks:
-            changes[mask] = fit(self.view, recipe.plan(mask), fitting, _fitted(recipe.repair))
-        apart = dict(zip(changes, divergences_of(self.view, self.probes, changes), strict=True))
-        best = 0
-        for number, mask in enumerate(masks[1:], start=1):
-            nearer = _clearly_nearer(apart[mask], apart[masks[0]])
-            if nearer and apart[mask].mean() < apart[masks[best]].mean():
-                best = number
-        asked = _count([probe.batch for probe in self.probes]) * (1 + len(changes))
-        named = {
-            " ".join(order): float(apart[mask].mean())
-            for order, mask in zip(ORDERS, masks, strict=True)
-        }
-        strategy, criterion = ORDERS[best]
-        chosen = replace(recipe, strategy=strategy, criterion=criterion, loss=self.loss)
+        masks = self._masks(recipe, limit)
+        distinct = list(dict.fromkeys(masks.values()))
+        apart: dict[HeadMask, Tensor] = {}
+        if len(distinct) > 1 and self.probes:
+            fits = (self._fits(recipe.plan(mask)) for mask in distinct)
+            changes = dict(zip(distinct, fits, strict=True))
+            apart = dict(zip(changes, divergences_of(self.view, self.probes, changes), strict=True))
+        elif len(distinct) > 1 and self.scorer.strict:
+            raise DataError(f"{FEW}; give four or more, or go on all the same without strict")
+        asked = _count([probe.batch for probe in self.probes]) * (1 + len(apart)) if apart else 0
         looks = 1 + (limit > half_of(self.view.mask))
-        return Decision(chosen, masks[best], named, looks + FORWARD * asked / self._tokens)
+        order = _nearest({order: apart[mask] for order, mask in masks.items() if mask in apart})
+        order = order or next(iter(masks))
+        chosen = replace(recipe, strategy=order[0], criterion=order[1], loss=self.loss)
+        named = {" ".join(o): float(apart[m].mean()) for o, m in masks.items() if m in apart}
+        named = {name: value for name, value in named.items() if math.isfinite(value)}
+        passes = looks + FORWARD * asked / self._tokens
+        return Decision(chosen, masks[order], named, passes, few=not self.probes)
+
+    def _masks(self, recipe: Recipe, limit: int) -> dict[tuple[str, str], HeadMask]:
+        """Return what each order leaves; without those that these data cannot make."""
+        masks: dict[tuple[str, str], HeadMask] = {}
+        for number, order in enumerate(ORDERS, start=1):
+            try:
+                masks[order] = self._mask(recipe, *order, limit)
+            except ScoreError:
+                if number == len(ORDERS) and not masks:
+                    raise
+        return masks
+
+    def _fits(self, plan: PruningPlan) -> Fits:
+        """Fit a repair without the probes, in the numbers that it will be written in."""
+        found = fit(self.view, plan, self.scorer.moments.fitting, _fitted(plan.repair))
+        weights = {n: output_rows(self.view.blocks[n].output) for n in found}
+        return {
+            n: replace(f, weight=f.weight.to(weights[n].dtype), bias=f.bias.to(weights[n].dtype))
+            for n, f in found.items()
+        }
 
     def _mask(self, recipe: Recipe, strategy: str, criterion: str, limit: int) -> HeadMask:
         mask = self.view.mask
@@ -161,9 +194,6 @@ def divergences_of(
 
     Shape: (answers,) for each. Unit: nats. Cost: a forward pass over the probes for the dense model
     and for each mask; one batch's answers in memory.
-
-    Raises:
-        ScoreError: there are no probes.
     """
     found: list[list[Tensor]] = [[] for _ in changes]
     with view.at_rest(), torch.no_grad():
@@ -174,12 +204,17 @@ def divergences_of(
                 with repaired(view, mask, fits):
                     answers = loss(view.model, call(view.model, batch), batch)
                 values.append(answers.cpu().double())
-    if not all(found):
-        raise ScoreError(
-            "there are too few calibration samples to hold any out; give four or more, or name a"
-            " --criterion"
-        )
     return [torch.cat(values) for values in found]
+
+
+def _nearest(apart: Mapping[tuple[str, str], Tensor]) -> tuple[str, str] | None:
+    """Return the first order, or of those that are clearly nearer the nearest; None if none is."""
+    sound = {order: values for order, values in apart.items() if values.isfinite().all()}
+    if not sound:
+        return None
+    first = next(iter(sound))
+    nearer = [o for o in sound if _clearly_nearer(sound[o], sound[first])]
+    return min([first, *nearer], key=lambda order: float(sound[order].mean()))
 
 
 def _clearly_nearer(new: Tensor, old: Tensor) -> bool:

@@ -138,7 +138,9 @@ def prune(
         steps = [Step(origin, (), dense, time.perf_counter() - begun)]
         progress.on_step(steps[0])
     dense, better = steps[0].metric, judge.greater_is_better
-    recipe, scorer, decision = _scoring(view, tasks.calibration, recipe, most)
+    # how many will go is not known where a metric stops it: then at half of what may go
+    at = most if recipe.max_drop is None else (len(origin.dropped) + most + 1) // 2
+    recipe, scorer, decision = _scoring(view, tasks.calibration, recipe, at)
     if decision is not None:
         progress.on_decision(decision)
 
@@ -229,7 +231,7 @@ class _Scores:
     ):
         self.scorer, self.origin, self.progress, self.first = scorer, origin, progress, first
         self.error, self.gains, self.joint = scorer.error, scorer.gains, scorer.joint
-        self.again = scorer.again
+        self.again, self.looks_again = scorer.again, scorer.looks_again
 
     @property
     def moments(self) -> Moments:
@@ -286,7 +288,7 @@ def choose(
     data = None if batches is None else list(batches)
     how = {"seed": recipe.seed, "strict": recipe.strict, "on_batch": on_batch}
     if recipe.undecided and scores is not None:
-        recipe = replace(recipe, strategy="one_shot", criterion=scores.criterion)
+        recipe = replace(recipe, strategy="one_shot", criterion="file")  # not looked at
     if recipe.undecided:
         decider = Decider(view, data or (), probes, loss=recipe.loss, **how)
         decision = decider(recipe, droppable(view, view.mask, recipe.rules, recipe.heads))
@@ -314,11 +316,15 @@ def choose(
         on_move(move)
         mask, copies = move.mask, move.copies
         if gauge is not None and gauge.met(mask):
-            return recipe.plan(mask, copies)
+            break
     if gauge is not None:
         check_met(gauge, mask)
-    check_reached(mask, limit)
-    return recipe.plan(mask, copies)
+    else:
+        check_reached(mask, limit)
+    plan = recipe.plan(mask, copies)
+    if recipe.strict and recipe.repair != "none" and data is not None:
+        fit(view, plan, scorer.moments, recipe.repair, batches=data, strict=True)  # or refuses
+    return plan
 
 
 def gauge_of(

@@ -62,6 +62,12 @@ class Sweep:
                 for clustering in self.clusterings or (Clustering(),):
                     self.of_clusters(clustering, fraction, action)
             for strategy, criterion in self.chosen:
+                if (strategy == AUTO) != (criterion == AUTO):
+                    raise BudgetError(
+                        f"auto decides on strategy and criterion together, and {strategy!r} by"
+                        f" {criterion!r} names one of them; name a criterion, or compare --criteria"
+                        " auto"
+                    )
                 for repair in self.repairs:
                     self.of_criterion(criterion, fraction, strategy=strategy, repair=repair)
         for name in self.distill_of:

@@ -19,7 +19,7 @@ from deadhead.moments import Moments
 from deadhead.pruning import check_reached, choose, moves_to
 from deadhead.readings import RANDOM_GROUPS, RANDOM_HEADS, Point, Reading
 from deadhead.recipe import AUTO, NESTED, Recipe
-from deadhead.repair import applied_repaired, apply_repaired_, fit
+from deadhead.repair import applied_repaired, apply_repaired_, fit, notes_of
 from deadhead.repair.base import BEGINS_WITH
 from deadhead.similarity import Clustering, GramFn
 from deadhead.strategies import ScoreFn, droppable
@@ -49,6 +49,7 @@ def sweep(
     measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
     done: Mapping[tuple[str, str, float, int], Point] | None = None,
     on_point: Callable[[Point], None] = lambda point: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> list[Point]:
     """Judge the dense model and every plan of a sweep on one loaded model.
 
@@ -68,6 +69,7 @@ def sweep(
         measure: sizes and timings of a smaller model; None: nothing is really cut.
         done: points of an interrupted sweep, by key.
         on_point: called with every new point.
+        on_note: called with what the user should know about a point's repair.
 
     Cost: an evaluation per point; one forward pass over the prompts per scope, and one scoring per
     criterion.
@@ -83,7 +85,7 @@ def sweep(
     for point in _points(view, asked, score, grams, decide):
         made = done.get(point.key)
         if made is None:
-            made = _judged(view, point, judges, moments, batches, train, measure)
+            made = _judged(view, point, judges, moments, batches, train, measure, on_note)
             on_point(made)
         points.append(made)
     return points
@@ -207,6 +209,7 @@ def _judged(
     batches: Sequence[Batch] | None,
     train: Callable[[nn.Module], object] | None,
     measure: Callable[[nn.Module], Mapping[str, float]] | None,
+    on_note: Callable[[str], None],
 ) -> Point:
     plan = planned.plan
     made = Point(
@@ -220,6 +223,8 @@ def _judged(
     found = moments() if plan.repair != "none" and moments is not None else None
     begun = time.perf_counter()
     fits = {} if found is None else fit(view, plan, found, plan.repair, batches=batches)
+    for note in notes_of(fits):
+        on_note(note)
 
     def timed() -> Point:
         return replace(made, seconds=planned.seconds + time.perf_counter() - begun)

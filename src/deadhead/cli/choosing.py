@@ -200,6 +200,13 @@ StrictOption = Annotated[
         " for every token.",
     ),
 ]
+PromptStrictOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse prompts longer than the model's context, instead of cutting them with a note.",
+    ),
+]
 # where a plan or a log is obeyed, these change what it says
 PlannedActionOption = Annotated[
     str | None,

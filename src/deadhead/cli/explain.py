@@ -70,6 +70,7 @@ def explain(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the table to this CSV file.")
     ] = None,
+    trust_remote_code: o.RemoteCodeOption = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """Explain a run: per removed head its scores, what it cost, and what the repair gave back.
@@ -98,7 +99,7 @@ def explain(
         )
         return
     with progress_bar("loading", None, hidden=as_json) as advance:
-        loaded = finished.open_model(model, device)
+        loaded = finished.open_model(model, device, trust_remote_code=trust_remote_code)
         source = finished.open_calibration(loaded, task, calibration)
         say(f"{loaded.name}: {finished.removed} heads gone, scored on {source.size} samples")
         found = finished.explain(

@@ -47,7 +47,7 @@ def similarity(
     ] = 10,
     column: c.PromptColumnOption = None,
     max_length: o.MaxLengthOption = None,
-    strict: c.StrictOption = False,
+    strict: c.PromptStrictOption = False,
     heads: c.HeadsOption = "50%",
     distance: c.DistanceOption = "cosine",
     grouping: c.GroupingOption = "balanced",

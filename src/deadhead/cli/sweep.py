@@ -74,7 +74,7 @@ def sweep(
     prompts: c.PromptsOption = None,
     n_prompts: c.PromptCountOption = "100",
     prompt_column: c.PromptColumnOption = None,
-    strict: c.StrictOption = False,
+    strict: c.PromptStrictOption = False,
     also: o.AlsoOption = None,
     kind: o.KindOption = None,
     calibration: o.CalibrationOption = None,

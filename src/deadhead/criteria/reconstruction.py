@@ -70,7 +70,8 @@ class Reconstruction:
         self.weighted = weight == "gradient"
         self.ridge = ridge
         self.moments: Moments | None = None
-        self.weights: Mapping[int, Tensor] = {}  # where they were not the model's own when seen
+        self.mask = view.mask  # what was kept when the data were seen
+        self.weights: Mapping[int, Tensor] = {}  # where they were not the model's own then
         self._states: dict[int, Elimination] = {}
         self._wholes: dict[int, Elimination] = {}
         self._errors: dict[tuple[int, tuple[int, ...]], float] = {}
@@ -187,7 +188,8 @@ class Reconstruction:
         one = torch.eye(len(covariance), dtype=covariance.dtype)
         if number in self._constant:  # whatever goes, a bias makes up for it
             return Elimination(one, torch.zeros_like(weight), block.head_dim)
-        ridged = covariance + self.ridge * covariance.diagonal().mean() * one
+        variance = covariance.diagonal()[self._features(number)].mean()
+        ridged = covariance + self.ridge * variance * one
         metric = None
         if self.weighted and self.moments is not None:
             metric = self.moments.gradient[number]
@@ -202,7 +204,12 @@ class Reconstruction:
     @cached_property
     def _constant(self) -> set[int]:
         """Blocks that put out the same for every token."""
-        seen = {n: moments for n, moments in enumerate(self._seen) if moments is not None}
+        features = {n: self._features(n) for n in range(len(self.view.blocks))}
+        seen = {
+            n: moments.of(features[n])
+            for n, moments in enumerate(self._seen)
+            if moments is not None and len(features[n])
+        }
         found = {n for n, moments in seen.items() if moments.constant}
         if found and len(found) == len(seen):
             raise ScoreError(
@@ -210,6 +217,13 @@ class Reconstruction:
                 " reconstruct; give more and longer samples, or choose another criterion"
             )
         return found
+
+    def _features(self, number: int) -> Tensor:
+        """Return the features of the heads that were kept when the data were seen."""
+        block = self.view.blocks[number]
+        kept = [block.position(i) for i in self.mask.kept_in(number) if i in block.held.heads]
+        starts = torch.tensor(kept, dtype=torch.long) * block.head_dim
+        return (starts[:, None] + torch.arange(block.head_dim)).reshape(-1)
 
     @contextmanager
     def _naming(self, number: int) -> Iterator[None]:

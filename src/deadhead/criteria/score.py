@@ -126,6 +126,7 @@ class Scorer:
         }
         self.strict = strict
         self._seen: Seen | None = None
+        self._looks: dict[tuple[Any, ...], Scorer] = {}  # shared with those of `only`
 
     def __call__(self, mask: HeadMask | None = None) -> HeadScores:
         """Score by the first criterion; see `all_of`."""
@@ -162,22 +163,29 @@ class Scorer:
         other._made = {name: self._made[name] for name in other._names}
         return other
 
-    def again(self, weights: Mapping[int, Tensor]) -> Scorer | None:
+    @property
+    def looks_again(self) -> bool:
+        """Whether `again` can be had: of a single criterion that needs but one look."""
+        return len(self._made) == 1 and all(hasattr(c, "weights") for c in self._made.values())
+
+    def again(self, mask: HeadMask, weights: Mapping[int, Tensor]) -> Scorer:
         """Look at the model anew as it is at this moment, and return the scorer of what is seen.
 
         Args:
+            mask: what it is masked by; looked at once, however often it is asked for.
             weights: the output projections that differ from the dense model's, by block.
 
-        None if the criterion cannot tell what a mask leaves from one look. Cost: a pass.
+        Cost: a pass the first time.
         """
-        if len(self._made) != 1 or self._lasting != self._names or not self.loss:
-            return None
-        other = copy.copy(self)
-        other._made, other._seen = self._make(self._names), None
-        for criterion in other._made.values():
-            criterion.weights = weights
-        other._dense()
-        return other
+        key = (*self._names, mask)
+        if key not in self._looks:
+            other = copy.copy(self)
+            other._made, other._seen = self._make(self._names), None
+            for criterion in other._made.values():
+                criterion.mask, criterion.weights = mask, weights
+            other._dense()
+            self._looks[key] = other
+        return self._looks[key]
 
     def gains(self, mask: HeadMask) -> HeadScores | None:
         """Return what taking back each dropped head would save; None if the criterion cannot tell.

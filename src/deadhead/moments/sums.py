@@ -58,6 +58,11 @@ class BlockMoments:
         mean = self.first[number] / self.tokens[number]
         return mean, self.second[number] / self.tokens[number] - torch.outer(mean, mean)
 
+    def of(self, features: Tensor) -> BlockMoments:
+        """Return the moments of some features alone."""
+        second = self.second[:, features][:, :, features]
+        return BlockMoments(second, self.first[:, features], self.tokens)
+
     @property
     def fitting(self) -> BlockMoments:
         """The moments of the fitting samples alone."""

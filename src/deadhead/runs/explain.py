@@ -100,8 +100,16 @@ class FinishedRun:
         """How many heads the run removed."""
         return self.summary.trajectory.start.mask.n_kept - self.summary.plan.mask.n_kept
 
-    def open_model(self, source: str | None = None, device: str | None = None) -> Loaded:
+    def open_model(
+        self,
+        source: str | None = None,
+        device: str | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> Loaded:
         """Load the dense model; from `source` and on `device`, if not as the run did.
+
+        Whether code that comes with the model may run is asked of the caller, not of the file.
 
         Raises:
             DataError: it cannot be loaded, has changed, or the run does not say which it was.
@@ -110,7 +118,9 @@ class FinishedRun:
         if source is None and "source" not in recorded:
             raise DataError(f"{str(self.folder)!r} does not say which model it pruned{MODEL}")
         given: dict[str, Any] = {"source": source, "device": device}
-        settings = ModelSettings(**recorded | {k: v for k, v in given.items() if v is not None})
+        given = {k: v for k, v in given.items() if v is not None}
+        given["trust_remote_code"] = trust_remote_code
+        settings = ModelSettings(**recorded | given)
         before, now = self.summary.run.get("weights"), settings.fingerprint()
         if source is None and None not in (before, now) and before != now:
             raise DataError(
@@ -120,7 +130,8 @@ class FinishedRun:
         try:
             return load_model(**settings.__dict__)
         except DeadheadError as error:
-            raise DataError(f"the run's model cannot be loaded: {error}{MODEL}") from error
+            where = "" if str(settings.device) in str(error) else MODEL
+            raise DataError(f"the run's model cannot be loaded: {error}{where}") from error
 
     def open_calibration(
         self, loaded: Loaded, task: str | None = None, calibration: str | None = None
@@ -132,15 +143,18 @@ class FinishedRun:
         """
         settings = DataSettings(**_known(DataSettings, self._recorded("data")))
         if task is not None:
-            settings = replace(settings, spec=task, calibration=None)
+            elsewhere = dict.fromkeys(("calibration", "selection", "train", "test"))
+            settings = replace(settings, spec=task, **elsewhere)
         if calibration is not None:
             settings = replace(settings, calibration=calibration)
         try:
             what = (loaded.tokenizer, loaded.model.config)
-            if calibration is not None:
-                found = settings.open_one("calibration", *what)
-            else:
+            try:  # what the run's other sets share with it was dropped
                 found = settings.open(*what).calibration
+            except DeadheadError:
+                if calibration is None:
+                    raise
+                found = settings.open_one("calibration", *what)
         except DeadheadError as error:
             raise DataError(f"the run's data cannot be opened: {error}{DATA}") from error
         before = ((self.summary.run.get("data") or {}).get("calibration") or {}).get("fingerprint")

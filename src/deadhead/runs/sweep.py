@@ -135,6 +135,11 @@ def conduct_sweep(
         journal.write("point", point.to_json())
         on_point(point)
 
+    notes: dict[str, str] = {}  # one per block: others differ by the ridge
+
+    def note(said: str) -> None:
+        notes.setdefault(said.split(" has ", maxsplit=1)[0], said)
+
     done = [Point.from_json(point) for point in journal.points]
     for point in done:
         on_point(point)
@@ -156,13 +161,7 @@ def conduct_sweep(
             judges,
             score=scorers.of,
             grams=_grams(view, texts or tasks.calibration, settings.sweep),
-            decide=Decider(
-                view,
-                tasks.calibration.batches(),
-                tasks.calibration.probes(),
-                loss=asked.loss,
-                seed=asked.seed,
-            ),
+            decide=_decider(view, tasks.calibration, asked),
             moments=lambda: scorers.moments,
             batches=tasks.calibration.batches(),
             train=_trainer(loaded.model, tasks, settings.distillation),
@@ -171,6 +170,7 @@ def conduct_sweep(
             else None,
             done={point.key: point for point in done},
             on_point=keep,
+            on_note=note,
         )
     except CheckpointError:  # the disk is full: what is written waits for --resume
         raise
@@ -182,7 +182,7 @@ def conduct_sweep(
         "command": settings.command,
         "versions": versions(),
         "data": data,
-        "notes": [*tasks.notes, *(texts.notes if texts else ())],
+        "notes": [*tasks.notes, *(texts.notes if texts else ()), *notes.values()],
         "seed": settings.sweep.seed,
         "date": datetime.now(UTC).date().isoformat(),
         "model": {"name": loaded.name, **model_size(loaded.model)},
@@ -196,6 +196,13 @@ def conduct_sweep(
         write_sweep_page(summary, folder)
     journal.remove()
     return summary
+
+
+def _decider(view: HeadModel, calibration: Task, asked: Sweep) -> Decider | None:
+    if all(strategy != AUTO for strategy, _ in asked.chosen):
+        return None
+    how = {"loss": asked.loss, "seed": asked.seed}
+    return Decider(view, calibration.batches(), calibration.probes(), **how)
 
 
 def frame(lines: list[Line]) -> pd.DataFrame:

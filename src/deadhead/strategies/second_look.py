@@ -14,7 +14,7 @@ from deadhead.repair import fit, repaired
 from deadhead.similarity import GramFn
 from deadhead.strategies.base import Move, ScoreFn, register_strategy, strategy_named
 from deadhead.strategies.units import Rules
-from deadhead.types import HeadMask, PruningPlan
+from deadhead.types import HeadMask, HeadScores, PruningPlan
 
 
 @runtime_checkable
@@ -22,12 +22,21 @@ class LooksAgain(Protocol):
     """A `ScoreFn` that can look at a changed model, if its criterion needs but one look."""
 
     @property
+    def looks_again(self) -> bool:
+        """Whether it can."""
+        ...
+
+    @property
     def moments(self) -> Moments:
         """Moments of the dense model."""
         ...
 
-    def again(self, weights: Mapping[int, Tensor]) -> ScoreFn | None:
-        """Return what scores the model as it is at this moment, with other output projections."""
+    def __call__(self, mask: HeadMask) -> HeadScores:
+        """Score the heads that a mask leaves."""
+        ...
+
+    def again(self, mask: HeadMask, weights: Mapping[int, Tensor]) -> ScoreFn:
+        """Return what scores the model as it is at this moment, masked, with other projections."""
         ...
 
 
@@ -54,17 +63,27 @@ def second_look(
     Raises:
         BudgetError: the criterion needs a pass for every mask anyway.
     """
+    if not isinstance(score, LooksAgain) or not score.looks_again:
+        raise BudgetError(
+            "strategy 'second_look' needs a criterion that knows every mask from one look; choose"
+            " criterion reconstruction, or strategy greedy"
+        )
     greedy = strategy_named("greedy")
     rest = {"origin": origin, "per_step": per_step, "rules": rules}
-    half, known = half_of(origin), origin
-    if limit <= half:
-        yield from greedy(view, score, grams, start=start, limit=limit, **rest)
-        return
-    for move in greedy(view, score, grams, start=origin, limit=half, **rest):
-        known = move.mask
-        if len(known.dropped) > len(start.dropped):
+    half, known = half_of(origin), start
+    if len(start.dropped) < half:
+        for move in greedy(view, score, grams, start=start, limit=min(limit, half), **rest):
             yield move
-    again = _look_again(view, score, known)
+            known = move.mask
+    elif len(start.dropped) > half:  # it was looked at before `start`
+        known = origin
+        for move in greedy(view, score, grams, start=origin, limit=half, **rest):
+            known = move.mask
+    if limit <= half:
+        return
+    fits = fit(view, PruningPlan(known), score.moments, "least_squares")
+    with repaired(view, known, fits):
+        again = score.again(known, {number: found.weight for number, found in fits.items()})
     begin = start if len(start.dropped) > len(known.dropped) else known
     yield from greedy(view, again, grams, start=begin, limit=limit, **rest)
 
@@ -72,17 +91,3 @@ def second_look(
 def half_of(origin: HeadMask) -> int:
     """Return how many heads are dropped when the model is looked at again."""
     return len(origin.dropped) + origin.n_kept // 2
-
-
-def _look_again(view: HeadModel, score: ScoreFn, mask: HeadMask) -> ScoreFn:
-    again = None
-    if isinstance(score, LooksAgain):
-        fits = fit(view, PruningPlan(mask), score.moments, "least_squares")
-        with repaired(view, mask, fits):
-            again = score.again({number: found.weight for number, found in fits.items()})
-    if again is None:
-        raise BudgetError(
-            "strategy 'second_look' needs a criterion that knows every mask from one look; choose"
-            " criterion reconstruction, or strategy greedy"
-        )
-    return again

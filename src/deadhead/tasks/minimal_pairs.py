@@ -108,6 +108,8 @@ class MinimalPairsTask(BatchedTask):
         """
         pairs = np.concatenate([packed.rows for packed in self._packed])
         held = pairs[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
+        if not len(held):
+            return []
         probes, each = [], max(1, len(held) // max(1, len(self._packed)))
         for chosen in np.array_split(held, max(1, len(held) // each)):
             rows = [i for side in self._sides[:, chosen] for i in side]
