@@ -185,11 +185,8 @@ class MomentSums:
                             f" {seen.batch}; look with 'deadhead score --diagnose', or compute"
                             " with --dtype float32"
                         )
-                    if block not in self._gradient:
-                        width = chosen.shape[1]
-                        self._gradient[block] = self._zeros(chosen, width, width)
-                    self._gradient[block] += (chosen.T @ chosen).to(self._gradient[block])
                     self._add(self._felt, block, fold, self._wide(x[rows]), squared)
+                self._add_gradient(block, g[seen.valid].detach())
 
     def value(self) -> Moments:
         """Return the moments."""
@@ -223,6 +220,23 @@ class MomentSums:
             zeros = (self._zeros(x, width, width), self._zeros(x, width), self._zeros(x))
             sums[block, fold] = _Sums(*zeros)
         sums[block, fold].add(x, weight)
+
+    def _add_gradient(self, block: int, g: Tensor) -> None:
+        """Add the products of gradients; (tokens, hidden).
+
+        Made in the model's own numbers, float32 at least: no difference of large numbers is taken
+        of them later. In units of the largest, as the squares of small ones underflow.
+        """
+        if block not in self._gradient:
+            width = g.shape[1]
+            self._gradient[block] = self._zeros(self._wide(g[:0]), width, width)
+        largest = self._wide(g.abs().max()) if len(g) else 0
+        if largest:
+            wide = g.to(torch.promote_types(g.dtype, torch.float32))
+            unit = wide / largest.to(wide.dtype)
+            self._gradient[block] += (unit.T @ unit).to(self._gradient[block]) * largest.to(
+                self._gradient[block]
+            ).square()
 
     def _wide(self, x: Tensor) -> Tensor:
         return x.detach().to(torch.float32 if x.device.type == "mps" else self._dtype)
