@@ -61,7 +61,7 @@ class Decision:
         chosen = f"{self.recipe.strategy} {self.recipe.criterion}"
         own = others.pop(chosen, None)
         if own is None:
-            why = FEW if self.few else "all orders leave the same heads"
+            why = FEW if self.few else "orders leave the same heads, or answers cannot be compared"
         else:
             nearest = own <= min(others.values(), default=own)
             near = "nearest to" if nearest else "as near as any, as far as they can tell, to"
