@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from deadhead.checkpoints import load_model
 from deadhead.criteria import Scorer
 from deadhead.criteria.divergence import Probe, held_out, preference_from
 from deadhead.criteria.inputs import call
-from deadhead.decision import ORDERS, Decider, divergences_of
+from deadhead.decision import ORDERS, Decider, Decision, divergences_of
 from deadhead.errors import BudgetError, DataError
 from deadhead.moments.sums import HELD_OUT_EVERY
 from deadhead.pruning import Done, Progress, choose, moves_to, prune
@@ -23,7 +25,8 @@ from deadhead.recipe import Recipe
 from deadhead.repair import apply_repaired_, fit
 from deadhead.strategies import Rules, strategy_named
 from deadhead.sweeping import Sweep
-from deadhead.types import Head, HeadScores, PruningPlan
+from deadhead.trajectory import Step
+from deadhead.types import Head, HeadMask, HeadScores, PruningPlan
 from models import batch, make
 
 DATA = [batch((9, 8, 7, 9), seed=seed) for seed in (1, 2, 3)]
@@ -36,6 +39,14 @@ def pairs():
         "bundled:agreement", loaded.tokenizer, config=loaded.model.config, calibration_size=48
     )
     return loaded.model, tasks
+
+
+@pytest.fixture(scope="module")
+def sentiment():
+    loaded = load_model("bundled:encoder")
+    sizes = {"calibration_size": 32, "test_size": 16}
+    spec = "bundled:sentiment"
+    return loaded.model, open_task(spec, loaded.tokenizer, config=loaded.model.config, **sizes)
 
 
 def test_probes_are_the_samples_that_fits_hold_out():
@@ -165,25 +176,48 @@ def test_the_second_look_sees_the_model_that_was_cut_and_repaired(model_type):
     assert choose(model, DATA, second).mask.kept == on_cut.mask.kept
 
 
-def test_a_second_look_that_was_interrupted_ends_the_same():
-    loaded = load_model("bundled:encoder")
-    tasks = open_task(
-        "bundled:sentiment",
-        loaded.tokenizer,
-        config=loaded.model.config,
-        calibration_size=32,
-        test_size=16,
-    )
+def test_a_second_look_that_was_interrupted_ends_the_same(sentiment):
+    model, tasks = sentiment
     recipe = Recipe(strategy="second_look", criterion="reconstruction", heads=0.75)
     seen = []
-    whole = prune(loaded.model, tasks, recipe, progress=Progress(on_step=seen.append))
+    whole = prune(model, tasks, recipe, progress=Progress(on_step=seen.append))
     masks = [step.mask for step in whole.trajectory.steps]
-    half = choose(loaded.model, tasks.calibration.batches(), Recipe(strategy="greedy")).mask
+    half = choose(model, tasks.calibration.batches(), Recipe(strategy="greedy")).mask
     assert half in masks
     for at in (3, len(seen) - 2):  # before the second look, and after it
         done = Done(whole.scores, tuple(seen[:at]))
-        again = prune(loaded.model, tasks, recipe, done=done)
+        again = prune(model, tasks, recipe, done=done)
         assert [step.mask for step in again.trajectory.steps] == masks
+
+
+def test_a_run_that_got_to_its_half_by_another_way_is_not_gone_on_with(sentiment):
+    model, tasks = sentiment
+    recipe = Recipe(strategy="second_look", criterion="reconstruction", heads=0.75, per_step=4)
+    whole = prune(model, tasks, recipe)
+    half = next(s.mask for s in whole.trajectory.steps if s.mask.n_kept == s.mask.n_heads // 2)
+    gone = (*half.heads, half.dropped[0])
+    elsewhere = Step(HeadMask.full(half.counts).drop(*gone), gone, 0.5, 0.0)
+    done = Done(whole.scores, (whole.trajectory.start, elsewhere))
+    with pytest.raises(DataError, match=r"at another half of the heads.* start again"):
+        prune(model, tasks, replace(recipe, heads=0.9), done=done)
+
+
+def test_what_was_decided_is_not_decided_again(sentiment, monkeypatch):
+    model, tasks = sentiment
+    whole = prune(model, tasks, Recipe())
+    told = json.loads(json.dumps(whole.decision.to_json()))
+    decision = Decision.from_json(told, Recipe())
+    assert decision == whole.decision
+    said = []
+    monkeypatch.setattr("deadhead.pruning.Decider", None)  # would be called
+    for done in (Done(decision=decision), Done(whole.scores, whole.trajectory.steps[:3], decision)):
+        done = replace(done, steps=(whole.trajectory.start, *done.steps))
+        again = prune(model, tasks, Recipe(), done=done, progress=Progress(on_decision=said.append))
+        assert again.plan == whole.plan
+        assert again.recipe == whole.recipe
+        for number, found in whole.fits.items():
+            torch.testing.assert_close(again.fits[number].weight, found.weight)
+    assert said == [decision, decision]
 
 
 def test_a_second_look_needs_a_criterion_that_knows_every_mask():

@@ -31,6 +31,7 @@ ORDERS = (
     ("one_shot", "fisher"),
     ("one_shot", "gradient_norm"),
 )
+LOSS = "kl"  # needs no labels
 FORWARD = 1 / 3  # of a forward and backward pass, as is usual
 FEW = "there are too few calibration samples to hold any out and compare orders on"
 CLEARLY = 1.0  # standard errors of the mean difference
@@ -76,8 +77,23 @@ class Decision:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {"divergences": dict(self.divergences), "passes": self.passes}
+        """Return a JSON value; with the recipe that was to be decided, `from_json` reads it."""
+        return {
+            "strategy": self.recipe.strategy,
+            "criterion": self.recipe.criterion,
+            "mask": self.mask.to_json(),
+            "divergences": dict(self.divergences),
+            "passes": self.passes,
+            "few": self.few,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], recipe: Recipe) -> Decision:
+        """Read what `to_json` returned, of a decision on this recipe."""
+        made = _made(recipe.settled(), (data["strategy"], data["criterion"]))
+        return cls(
+            made, HeadMask.of(data["mask"]), data["divergences"], data["passes"], few=data["few"]
+        )
 
 
 class Decider:
@@ -105,7 +121,7 @@ class Decider:
         self.view = view
         data = list(batches)
         self.probes = held_out(data) if probes is None else probes
-        self.loss = loss or "kl"
+        self.loss = loss or LOSS
         criteria = [criterion for _, criterion in ORDERS]
         how = {"loss": self.loss, "seed": seed, "strict": strict, "on_batch": on_batch}
         self.scorer = Scorer(view, data, criteria, moments=True, **how)
@@ -144,7 +160,7 @@ class Decider:
         looks = 1 + (limit > half_of(self.view.mask))
         order = _nearest({order: apart[mask] for order, mask in masks.items() if mask in apart})
         order = order or next(iter(masks))
-        chosen = replace(recipe, strategy=order[0], criterion=order[1], loss=self.loss)
+        chosen = _made(replace(recipe, loss=self.loss), order)
         named = {" ".join(o): float(apart[m].mean()) for o, m in masks.items() if m in apart}
         named = {name: value for name, value in named.items() if math.isfinite(value)}
         passes = looks + FORWARD * asked / self._tokens
@@ -223,6 +239,12 @@ def _clearly_nearer(new: Tensor, old: Tensor) -> bool:
     if len(saved) < 2:
         return False
     return bool(saved.mean() > CLEARLY * saved.std() / len(saved) ** 0.5)
+
+
+def _made(recipe: Recipe, order: tuple[str, str]) -> Recipe:
+    """Return a recipe with its order named."""
+    strategy, criterion = order
+    return replace(recipe, strategy=strategy, criterion=criterion, loss=recipe.loss or LOSS)
 
 
 def _fitted(repair: str) -> str:

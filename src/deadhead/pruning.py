@@ -74,10 +74,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """What an interrupted run had done: its first scores, and its steps with the dense one."""
+    """What an interrupted run had done: its first scores, and its steps with the dense one.
+
+    And what it had decided, if no method was named: decided again, on another machine, a near tie
+    could go the other way.
+    """
 
     scores: HeadScores | None = None
     steps: tuple[Step, ...] = ()
+    decision: Decision | None = None
 
 
 def prune(
@@ -140,7 +145,7 @@ def prune(
     dense, better = steps[0].metric, judge.greater_is_better
     # how many will go is not known where a metric stops it: then at half of what may go
     at = most if recipe.max_drop is None else (len(origin.dropped) + most + 1) // 2
-    recipe, scorer, decision = _scoring(view, tasks.calibration, recipe, at)
+    recipe, scorer, decision = _scoring(view, tasks.calibration, recipe, at, done.decision)
     if decision is not None:
         progress.on_decision(decision)
 
@@ -209,18 +214,21 @@ def prune(
 
 
 def _scoring(
-    view: HeadModel, calibration: Task, recipe: Recipe, limit: int
+    view: HeadModel, calibration: Task, recipe: Recipe, limit: int, decision: Decision | None
 ) -> tuple[Recipe, Scorer, Decision | None]:
-    """Decide on a recipe, if it is not named, and return what scores by it."""
+    """Decide on a recipe, if it is neither named nor decided, and return what scores by it."""
     how: dict[str, Any] = {"loss": recipe.loss, "seed": recipe.seed, "strict": recipe.strict}
-    repairs = recipe.repair != "none"
-    if recipe.undecided:
+    if recipe.undecided and decision is None:
         decider = Decider(view, calibration.batches(), calibration.probes(), **how)
         decision = decider(recipe, limit)
         return decision.recipe, decider.scorer.only(decision.recipe.criterion), decision
+    if recipe.undecided and decision is not None:
+        recipe = decision.recipe
+        how["loss"] = recipe.loss
+    repairs = recipe.repair != "none"
     data = calibration.batches() if recipe.needs_scores or repairs else None
     criteria = [recipe.criterion] if recipe.needs_scores else []
-    return recipe, Scorer(view, data, criteria, moments=repairs, **how), None
+    return recipe, Scorer(view, data, criteria, moments=repairs, **how), decision
 
 
 class _Scores:

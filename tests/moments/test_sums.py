@@ -18,6 +18,12 @@ from models import MODEL_TYPES, batch, make
 LENGTHS = (9, 6, 4, 7, 5, 9, 2, 3)
 
 
+@pytest.fixture(autouse=True)
+def stripes(monkeypatch):
+    """Several stripes, the last one narrower, in matrices as small as these."""
+    monkeypatch.setattr("deadhead.moments.sums.STRIPE", 5)
+
+
 def activations(model, inputs):
     """Per block: what enters the output projection at real tokens, and the sample of each."""
     view = HeadModel(model)

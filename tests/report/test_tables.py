@@ -10,9 +10,9 @@ from deadhead.report import (
     step_table,
     summary_table,
 )
-from deadhead.report.tables import LONG, step_rows
+from deadhead.report.tables import LONG, step_rows, summary_rows
 from deadhead.trajectory import Step, Trajectory
-from deadhead.types import HeadMask, HeadScores
+from deadhead.types import Head, HeadMask, HeadScores
 
 from .conftest import make_speed, make_trajectory
 
@@ -56,6 +56,14 @@ def test_summary_table_reads_the_curve():
     text = show(summary_table({"ours": run}))
     cells = ["ours", "accuracy", "1.000", "0.900", "0.800", "0.700", "0.640", "0.800"]
     assert [*cells, "0.0%", "0.0%"] in [line.split() for line in text.splitlines()]
+
+
+def test_summary_table_draws_no_line_across_what_was_not_measured():
+    full = HeadMask.full((40,))
+    gone = [Head(0, i) for i in range(30)]
+    run = Trajectory(Step(full, (), 0.9, 0), (Step(full.drop(*gone), tuple(gone), 0.5, 1.0),))
+    columns, (row,) = summary_rows({"ours": run}).columns, summary_rows({"ours": run}).rows
+    assert [row[columns.index(f"at {at}%")] for at in (25, 50, 75, 90)] == ["—", "—", "0.500", "—"]
 
 
 def test_summary_table_of_an_unevaluated_run_has_dashes():

@@ -84,6 +84,18 @@ def test_what_is_done_is_not_done_again(again, no_figures, monkeypatch):
     assert len([line for line in before if line.startswith('{"step"')]) > 1
 
 
+def test_a_run_goes_on_with_what_it_had_decided(no_figures, monkeypatch, tmp_path):
+    whole = settings(tmp_path / "whole", criterion="auto", random=0)
+    conduct(whole)
+    asked = replace(whole, output=tmp_path / "run")
+    with pytest.raises(Pulled):
+        conduct(asked, watch=unplugged(5))
+    assert any(line.startswith('{"decision"') for line in lines(asked.output))
+    monkeypatch.setattr("deadhead.pruning.Decider", None)  # would be called
+    conduct(asked, resume=True)
+    assert outcome(asked.output) == outcome(whole.output)
+
+
 @pytest.mark.parametrize("torn", ['{"step": {"mask', '{"random": [0, 12', "{"])
 def test_a_torn_last_line_is_dropped(finished, again, no_figures, torn):
     with pytest.raises(Pulled):

@@ -296,6 +296,8 @@ def test_text_to_train_on_needs_no_labels_and_shares_nothing_with_what_judges(tm
     assert set(sets.training.batches()[0]) >= {"input_ids", "attention_mask"}
     for role in ("selection", "test"):
         assert f"from training, whose text is in {role} as well" in sets.describe()
+    assert "training: 400 examples of" not in sets.describe()
+    assert f"fingerprint {sets.training.fingerprint}" in sets.describe(trains=True)
     with pytest.raises(DataError, match="200 examples are in both training and test"):
         opened(tmp_path, train=tmp_path / "test.tsv")
 

@@ -250,7 +250,7 @@ def run(settings: RunSettings, *, resume: bool, as_json: bool, automatic: bool =
             draws = settings.random * (len(settings.random_fractions) + 1)
             advance.total(moves * each + draws + 5)
             say(f"{loaded.name}: {view.mask.n_kept} heads in {len(view.blocks)} blocks")
-            say(tasks.describe())
+            say(tasks.describe(trains=recipe.repair == "distill"))
             if automatic and not recipe.undecided:
                 say(f"auto: {recipe.strategy} {recipe.criterion}, repair {recipe.repair}")
 

@@ -178,7 +178,7 @@ def run(settings: SweepSettings, *, resume: bool, as_json: bool) -> None:
         def on_start(loaded: Any, tasks: Any, points: int) -> None:
             advance.total(points)
             say(f"{loaded.name}: {points} models to judge")
-            say(tasks.describe())
+            say(tasks.describe(trains=settings.sweep.trains))
 
         try:
             summary = conduct_sweep(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from deadhead.criteria.base import Observation
 
 HELD_OUT_EVERY = 4  # every fourth sample is held out of a fit, to choose its ridge
+STRIPE, STRIPES = 128, 4  # products are made a stripe at a time; wider matrices, more columns each
 ROUNDING = 1e-12  # variances below this share of the mean square are rounding errors
 
 
@@ -194,7 +195,7 @@ class MomentSums:
         plain = [_joined(self._plain, n) for n in numbers]
         felt = [_joined(self._felt, n) for n in numbers]
         gradient = [
-            self._gradient[n].cpu().double() / sum(p.tokens)
+            _whole(self._gradient[n].cpu().double()) / sum(p.tokens)
             if p is not None and n in self._gradient
             else None
             for n, p in zip(numbers, plain, strict=True)
@@ -234,9 +235,8 @@ class MomentSums:
         if largest:
             wide = g.to(torch.promote_types(g.dtype, torch.float32))
             unit = wide / largest.to(wide.dtype)
-            self._gradient[block] += (unit.T @ unit).to(self._gradient[block]) * largest.to(
-                self._gradient[block]
-            ).square()
+            sums = self._gradient[block]
+            _add_products(sums, unit, unit, largest.to(sums).square())
 
     def _wide(self, x: Tensor) -> Tensor:
         return x.detach().to(torch.float32 if x.device.type == "mps" else self._dtype)
@@ -247,14 +247,14 @@ class MomentSums:
 
 @dataclass
 class _Sums:
-    second: Tensor
+    second: Tensor  # the upper triangle; what is below is not to be read
     first: Tensor
     tokens: Tensor
 
     def add(self, x: Tensor, weight: Tensor | None) -> None:
         """Add tokens; shape (tokens, width), weights (tokens,)."""
         weighted = x if weight is None else x * weight[:, None]
-        self.second += (weighted.T @ x).to(self.second)
+        _add_products(self.second, weighted, x)
         self.first += weighted.sum(0).to(self.first)
         self.tokens += len(x) if weight is None else weight.sum().to(self.tokens)
 
@@ -268,11 +268,26 @@ def _joined(sums: dict[tuple[int, int], _Sums], number: int) -> BlockMoments | N
     if (number, 0) not in sums:
         return None
     folds = [sums[number, fold] for fold in range(2)]
-    second, first = (
-        torch.stack([getattr(f, name).cpu().double() for f in folds])
-        for name in ("second", "first")
-    )
+    second = torch.stack([_whole(f.second.cpu().double()) for f in folds])
+    first = torch.stack([f.first.cpu().double() for f in folds])
     return BlockMoments(second, first, (float(folds[0].tokens), float(folds[1].tokens)))
+
+
+def _add_products(sums: Tensor, x: Tensor, y: Tensor, factor: Tensor | float = 1.0) -> None:
+    """Add the upper triangle of `factor * x^T y`, known to be symmetric; (tokens, width).
+
+    In stripes that begin at the diagonal: five eighths of the work of the whole.
+    """
+    width = x.shape[1]
+    step = max(STRIPE, -(-width // STRIPES))
+    for begin in range(0, width, step):
+        stripe = x[:, begin : begin + step].T @ y[:, begin:]
+        sums[begin : begin + step, begin:] += stripe.to(sums) * factor
+
+
+def _whole(upper: Tensor) -> Tensor:
+    """Return the symmetric matrix of an upper triangle."""
+    return upper.triu() + upper.triu(1).T
 
 
 def _mixed(plain: BlockMoments | None, felt: BlockMoments | None) -> BlockMoments | None:

@@ -17,6 +17,7 @@ from deadhead.types import HeadMask, HeadScores
 
 SPARSITIES = (0.25, 0.50, 0.75, 0.90)
 TO_KEEP = (0.95, 0.99)
+NEAR = 0.05  # of the heads
 LONG = 30  # steps; longer runs are abbreviated in the middle
 MANY = 6  # heads of one step; more are counted
 
@@ -65,14 +66,19 @@ def _step_cells(index: int, step: Step, dense: float, full: bool) -> list[str]:
 def summary_rows(curves: Mapping[str, Trajectory]) -> Rows:
     """Compare curves by what one reads off them, a row per curve.
 
-    "keeps 95% to" is the largest share of heads dropped that keeps 95% of the dense metric.
+    "keeps 95% to" is the largest share of heads dropped that keeps 95% of the dense metric. A
+    share with nothing measured near it (`NEAR`, or a head) has a dash: gaps are not drawn across.
     """
     columns = ("run", "metric", "dense", *(f"at {s:.0%}" for s in SPARSITIES), "AUC")
     columns += tuple(f"keeps {k:.0%} to" for k in TO_KEEP)
     rows = []
     for name, curve in curves.items():
         known = any(not math.isnan(step.metric) for step in curve)
-        cells = [number(curve.at(sparsity=s) if known else math.nan) for s in SPARSITIES]
+        measured = [step.mask.sparsity for step in curve if not math.isnan(step.metric)]
+        reach = max(NEAR, 1 / max(1, curve.start.mask.n_heads))
+        near = [any(abs(s - at) <= reach for at in measured) for s in SPARSITIES]
+        shares = zip(SPARSITIES, near, strict=True)
+        cells = [number(curve.at(sparsity=s) if there else math.nan) for s, there in shares]
         cells.append(number(curve.auc() if known else math.nan))
         comparable = known and not math.isnan(curve.dense)
         cells += [f"{curve.largest_keeping(k):.1%}" if comparable else NOTHING for k in TO_KEEP]

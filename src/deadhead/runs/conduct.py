@@ -92,7 +92,7 @@ def conduct(
             tasks,
             settings.recipe,
             prompts=None if prompts is None else prompts.batches(),
-            done=journal.done,
+            done=journal.done(settings.recipe),
             progress=_journalled(journal, watch),
         )
     except CheckpointError:  # the disk is full: what is written waits for --resume
@@ -211,9 +211,14 @@ def _journalled(journal: Journal, watch: Watch) -> Progress:
         journal.write("step", step.to_json())
         watch.on_step(step)
 
+    def on_decision(decision: Decision) -> None:
+        if journal.decision is None:  # a resumed run has it
+            journal.write("decision", decision.to_json())
+        watch.on_decision(decision)
+
     return Progress(
         on_step=on_step,
-        on_decision=watch.on_decision,
+        on_decision=on_decision,
         on_scores=lambda scores: journal.write("scores", scores.to_json()),
         on_work=watch.on_work,
     )

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from deadhead.checkpoints import check_empty
+from deadhead.decision import Decision
 from deadhead.errors import CheckpointError, DataError, OutputExistsError
 from deadhead.pruning import Done
+from deadhead.recipe import Recipe
 from deadhead.trajectory import Step
 from deadhead.types import HeadScores
 
@@ -32,6 +34,7 @@ class Journal:
 
     folder: Path
     scores: HeadScores | None = None
+    decision: dict[str, Any] | None = None
     steps: list[Step] = field(default_factory=list)
     random: dict[tuple[int, int], float] = field(default_factory=dict)
     points: list[dict[str, Any]] = field(default_factory=list)
@@ -101,6 +104,8 @@ class Journal:
     def _take(self, entry: Mapping[str, Any]) -> None:
         if "scores" in entry:
             self.scores = HeadScores.from_json(entry["scores"])
+        elif "decision" in entry:
+            self.decision = entry["decision"]
         elif "step" in entry:
             self.steps.append(Step.from_json(entry["step"]))
         elif "random" in entry:
@@ -109,10 +114,10 @@ class Journal:
         elif "point" in entry:  # of a sweep
             self.points.append(entry["point"])
 
-    @property
-    def done(self) -> Done:
-        """What `prune` need not do again."""
-        return Done(self.scores, tuple(self.steps))
+    def done(self, recipe: Recipe) -> Done:
+        """Return what `prune` need not do again by this recipe."""
+        made = None if self.decision is None else Decision.from_json(self.decision, recipe)
+        return Done(self.scores, tuple(self.steps), made)
 
     def write(self, kind: str, value: Any) -> None:
         """Append one entry.

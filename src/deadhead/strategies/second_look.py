@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from deadhead.errors import BudgetError
+from deadhead.errors import BudgetError, DataError
 from deadhead.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.repair import fit, repaired
@@ -62,6 +62,7 @@ def second_look(
 
     Raises:
         BudgetError: the criterion needs a pass for every mask anyway.
+        DataError: the resumed run had got to its half by another way.
     """
     if not isinstance(score, LooksAgain) or not score.looks_again:
         raise BudgetError(
@@ -79,6 +80,7 @@ def second_look(
         known = origin
         for move in greedy(view, score, grams, start=origin, limit=half, **rest):
             known = move.mask
+        _check_passed(known, start)
     if limit <= half:
         return
     fits = fit(view, PruningPlan(known), score.moments, "least_squares")
@@ -86,6 +88,16 @@ def second_look(
         again = score.again(known, {number: found.weight for number, found in fits.items()})
     begin = start if len(start.dropped) > len(known.dropped) else known
     yield from greedy(view, again, grams, start=begin, limit=limit, **rest)
+
+
+def _check_passed(half: HeadMask, start: HeadMask) -> None:
+    """Refuse to go on from a run whose half is not the one that was found again."""
+    if not set(half.dropped) <= set(start.dropped):
+        raise DataError(
+            "the interrupted run had looked again at another half of the heads: its steps ended"
+            " elsewhere on the way there (a cut before half), or another machine scored otherwise;"
+            " remove it and start again"
+        )
 
 
 def half_of(origin: HeadMask) -> int:

@@ -34,8 +34,8 @@ class TaskSet:
     notes: tuple[str, ...] = ()
     training: Task | None = None
 
-    def describe(self) -> str:
-        """Say what came from where, a line per set."""
+    def describe(self, *, trains: bool = False) -> str:
+        """Say what came from where, a line per set; of the training set if anything is trained."""
         lines = [f"{self.test.kind}, judged by {self.test.metric}"]
         for role in ROLES:
             task = getattr(self, role)
@@ -45,6 +45,9 @@ class TaskSet:
                 else f"  {role}: {task.size} examples of {task.name},"
                 f" fingerprint {task.fingerprint}"
             )
+        if trains and self.training is not None:
+            of = f"{self.training.size} examples of {self.training.name}"
+            lines.append(f"  training: {of}, fingerprint {self.training.fingerprint}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     def __str__(self) -> str:
