@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from deadhead import Head, HeadModel, PruningPlan, load_model, save_model
-from deadhead.criteria import Scorer
+from deadhead.baseline import no_grams
+from deadhead.criteria import Scorer, Scorers
 from deadhead.errors import (
     BudgetError,
     DataError,
@@ -55,6 +56,16 @@ def swept(model, asked, **options):
         grams=lambda scope: head_grams(view, [batch()], scope=scope),
         **options,
     )
+
+
+def test_seconds_have_the_whole_pass_that_is_shared(monkeypatch):
+    view = HeadModel(make("bert"))
+    scorers = Scorers(view, [batch()], ["taylor", "fisher", "magnitude"])
+    monkeypatch.setattr(Scorer, "look", lambda self: 100.0 * (self.criteria != ["magnitude"]))
+    asked = Sweep(fractions=(0.5,), criteria=("taylor", "fisher", "magnitude"), actions=("mask",))
+    points = sweep(view, asked, [judged], score=scorers.of, grams=no_grams)
+    looked = {point.method: point.seconds // 100 for point in points}
+    assert looked == {"dense": 0, "taylor": 1, "fisher": 1, "magnitude": 0}
 
 
 EVERYTHING = Sweep(

@@ -36,7 +36,9 @@ class Point:
         draw: number of the draw, for what is random; else 0.
         readings: by judge; empty if the action cannot be had.
         reason: why it cannot be had (not exact, or against the gqa policy), else empty.
-        seconds: what choosing and repairing took, passes that several methods share not counted.
+        seconds: what choosing and repairing took, with the whole of the pass over the data that a
+            criterion shares with others; a second look that was shared is counted where it was
+            first needed.
         size: parameters, KV bytes per token and timings, of models that are really smaller.
     """
 

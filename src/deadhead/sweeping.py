@@ -11,14 +11,15 @@ from typing import Any
 from torch import nn
 
 from deadhead.baseline import no_grams, random_masks
+from deadhead.criteria import Scorer
 from deadhead.criteria.inputs import Batch
-from deadhead.decision import Decision
+from deadhead.decision import Decider
 from deadhead.errors import BudgetError, HeadError
 from deadhead.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.pruning import check_reached, choose, moves_to
 from deadhead.readings import RANDOM_GROUPS, RANDOM_HEADS, Point, Reading
-from deadhead.recipe import AUTO, NESTED, Recipe
+from deadhead.recipe import AUTO, NESTED
 from deadhead.repair import applied_repaired, apply_repaired_, fit, notes_of
 from deadhead.repair.base import BEGINS_WITH
 from deadhead.similarity import Clustering, GramFn
@@ -42,7 +43,7 @@ def sweep(
     *,
     score: Callable[[str], ScoreFn],
     grams: GramFn,
-    decide: Callable[[Recipe, int], Decision] | None = None,
+    decide: Decider | None = None,
     moments: Callable[[], Moments] | None = None,
     batches: Sequence[Batch] | None = None,
     train: Callable[[nn.Module], object] | None = None,
@@ -119,7 +120,7 @@ def _points(
     asked: Sweep,
     score: Callable[[str], ScoreFn],
     grams: GramFn,
-    decide: Callable[[Recipe, int], Decision] | None,
+    decide: Decider | None,
 ) -> Iterator[_Planned]:
     yield _Planned(PruningPlan(view.mask, action="mask"), "dense", 0.0)
     kept: dict[str, Any] = {}
@@ -148,7 +149,7 @@ def _by_methods(
     view: HeadModel,
     asked: Sweep,
     score: Callable[[str], ScoreFn],
-    decide: Callable[[Recipe, int], Decision] | None,
+    decide: Decider | None,
 ) -> dict[float, list[_Planned]]:
     """Choose by every criterion, at all fractions in one go where masks are nested."""
     found: dict[float, list[_Planned]] = {fraction: [] for fraction in asked.fractions}
@@ -159,25 +160,26 @@ def _by_methods(
             for fraction in asked.fractions
         }
         limits = {f: droppable(view, view.mask, r.rules, f) for f, r in recipes.items()}
-        begun = time.perf_counter()
         mask = view.mask
         if strategy == AUTO and decide is not None:
+            looked = decide.scorer.look()
             for fraction, recipe in recipes.items():
-                begun = time.perf_counter()  # the first has the look at the model
+                begun = time.perf_counter()
                 plan = recipe.plan(decide(recipe, limits[fraction]).mask)
-                seconds = time.perf_counter() - begun
+                seconds = looked + time.perf_counter() - begun
                 found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
             continue
+        scorer = score(criterion)
+        looked = scorer.look() if isinstance(scorer, Scorer) else 0.0
+        begun = time.perf_counter()
         for fraction in sorted(asked.fractions):
             start = mask if strategy in NESTED else view.mask
             limit = (limits[fraction],)
-            moves = moves_to(
-                view, score(criterion), no_grams, recipes[fraction], start=start, limits=limit
-            )
+            moves = moves_to(view, scorer, no_grams, recipes[fraction], start=start, limits=limit)
             for move in moves:
                 mask = move.mask
             check_reached(mask, limits[fraction])
-            seconds = time.perf_counter() - begun
+            seconds = looked + time.perf_counter() - begun
             plan = recipes[fraction].plan(mask)
             found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -53,3 +55,14 @@ def test_moments_are_those_of_kl_whoever_else_is_asked(names):
     expected = Scorer(model, [batch()], []).moments
     for found, alone in zip(scorers.moments.felt, expected.felt, strict=True):
         assert torch.equal(found.second, alone.second)
+
+
+def test_who_tries_out_masks_is_paid_for_alone(monkeypatch):
+    clock = iter(range(0, 1000, 7))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    names = ["ablation", "taylor", "fisher", "magnitude"]
+    scorers = Scorers(make("bert"), [batch()], names)
+    looks = {name: scorers.of(name).look() for name in names}
+    assert looks == {"ablation": 7, "taylor": 7, "fisher": 7, "magnitude": 0}
+    assert next(clock) == 4 * 7, "two looks: ablation's, and one that the others share"
+    assert scorers.of("taylor").look() == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ class Scorer:
         self._names = [name for spec in criteria for name in parts_of(spec)]
         self._made = self._make(self._names)
         self.loss = shared_loss(list(self._made.values()), loss)
-        if self.loss is not None and any("trials" in c.needs for c in self._made.values()):
+        if self.loss is not None and self.tries:
             check_value(self.loss)
         self._felt_by = loss or "kl"  # whatever the criteria differentiate
         summed = any(c.needs >= {"moments", "output_gradients"} for c in self._made.values())
@@ -153,6 +154,19 @@ class Scorer:
             rows = _in_original_order(self.view, values, mask)
             found[name] = HeadScores(rows, name, self._provenance(criterion, seen or first))
         return {spec: combined(spec, found) for spec in self.criteria}
+
+    def look(self) -> float:
+        """Look at the dense model, unless that is done; return how long it took, in seconds.
+
+        All of it, whoever shared it; 0 if the criteria look at no data.
+        """
+        needed = any(made.needs for made in self._made.values())
+        return self._dense().seconds if needed else 0.0
+
+    @property
+    def tries(self) -> bool:
+        """Whether a criterion tries out masks, and shares no pass with others."""
+        return any("trials" in made.needs for made in self._made.values())
 
     def only(self, spec: str) -> Scorer:
         """Return the scorer of one of the criteria, which shares the dense pass with the others."""
@@ -276,10 +290,17 @@ class Scorer:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one pass over the data left: number of samples, and moments if anyone asked."""
+    """What one pass over the data left.
+
+    Attributes:
+        samples: how many.
+        moments: None if nobody asked.
+        seconds: how long it took.
+    """
 
     samples: int
     moments: Moments | None = None
+    seconds: float = 0.0
 
 
 def observe_all(
@@ -298,6 +319,7 @@ def observe_all(
 
     Args and Raises: as `score_all` and `Scorer`. The criteria are then ready to give their scores.
     """
+    begun = time.perf_counter()
     needs = frozenset[str]().union(*(c.needs for c in criteria))
     sums = None
     if moments or "moments" in needs:
@@ -343,7 +365,7 @@ def observe_all(
     for criterion in criteria:
         if "moments" in criterion.needs:
             criterion.moments = found
-    return Seen(samples, found)
+    return Seen(samples, found, time.perf_counter() - begun)
 
 
 def shared_loss(criteria: Iterable[Any], loss: str | Loss | None) -> str | Loss | None:

@@ -16,8 +16,9 @@ from deadhead.moments import Moments
 class Scorers:
     """Scorers of several criteria that share the passes over the dense model.
 
-    Criteria of the same loss share a pass, as those without a loss do with the first. Unlike
-    `score_all`, nobody's loss is changed by the company he is in.
+    Criteria of the same loss share a pass, as those without a loss do with the first. Those that
+    try out masks (`ablation`, `shapley`) have their own. Unlike `score_all`, nobody's loss is
+    changed by the company he is in.
 
     Args:
         model, data, criteria, loss, seed, on_batch: as of `score_all`.
@@ -40,20 +41,21 @@ class Scorers:
         self.view = model if isinstance(model, HeadModel) else HeadModel(model)
         self._batches = list(data)
         self._how = {"seed": seed, "on_batch": on_batch}
-        groups: dict[str | Loss | None, list[str]] = {}
+        groups: dict[tuple[str | Loss | None, bool], list[str]] = {}
         for spec in dict.fromkeys(criteria):
             alone = Scorer(self.view, self._batches, [spec], loss=loss, seed=seed)
-            groups.setdefault(alone.loss, []).append(spec)
-        lossless = groups.pop(None, [])
+            groups.setdefault((alone.loss, alone.tries), []).append(spec)
+        lossless = groups.pop((None, False), [])
         if lossless:
-            groups.setdefault(next(iter(groups), None), []).extend(lossless)
+            looking = (key for key in groups if not key[1])
+            groups.setdefault(next(looking, (None, False)), []).extend(lossless)
         self._groups = {
             key: Scorer(
                 self.view,
                 self._batches,
                 specs,
-                loss=key,
-                moments=moments and key in ("kl", loss),
+                loss=key[0],
+                moments=moments and key[0] in ("kl", loss) and not key[1],
                 **self._how,
             )
             for key, specs in groups.items()
@@ -73,7 +75,7 @@ class Scorers:
     def moments(self) -> Moments:
         """Moments of the dense model; tokens are weighted by the loss that was named, or `kl`."""
         if self._moments is None:
-            shared = self._groups.get(self._loss or "kl")
+            shared = self._groups.get((self._loss or "kl", False))
             alone = Scorer(self.view, self._batches, [], loss=self._loss, **self._how)
             self._moments = (shared or alone).moments
         return self._moments
