@@ -3,6 +3,7 @@ import copy
 import pytest
 
 from deadhead.budgets import Budget, Gauge
+from deadhead.criteria import Scorer
 from deadhead.errors import BudgetError, UnknownNameError
 from deadhead.heads import HeadModel
 from deadhead.pruning import choose
@@ -10,7 +11,7 @@ from deadhead.recipe import Recipe
 from deadhead.report import parameter_count
 from deadhead.surgery import remove_
 from deadhead.types import Head, PruningPlan
-from models import MODEL_TYPES, make
+from models import MODEL_TYPES, batch, make
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -64,6 +65,35 @@ def test_choosing_stops_at_the_first_mask_within_the_budget():
     assert last is None or not gauge.met(last.mask)
 
 
+def test_several_budgets_are_all_kept():
+    model = make("llama", "causal_lm")
+    view = HeadModel(model)
+    sizes = {}
+    for budget in ("parameters=95%", "kv_bytes=60%", "parameters=95%,kv_bytes=60%"):
+        recipe = Recipe(criterion="magnitude", strategy="one_shot", budget=budget)
+        sizes[budget] = len(choose(model, None, recipe).mask.dropped)
+    one, other, both = sizes.values()
+    assert one != other, "or the test could not tell"
+    assert both == max(one, other)
+    both = Recipe(criterion="magnitude", budget="parameters=95%,flops=1%")
+    with pytest.raises(BudgetError, match=r"flops=0.01 cannot be had"):
+        choose(model, None, both)
+    assert view.mask == HeadModel(model).mask
+
+
+def test_search_keeps_a_budget_with_as_many_heads_as_greedy_needs():
+    model, data = make("bert"), [batch(seed=1), batch(seed=2)]
+    masks = {
+        strategy: choose(model, data, Recipe(strategy=strategy, budget="parameters=97%")).mask
+        for strategy in ("greedy", "search")
+    }
+    gauge = Gauge(HeadModel(model), Budget("parameters", 0.97), gqa="whole_groups")
+    assert gauge.met(masks["search"])
+    assert len(masks["search"].dropped) == len(masks["greedy"].dropped)
+    errors = Scorer(model, data, ["reconstruction"]).errors(list(masks.values()))
+    assert errors[1] <= errors[0]
+
+
 def test_budgets_that_cannot_be_had_are_refused_before_any_pass():
     recipe = Recipe(criterion="taylor", strategy="greedy", budget="parameters=1%")
     with pytest.raises(BudgetError, match=r"parameters=0.01 cannot be had: \d+.\d% is left"):
@@ -77,6 +107,8 @@ def test_budgets_that_cannot_be_had_are_refused_before_any_pass():
         ("parameters=x", BudgetError, "not a budget"),
         ("parameters=120%", BudgetError, "keeps a share in"),
         ("memory=50%", UnknownNameError, "budget 'memory' is not known"),
+        ("flops=50%,flops=60%", BudgetError, "has flops twice"),
+        ("flops=50%,", BudgetError, "'' is not a budget"),
     ],
 )
 def test_what_is_no_budget_is_refused(text, error, words):
@@ -86,6 +118,6 @@ def test_what_is_no_budget_is_refused(text, error, words):
 
 def test_budgets_and_single_moves_exclude_each_other():
     with pytest.raises(BudgetError, match="met step by step"):
-        Recipe(strategy="search", budget="flops=90%")
+        Recipe(strategy="search", budget="latency=90%")
     with pytest.raises(BudgetError, match="both say where to end"):
         Recipe(budget="flops=90%", cut=3)

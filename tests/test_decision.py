@@ -25,8 +25,7 @@ from deadhead.recipe import Recipe
 from deadhead.repair import apply_repaired_, fit
 from deadhead.strategies import Rules, strategy_named
 from deadhead.sweeping import Sweep
-from deadhead.trajectory import Step
-from deadhead.types import Head, HeadMask, HeadScores, PruningPlan
+from deadhead.types import Head, HeadScores, PruningPlan
 from models import batch, make
 
 DATA = [batch((9, 8, 7, 9), seed=seed) for seed in (1, 2, 3)]
@@ -190,16 +189,23 @@ def test_a_second_look_that_was_interrupted_ends_the_same(sentiment):
         assert [step.mask for step in again.trajectory.steps] == masks
 
 
-def test_a_run_that_got_to_its_half_by_another_way_is_not_gone_on_with(sentiment):
+@pytest.mark.parametrize(("per_step", "cut"), [(5, 7), (3, 4), (5, 3), (4, 6)])
+def test_a_second_look_is_at_the_half_that_the_run_came_by(sentiment, per_step, cut):
     model, tasks = sentiment
-    recipe = Recipe(strategy="second_look", criterion="reconstruction", heads=0.75, per_step=4)
+    recipe = Recipe(
+        strategy="second_look",
+        criterion="reconstruction",
+        heads=0.9,
+        cut=cut,
+        per_step=per_step,
+        evaluate_every=100,
+    )
     whole = prune(model, tasks, recipe)
-    half = next(s.mask for s in whole.trajectory.steps if s.mask.n_kept == s.mask.n_heads // 2)
-    gone = (*half.heads, half.dropped[0])
-    elsewhere = Step(HeadMask.full(half.counts).drop(*gone), gone, 0.5, 0.0)
-    done = Done(whole.scores, (whole.trajectory.start, elsewhere))
-    with pytest.raises(DataError, match=r"at another half of the heads.* start again"):
-        prune(model, tasks, replace(recipe, heads=0.9), done=done)
+    masks = [step.mask for step in whole.trajectory]
+    for at in range(2, len(masks)):
+        done = Done(whole.scores, (whole.trajectory.start, *whole.trajectory.steps[: at - 1]))
+        again = prune(model, tasks, recipe, done=done)
+        assert [step.mask for step in again.trajectory] == masks
 
 
 def test_what_was_decided_is_not_decided_again(sentiment, monkeypatch):
@@ -218,6 +224,36 @@ def test_what_was_decided_is_not_decided_again(sentiment, monkeypatch):
         for number, found in whole.fits.items():
             torch.testing.assert_close(again.fits[number].weight, found.weight)
     assert said == [decision, decision]
+
+
+def test_who_was_decided_on_is_scored_by_the_loss_that_decided(sentiment):
+    model, tasks = sentiment
+    made = prune(model, tasks, Recipe(criterion="taylor", strategy="one_shot", loss="kl")).plan
+    told = {"strategy": "one_shot", "criterion": "taylor", "mask": made.mask.to_json()}
+    told |= {"divergences": {}, "passes": 1.0, "few": False}
+    done = Done(decision=Decision.from_json(told, Recipe()))
+    assert prune(model, tasks, Recipe(), done=done).plan.mask == made.mask
+    by_labels = Recipe(criterion="taylor", strategy="one_shot", loss="task")
+    assert prune(model, tasks, by_labels).plan.mask != made.mask, "or the test could not tell"
+
+
+@pytest.mark.parametrize(("recipe", "limit"), [({}, 12), ({"max_drop": 0.5}, 6), ({"cut": 4}, 4)])
+def test_it_is_decided_at_the_heads_that_will_go(sentiment, monkeypatch, recipe, limit):
+    asked = []
+
+    class StopError(Exception):
+        pass
+
+    def ask(self, recipe, limit):
+        asked.append(limit)
+        raise StopError
+
+    monkeypatch.setattr(Decider, "__call__", ask)
+    model, tasks = sentiment
+    tasks = replace(tasks, selection=tasks.selection or tasks.test)
+    with pytest.raises(StopError):
+        prune(model, tasks, Recipe(**recipe))
+    assert asked == [limit]
 
 
 def test_a_second_look_needs_a_criterion_that_knows_every_mask():

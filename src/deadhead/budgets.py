@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +64,19 @@ class Budget:
                 f" ({', '.join(MEASURES)})"
             ) from error
         return cls(of, keep)
+
+    @classmethod
+    def parse_all(cls, text: str) -> tuple[Budget, ...]:
+        """Read one budget or several: `parameters=80%,kv_bytes=50%`.
+
+        Raises:
+            BudgetError: one is not of this form, or two are of the same measure.
+        """
+        found = tuple(cls.parse(part.strip()) for part in text.split(","))
+        for of in MEASURES:
+            if sum(budget.of == of for budget in found) > 1:
+                raise BudgetError(f"budget {text!r} has {of} twice; give each measure once")
+        return found
 
     def __str__(self) -> str:
         return f"{self.of}={self.keep:.4g}"
@@ -154,6 +167,17 @@ class Gauge:
         return statistics.median(times["cut"]) / statistics.median(times["dense"])
 
 
+class Gauges:
+    """Several budgets at once: met when each of them is."""
+
+    def __init__(self, each: Sequence[Gauge]):
+        self.each = tuple(each)
+
+    def met(self, mask: HeadMask) -> bool:
+        """Whether no more than any of the budgets is left."""
+        return all(gauge.met(mask) for gauge in self.each)
+
+
 def _per_feature(module: nn.Module, *, out: bool) -> int:
     """Return the parameters of one output feature (bias included) or of one input feature."""
     weight = module.weight
@@ -164,8 +188,14 @@ def _per_feature(module: nn.Module, *, out: bool) -> int:
 
 @torch.no_grad()
 def _time(model: nn.Module, inputs: Inputs) -> float:
+    _synchronise(model)  # kernels are queued: without this the clock sees the queueing
     begun = time.perf_counter()
     model(**inputs)
-    if next(model.parameters()).is_cuda:
-        torch.cuda.synchronize()
+    _synchronise(model)
     return time.perf_counter() - begun
+
+
+def _synchronise(model: nn.Module) -> None:
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -102,6 +102,6 @@ def _unrepaired(view: HeadModel, plan: PruningPlan) -> AbstractContextManager[nn
 def _total(changed: AbstractContextManager[nn.Module], view: HeadModel, judged: Judged) -> float:
     with changed:
         return sum(
-            float(loss(view.model, call(view.model, batch), batch).double().sum())
+            float(loss(view.model, call(view.model, batch), batch).cpu().double().sum())
             for batch, loss in judged
         )

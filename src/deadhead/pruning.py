@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from deadhead.budgets import Budget, Gauge
+from deadhead.budgets import Budget, Gauge, Gauges
 from deadhead.criteria import Scorer
 from deadhead.criteria.divergence import Probe
 from deadhead.criteria.inputs import Batch
@@ -164,12 +164,14 @@ def prune(
         progress.on_work("evaluate")
         return value
 
-    score = _Scores(scorer, origin, progress, done.scores)
+    score = _Scores(scorer, origin, progress, done.scores, steps)
     data = prompts
     if prompts is None and recipe.needs_prompts:
         data = tasks.calibration.batches()
     grams = _grams(view, data, recipe)
-    moves = moves_to(view, score, grams, recipe, start=steps[-1].mask, limits=(most, limit))
+    start = steps[-1].mask
+    limits = _limits(view, score, grams, recipe, gauge, start=start, limits=(most, limit))
+    moves = moves_to(view, score, grams, recipe, start=start, limits=limits)
     copies: dict[HeadMask, Mapping[Head, Head]] = {}
     if recipe.needs_scores:
         score(origin)
@@ -235,15 +237,26 @@ class _Scores:
     """The scores of a run: those of the dense model are told once, and kept."""
 
     def __init__(
-        self, scorer: Scorer, origin: HeadMask, progress: Progress, first: HeadScores | None
+        self,
+        scorer: Scorer,
+        origin: HeadMask,
+        progress: Progress,
+        first: HeadScores | None,
+        steps: Sequence[Step],
     ):
+        self.steps = steps
         self.scorer, self.origin, self.progress, self.first = scorer, origin, progress, first
-        self.error, self.gains, self.joint = scorer.error, scorer.gains, scorer.joint
+        self.errors, self.gains, self.joint = scorer.errors, scorer.gains, scorer.joint
+        self.at_once = scorer.at_once
         self.again, self.looks_again = scorer.again, scorer.looks_again
 
     @property
     def moments(self) -> Moments:
         return self.scorer.moments
+
+    @property
+    def passed(self) -> list[HeadMask]:
+        return [step.mask for step in self.steps]
 
     def __call__(self, mask: HeadMask) -> HeadScores:
         if mask == self.origin and self.first is not None:
@@ -320,7 +333,8 @@ def choose(
     gauge = gauge_of(view, recipe, lambda: data or ())
     copies: Mapping[Head, Head] = {}
     grams = grams or _grams(view, data if prompts is None else prompts, recipe, on_batch)
-    for move in moves_to(view, score, grams, recipe, start=mask, limits=(limit,)):
+    limits = _limits(view, score, grams, recipe, gauge, start=mask, limits=(limit,))
+    for move in moves_to(view, score, grams, recipe, start=mask, limits=limits):
         on_move(move)
         mask, copies = move.mask, move.copies
         if gauge is not None and gauge.met(mask):
@@ -337,30 +351,33 @@ def choose(
 
 def gauge_of(
     view: HeadModel, recipe: Recipe, batches: Callable[[], Iterable[Batch]]
-) -> Gauge | None:
-    """Return what measures the recipe's budget; latency on the longest sample of `batches`."""
+) -> Gauges | None:
+    """Return what measures the recipe's budgets; latency on the longest sample of `batches`."""
     if recipe.budget is None:
         return None
-    budget, inputs = Budget.parse(recipe.budget), None
-    if budget.of == "latency":
+    budgets, inputs = Budget.parse_all(recipe.budget), None
+    if any(budget.of == "latency" for budget in budgets):
         longest = max(batches(), key=lambda batch: batch["input_ids"].shape[1], default=None)
         if longest is not None:
             inputs = {k: v[:1].to(view.device) for k, v in longest.items() if k != "labels"}
-    gauge = Gauge(view, budget, gqa=recipe.gqa, inputs=inputs)
-    if budget.of != "latency":  # refused before any work
+    gauges = Gauges([Gauge(view, each, gqa=recipe.gqa, inputs=inputs) for each in budgets])
+    counted = Gauges([gauge for gauge in gauges.each if gauge.budget.of != "latency"])
+    if counted.each:  # refused before any work
         alike = HeadScores(tuple(np.zeros(n) for n in view.mask.counts), "alike")
         everything = (h for unit in units(view, alike, view.mask, recipe.rules) for h in unit)
-        check_met(gauge, view.mask.drop(*everything))
-    return gauge
+        check_met(counted, view.mask.drop(*everything))
+    return gauges
 
 
-def check_met(gauge: Gauge, mask: HeadMask) -> None:
+def check_met(gauges: Gauges, mask: HeadMask) -> None:
     """Refuse a budget that is not met with every head gone that the rules let go.
 
     Raises:
         BudgetError: says what is left.
     """
-    if not gauge.met(mask):
+    for gauge in gauges.each:
+        if gauge.met(mask):
+            continue
         raise BudgetError(
             f"budget {gauge.budget} cannot be had: {gauge.share(mask):.1%} is left with every head"
             " gone that the rules let go; ask for more, or change the rules"
@@ -385,6 +402,26 @@ def _grams(
         )
 
     return grams
+
+
+def _limits(
+    view: HeadModel,
+    score: ScoreFn,
+    grams: GramFn,
+    recipe: Recipe,
+    gauge: Gauges | None,
+    *,
+    start: HeadMask,
+    limits: Sequence[int],
+) -> Sequence[int]:
+    """Return where moves end: of `search` under a budget, where greedy ones would meet it."""
+    if gauge is None or recipe.strategy != "search" or gauge.met(start):
+        return limits
+    greedy = replace(recipe, strategy="greedy")
+    for move in moves_to(view, score, grams, greedy, start=start, limits=limits):
+        if gauge.met(move.mask):
+            return (len(move.mask.dropped),)
+    return limits
 
 
 def moves_to(

@@ -90,7 +90,13 @@ class Recipe:
             raise BudgetError(f"evaluate_every is {self.evaluate_every}; give 1 or more moves")
         self.plan(HeadMask(()))  # checks itself
         if self.budget is not None:
-            self._check_budget(Budget.parse(self.budget), chosen.strategy)
+            for budget in Budget.parse_all(self.budget):
+                self._check_budget(budget, chosen.strategy)
+        if chosen.strategy == "search" and self.inverse:
+            raise BudgetError(
+                "inverse means nothing to strategy 'search', which looks for the smallest error of"
+                " the whole mask; leave it out, or choose strategy greedy"
+            )
         if chosen.strategy == "clusters":
             self._check_clusters()
         elif self.action in COPYING:
@@ -106,7 +112,7 @@ class Recipe:
             )
 
     def _check_budget(self, budget: Budget, strategy: str) -> None:
-        if strategy not in NESTED:
+        if strategy not in NESTED and (strategy != "search" or budget.of == "latency"):
             raise BudgetError(
                 f"budget {budget} is met step by step, and strategy {strategy!r} makes one; choose"
                 f" {' or '.join(NESTED)}, or say how many --heads"

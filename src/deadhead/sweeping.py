@@ -83,7 +83,7 @@ def sweep(
     if any(strategy == AUTO for strategy, _ in asked.chosen) and decide is None:
         raise BudgetError("method 'auto' looks at the model, and there is no decider; give decide")
     done, points = dict(done or {}), []
-    for point in _points(view, asked, score, grams, decide):
+    for point in _points(view, asked, score, grams, decide, on_note):
         made = done.get(point.key)
         if made is None:
             made = _judged(view, point, judges, moments, batches, train, measure, on_note)
@@ -121,6 +121,7 @@ def _points(
     score: Callable[[str], ScoreFn],
     grams: GramFn,
     decide: Decider | None,
+    on_note: Callable[[str], None],
 ) -> Iterator[_Planned]:
     yield _Planned(PruningPlan(view.mask, action="mask"), "dense", 0.0)
     kept: dict[str, Any] = {}
@@ -130,7 +131,7 @@ def _points(
             kept[scope] = grams(scope)
         return kept[scope]
 
-    plans = _by_methods(view, asked, score, decide)
+    plans = _by_methods(view, asked, score, decide, on_note)
     for fraction in asked.fractions:
         for clustering in asked.measured:
             recipe = asked.of_clusters(clustering, fraction, asked.actions[0])
@@ -150,6 +151,7 @@ def _by_methods(
     asked: Sweep,
     score: Callable[[str], ScoreFn],
     decide: Decider | None,
+    on_note: Callable[[str], None],
 ) -> dict[float, list[_Planned]]:
     """Choose by every criterion, at all fractions in one go where masks are nested."""
     found: dict[float, list[_Planned]] = {fraction: [] for fraction in asked.fractions}
@@ -165,7 +167,9 @@ def _by_methods(
             looked = decide.scorer.look()
             for fraction, recipe in recipes.items():
                 begun = time.perf_counter()
-                plan = recipe.plan(decide(recipe, limits[fraction]).mask)
+                decision = decide(recipe, limits[fraction])
+                on_note(f"{name} at {fraction:.0%}: {decision.describe()}")
+                plan = recipe.plan(decision.mask)
                 seconds = looked + time.perf_counter() - begun
                 found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
             continue

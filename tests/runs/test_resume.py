@@ -91,6 +91,17 @@ def test_a_run_goes_on_with_what_it_had_decided(no_figures, monkeypatch, tmp_pat
     with pytest.raises(Pulled):
         conduct(asked, watch=unplugged(5))
     assert any(line.startswith('{"decision"') for line in lines(asked.output))
+    journal = partial_folder(asked.output) / "journal.jsonl"
+    written = journal.read_text()
+    journal.write_text(written.replace('"strategy": ', '"strategi": '))
+    with pytest.raises(CheckpointError, match=r"is not a journal .*strategy"):
+        conduct(asked, resume=True)
+    without = [line for line in written.splitlines(True) if not line.startswith('{"decision"')]
+    journal.write_text("".join(without))
+    if '"step"' in without[-1] and len(without) > 3:
+        with pytest.raises(DataError, match="does not say what auto had decided"):
+            conduct(asked, resume=True)
+    journal.write_text(written)
     monkeypatch.setattr("deadhead.pruning.Decider", None)  # would be called
     conduct(asked, resume=True)
     assert outcome(asked.output) == outcome(whole.output)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn import functional as F
 
-from deadhead import Head, HeadModel
+from deadhead import Head, HeadModel, masked
 from deadhead.criteria import Scorer
 from deadhead.errors import BudgetError
 from deadhead.pruning import choose
@@ -76,6 +79,24 @@ def test_a_criterion_that_knows_nothing_of_sets_ranks_groups_by_their_heads():
         assert {h.block for h in found.mask.dropped} in ({0}, {1}, {2})
 
 
+def mean_loss(model, data, mask):
+    with masked(model, mask), torch.no_grad():
+        return sum(float(F.cross_entropy(model(**b).logits, b["labels"])) for b in data) / len(data)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "gpt2"])
+def test_the_objective_can_be_the_calibration_loss(model_type):
+    model, data = make(model_type), [batch(seed=seed) for seed in (1, 2, 3)]
+    recipe = Recipe(criterion="ablation", strategy="greedy", heads=8, per_step=8)
+    greedy = choose(model, data, recipe).mask
+    found = choose(model, data, replace(recipe, strategy="search")).mask
+    assert len(found.dropped) == 8
+    least = mean_loss(model, data, found)
+    scorer = Scorer(model, data, ["ablation"])
+    assert scorer.errors([greedy, found]) == pytest.approx([mean_loss(model, data, greedy), least])
+    assert least < mean_loss(model, data, greedy) - 0.01
+
+
 def test_a_criterion_without_an_error_of_masks_is_refused():
-    with pytest.raises(BudgetError, match="choose criterion reconstruction, or strategy greedy"):
+    with pytest.raises(BudgetError, match="reconstruction or ablation, or strategy greedy"):
         choose(make("bert"), [batch()], Recipe(criterion="taylor", strategy="search", heads=2))

@@ -74,10 +74,10 @@ HeadsOption = Annotated[
     ),
 ]
 BudgetOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         help="What may stay, instead of --heads: parameters=80%, kv_bytes=50%, flops=70%, or"
-        " latency=90% (measured on really cut models).",
+        " latency=90% (measured on really cut models). May be given several times: all are kept.",
         rich_help_panel="Choosing",
     ),
 ]

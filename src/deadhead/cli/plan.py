@@ -104,7 +104,7 @@ def plan(
         strategy=strategy,
         repair=repair,
         heads=o.amount(heads),
-        budget=budget,
+        budget=",".join(budget) if budget else None,
         per_step=o.amount(per_step),
         inverse=inverse,
         scope=scope,

@@ -157,7 +157,7 @@ def prune(
             repair=repair,
             repair_at=repair_at,
             heads=o.amount(heads),
-            budget=budget,
+            budget=",".join(budget) if budget else None,
             cut=None if cut is None else o.amount(cut),
             per_step=o.amount(per_step),
             inverse=inverse,

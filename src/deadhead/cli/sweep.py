@@ -194,6 +194,8 @@ def run(settings: SweepSettings, *, resume: bool, as_json: bool) -> None:
         rows = frame(list(summary.lines)).to_dict("records")
         show_json({"output": str(settings.output), "lines": rows, "run": dict(summary.run)})
         return
+    for note in summary.run["notes"]:
+        say(f"note: {note}")
     show(rich_table(sweep_rows(summary), title=summary.title))
     show(f"report: {settings.output / 'report.html'}, table: {settings.output / 'sweep.csv'}")
 

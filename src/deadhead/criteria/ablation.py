@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from deadhead.criteria.base import register_criterion
 from deadhead.criteria.trials import Trials
 from deadhead.heads import HeadModel
+from deadhead.types import HeadMask
 
 
 @register_criterion("ablation", needs=("trials",), loss="task")
 class Ablation:
     """Score heads by the mean over samples of `loss_i(without h) - loss_i(all heads)`.
 
-    With a mask, `all` are the heads that it keeps. Scores below 0 are heads that do harm.
+    With a mask, `all` are the heads that it keeps. Scores below 0 are heads that do harm. The error
+    of a whole mask is the mean loss under it: `search` with this criterion looks for the mask with
+    the smallest calibration loss.
 
     Shape: one score per (block, head).
     Unit: of the loss (nats); higher = more important.
@@ -26,9 +31,12 @@ class Ablation:
     def __init__(self, view: HeadModel):
         self.view = view
         self._scores: list[np.ndarray] = []
+        self._trials: Trials | None = None
+        self._errors: dict[HeadMask, float] = {}
 
     def observe_trials(self, trials: Trials) -> None:
         """Leave each head out."""
+        self._trials = trials
         heads = trials.mask.heads
         whole, *without = trials.losses([trials.mask, *(trials.mask.drop(h) for h in heads)])
         self._scores = [np.full(block.n_heads, np.nan) for block in self.view.blocks]
@@ -40,3 +48,11 @@ class Ablation:
     def scores(self) -> list[np.ndarray]:
         """Return the differences."""
         return self._scores
+
+    def errors_of(self, masks: Sequence[HeadMask]) -> list[float]:
+        """Return the mean losses under masks. Cost: a forward pass, and part of one per mask."""
+        assert self._trials is not None
+        new = [mask for mask in dict.fromkeys(masks) if mask not in self._errors]
+        if new:
+            self._errors |= dict(zip(new, self._trials.losses(new).tolist(), strict=True))
+        return [self._errors[mask] for mask in masks]

@@ -64,7 +64,7 @@ def _margins(outputs: Any, batch: Batch) -> Tensor:
     """Return log-likelihoods of first sentences minus those of second ones; (pairs,), float64."""
     ids, valid = batch["input_ids"][:, 1:, None], valid_tokens(batch)[:, 1:]
     log_p = _by_token(outputs)[:, :-1].log_softmax(-1).gather(2, ids)[..., 0]
-    first, second = (log_p.double() * valid).sum(1).chunk(2)
+    first, second = (log_p.cpu().double() * valid.cpu()).sum(1).chunk(2)  # some lack float64
     return first - second
 
 

@@ -148,8 +148,11 @@ class Reconstruction:
             errors.append(self._joint[key])
         return errors
 
-    def error_of(self, mask: HeadMask) -> float:
-        """Return the error of everything that a mask drops, each block refitted."""
+    def errors_of(self, masks: Sequence[HeadMask]) -> list[float]:
+        """Return the errors of everything that masks drop, each block refitted."""
+        return [self._error_of(mask) for mask in masks]
+
+    def _error_of(self, mask: HeadMask) -> float:
         error = 0.0
         for number, block in enumerate(self.view.blocks):
             kept = mask.kept_in(number)

@@ -25,6 +25,8 @@ from deadhead.moments import Moments, MomentSums
 from deadhead.surgery.mask import masked
 from deadhead.types import Head, HeadMask, HeadScores
 
+TRIALS = 8  # whose errors are asked for together
+
 
 def score(
     model: nn.Module | HeadModel,
@@ -178,6 +180,11 @@ class Scorer:
         return other
 
     @property
+    def passed(self) -> tuple[HeadMask, ...]:
+        """No mask: a scorer makes no run; see `strategies.second_look`."""
+        return ()
+
+    @property
     def looks_again(self) -> bool:
         """Whether `again` can be had: of a single criterion that needs but one look."""
         return len(self._made) == 1 and all(hasattr(c, "weights") for c in self._made.values())
@@ -214,8 +221,21 @@ class Scorer:
 
     def error(self, mask: HeadMask) -> float | None:
         """Return the criterion's error of a whole mask; None if it has none."""
-        criterion = self._alone("error_of")
-        return None if criterion is None else criterion.error_of(mask)
+        found = self.errors([mask])
+        return None if found is None else found[0]
+
+    def errors(self, masks: Sequence[HeadMask]) -> list[float] | None:
+        """Return the criterion's errors of whole masks; None if it has none.
+
+        Cost: algebra; of `ablation`, a forward pass and part of one per mask.
+        """
+        criterion = self._alone("errors_of")
+        return None if criterion is None else criterion.errors_of(masks)
+
+    @property
+    def at_once(self) -> int:
+        """How many masks are best asked for `errors` together: more if they share a pass."""
+        return TRIALS if self.tries else 1
 
     def joint(self, mask: HeadMask, units: Sequence[Sequence[Head]]) -> list[float] | None:
         """Return the criterion's error of dropping each of some sets of heads together from a mask.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from deadhead.types import HeadMask, HeadScores
 
 SPARSITIES = (0.25, 0.50, 0.75, 0.90)
 TO_KEEP = (0.95, 0.99)
-NEAR = 0.05  # of the heads
+GAP = 0.15  # of the heads
 LONG = 30  # steps; longer runs are abbreviated in the middle
 MANY = 6  # heads of one step; more are counted
 
@@ -67,23 +68,33 @@ def summary_rows(curves: Mapping[str, Trajectory]) -> Rows:
     """Compare curves by what one reads off them, a row per curve.
 
     "keeps 95% to" is the largest share of heads dropped that keeps 95% of the dense metric. A
-    share with nothing measured near it (`NEAR`, or a head) has a dash: gaps are not drawn across.
+    share in a gap between measured steps (wider than `GAP` and a head) has a dash, and so has the
+    area under a curve that has one: no line is drawn across it.
     """
     columns = ("run", "metric", "dense", *(f"at {s:.0%}" for s in SPARSITIES), "AUC")
     columns += tuple(f"keeps {k:.0%} to" for k in TO_KEEP)
     rows = []
     for name, curve in curves.items():
         known = any(not math.isnan(step.metric) for step in curve)
-        measured = [step.mask.sparsity for step in curve if not math.isnan(step.metric)]
-        reach = max(NEAR, 1 / max(1, curve.start.mask.n_heads))
-        near = [any(abs(s - at) <= reach for at in measured) for s in SPARSITIES]
-        shares = zip(SPARSITIES, near, strict=True)
-        cells = [number(curve.at(sparsity=s) if there else math.nan) for s, there in shares]
-        cells.append(number(curve.auc() if known else math.nan))
+        cells = [number(curve.at(sparsity=s) if _has(curve, s) else math.nan) for s in SPARSITIES]
+        cells.append(number(curve.auc() if known and not _gaps(curve) else math.nan))
         comparable = known and not math.isnan(curve.dense)
         cells += [f"{curve.largest_keeping(k):.1%}" if comparable else NOTHING for k in TO_KEEP]
         rows.append([name, curve.metric, number(curve.dense), *cells])
     return Rows(columns, rows, words=("run", "metric"))
+
+
+def _gaps(curve: Trajectory) -> list[tuple[float, float]]:
+    """Return the shares of heads between which nothing was measured, where they are far apart."""
+    widest = max(GAP, 1 / max(1, curve.start.mask.n_heads)) + 1e-9
+    at = [step.mask.sparsity for step in curve if not math.isnan(step.metric)]
+    return [(a, b) for a, b in itertools.pairwise(at) if b - a > widest]
+
+
+def _has(curve: Trajectory, share: float) -> bool:
+    """Whether the metric at a share of heads dropped can be told from what was measured."""
+    known = any(not math.isnan(step.metric) for step in curve)
+    return known and not any(a + 1e-9 < share < b - 1e-9 for a, b in _gaps(curve))
 
 
 def score_rows(scores: HeadScores, *, lowest: int | None = None) -> Rows:

@@ -106,6 +106,7 @@ class Journal:
             self.scores = HeadScores.from_json(entry["scores"])
         elif "decision" in entry:
             self.decision = entry["decision"]
+            Decision.from_json(entry["decision"], Recipe())  # or it is no decision
         elif "step" in entry:
             self.steps.append(Step.from_json(entry["step"]))
         elif "random" in entry:
@@ -115,8 +116,17 @@ class Journal:
             self.points.append(entry["point"])
 
     def done(self, recipe: Recipe) -> Done:
-        """Return what `prune` need not do again by this recipe."""
+        """Return what `prune` need not do again by this recipe.
+
+        Raises:
+            DataError: steps were made by a method that the journal does not name.
+        """
         made = None if self.decision is None else Decision.from_json(self.decision, recipe)
+        if made is None and recipe.settled().undecided and len(self.steps) > 1:
+            raise DataError(
+                f"the interrupted run in {str(self.folder)!r} does not say what auto had decided;"
+                " remove it and start again"
+            )
         return Done(self.scores, tuple(self.steps), made)
 
     def write(self, kind: str, value: Any) -> None:

@@ -13,12 +13,17 @@ from deadhead.artefacts import split_key
 from deadhead.errors import BudgetError, DataError
 from deadhead.recipe import Recipe
 from deadhead.repair.distill import check_packages
-from deadhead.tasks import Task, TaskSet, open_task
+from deadhead.tasks import Task, TaskSet, open_calibration, open_task
 from deadhead.tasks.data import data_files, split_slice
 from deadhead.tasks.prompts import Prompts, open_prompts
 from deadhead.tasks.splits import ROLES
 
 MIB = 2**20
+# of `DataSettings`, what a calibration set alone has no use for
+_OF_SEVERAL = (
+    *("spec", "calibration", "selection", "train", "test"),
+    *("selection_size", "test_size", "allow_overlap"),
+)
 
 
 @dataclass(frozen=True)
@@ -91,18 +96,14 @@ class DataSettings:
                 "no data is named; give --task, or both --calibration and --test"
                 " (bundled:sentiment and bundled:agreement need no files)"
             )
-        if tokenizer is None:
-            raise DataError(
-                "the model has no tokenizer to read text with; put its tokenizer files"
-                " (tokenizer.json, tokenizer_config.json) into the folder"
-            )
+        _check_tokenizer(tokenizer)
         options = asdict(self)
         return open_task(options.pop("spec"), tokenizer, config=config, **options)
 
     def open_one(self, role: str, tokenizer: Any, config: Any) -> Task:
         """Open the `calibration` or `test` set alone, for commands that look at no other.
 
-        The other sets may lack, and may overlap with it.
+        The other sets may lack, and may overlap with it. Texts to calibrate on need no labels.
 
         Raises:
             DataError: as `open`.
@@ -113,6 +114,10 @@ class DataSettings:
                 f"no data is named; give --task or --{role}"
                 " (bundled:sentiment and bundled:agreement need no files)"
             )
+        if role == "calibration" and given is not None:
+            _check_tokenizer(tokenizer)
+            of_one = {k: v for k, v in asdict(self).items() if k not in _OF_SEVERAL}
+            return open_calibration(given, tokenizer, config=config, **of_one)
         alone = replace(self, train=None, allow_overlap=True)
         if given is not None:
             alone = replace(alone, spec=None, calibration=given, selection=None, test=given)
@@ -127,6 +132,14 @@ class DataSettings:
         files = {file.stem.lower(): file for file in data_files(folder)}
         file = next((files[name] for name in ROLES[role] if name in files), None)
         return None if file is None else f"{file}{self.spec.removeprefix(place)}"
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    if tokenizer is None:
+        raise DataError(
+            "the model has no tokenizer to read text with; put its tokenizer files"
+            " (tokenizer.json, tokenizer_config.json) into the folder"
+        )
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,13 @@ class ScoresWholeMasks(Protocol):
         """Score the heads that a mask leaves."""
         ...
 
-    def error(self, mask: HeadMask) -> float | None:
-        """Return the error of a mask; None if the criterion knows none."""
+    @property
+    def at_once(self) -> int:
+        """How many masks are best asked for together."""
+        ...
+
+    def errors(self, masks: Sequence[HeadMask]) -> list[float] | None:
+        """Return the errors of masks; None if the criterion knows none."""
         ...
 
     def gains(self, mask: HeadMask) -> HeadScores | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from deadhead.strategies.base import (
     strategy_named,
 )
 from deadhead.strategies.units import Rules, Unit, units
-from deadhead.types import HeadMask
+from deadhead.types import HeadMask, HeadScores
 
 TRIED = 24  # swaps that are tried, the most promising first, before the search gives up
 ROUNDS = 200
@@ -38,34 +39,38 @@ def search(
 ) -> Iterator[Move]:
     """Drop greedily, then swap a dropped head with a kept one while that lowers the whole error.
 
-    The error of a mask is the criterion's own (`reconstruction`: what refitting cannot make up
-    for). The best swaps, by what the one saves and the other costs, are tried first. One move: the
-    masks of different limits are not nested. Cost: the greedy scorings, then algebra.
+    The error of a mask is the criterion's own: of `reconstruction` what refitting cannot make up
+    for, of `ablation` the calibration loss. The best swaps, by what the one saves and the other
+    costs, are tried first. One move: the masks of different limits are not nested. Cost: the
+    greedy scorings, then algebra; with `ablation` a scoring and part of a forward pass per dropped
+    head for each swap that is made.
     Source: local search on masks, as the mask rearrangement of Kwon et al. 2022 (arXiv 2204.09656).
 
     Raises:
         BudgetError: the criterion has no error of a whole mask.
     """
-    if not isinstance(score, ScoresWholeMasks) or score.error(origin) is None:
+    if not isinstance(score, ScoresWholeMasks) or score.errors([origin]) is None:
         raise BudgetError(
             "strategy 'search' needs a criterion that knows the error of a whole mask; choose"
-            " criterion reconstruction, or strategy greedy"
+            " criterion reconstruction or ablation, or strategy greedy"
         )
     greedy = strategy_named("greedy")
-    rest = {"origin": origin, "per_step": 1, "limit": limit, "rules": rules}
+    rest = {"origin": origin, "per_step": per_step, "limit": limit, "rules": rules}
     moves = list(greedy(view, score, grams, start=origin, **rest))
     if not moves:
         return
-    mask, dropped = moves[-1].mask, [move.dropped for move in moves]
-    error = score.error
-    now = error(mask) or 0.0
+    mask, dropped = moves[-1].mask, [u for move in moves for u in _units(view, move, rules)]
+    (now,) = _errors(score, [mask])
     for _ in range(ROUNDS):
         found = None
-        for unit, back in _swaps(view, score, mask, dropped, rules)[:TRIED]:
-            changed = _with(mask, back).drop(*unit)
-            then = error(changed)
-            if then is not None and then < now * (1 - 1e-9):
-                found = (unit, back, changed, then)
+        swaps = _swaps(view, score, mask, dropped, rules)[:TRIED]
+        for begin in range(0, len(swaps), score.at_once):
+            some = swaps[begin : begin + score.at_once]
+            masks = [_with(mask, back).drop(*unit) for unit, back in some]
+            errors = _errors(score, masks)
+            best = int(np.argmin(errors))
+            if errors[best] < now - abs(now) * 1e-9:
+                found = (*some[best], masks[best], errors[best])
                 break
         if found is None:
             break
@@ -74,6 +79,22 @@ def search(
     heads = tuple(sorted(h for unit in dropped for h in unit))
     last = score(origin)
     yield Move(mask, heads, tuple(last[h] for h in heads))
+
+
+def _units(view: HeadModel, move: Move, rules: Rules) -> list[Unit]:
+    """Take apart what one move dropped: heads, or those that are bound together."""
+    back = _with(move.mask, move.dropped)
+    alike = HeadScores(tuple(np.zeros(n) for n in back.counts), "alike")
+    free = replace(rules, keep_at_least=0, scope="global")
+    gone = set(move.dropped)
+    found = [unit for unit in units(view, alike, back, free) if set(unit) <= gone]
+    return found if {h for unit in found for h in unit} == gone else [move.dropped]
+
+
+def _errors(score: ScoresWholeMasks, masks: Sequence[HeadMask]) -> list[float]:
+    found = score.errors(masks)
+    assert found is not None
+    return found
 
 
 def _swaps(
@@ -85,13 +106,13 @@ def _swaps(
 ) -> list[tuple[Unit, Unit]]:
     """List swaps (goes, comes back) of equal size that promise to save, best first."""
     costs, gains, joint = score(mask), score.gains(mask), joint_from(score, mask)
-    now = score.error(mask) or 0.0
+    single = gains is not None and all(len(back) == 1 for back in dropped)
+    masks = [mask] if single else [mask, *(_with(mask, back) for back in dropped)]
+    now, *without = _errors(score, masks)
     found = []
-    for back in dropped:
-        if gains is not None and len(back) == 1:
-            saved = gains[back[0]]
-        else:
-            saved = now - (score.error(_with(mask, back)) or 0.0)
+    adds_up = score.at_once == 1  # else blocks too make up for one another: no promise is exact
+    for number, back in enumerate(dropped):
+        saved = gains[back[0]] if gains is not None and len(back) == 1 else now - without[number]
         for unit in units(view, costs, _with(mask, back), rules):
             same_block = unit[0].block == back[0].block
             if set(unit) & set(back) or len(unit) != len(back):
@@ -100,7 +121,7 @@ def _swaps(
                 continue
             together = joint([unit]) if joint is not None and len(unit) > 1 else None
             cost = float(np.sum([costs[h] for h in unit])) if together is None else together[0]
-            if cost < saved or same_block:  # in one block they make up for one another
+            if cost < saved or same_block or not adds_up:  # in one block they make up for another
                 found.append((cost - saved, unit, back))
     return [(unit, back) for _, unit, back in sorted(found, key=lambda f: f[0])]
 

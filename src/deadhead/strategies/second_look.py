@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from deadhead.errors import BudgetError, DataError
+from deadhead.errors import BudgetError
 from deadhead.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.repair import fit, repaired
@@ -29,6 +29,11 @@ class LooksAgain(Protocol):
     @property
     def moments(self) -> Moments:
         """Moments of the dense model."""
+        ...
+
+    @property
+    def passed(self) -> Sequence[HeadMask]:
+        """The masks that this run has come by, in order."""
         ...
 
     def __call__(self, mask: HeadMask) -> HeadScores:
@@ -56,13 +61,12 @@ def second_look(
 
     What the first look measured is no longer true when half of the heads are gone. The second is at
     the model without them, repaired by `least_squares`; the first half of a run is that of
-    `greedy`. A resumed run looks again at the same half.
+    `greedy`. A resumed run looks again at the half that it had `passed`.
 
     Cost: two passes over the data, one if no more than half of the heads go; and algebra.
 
     Raises:
         BudgetError: the criterion needs a pass for every mask anyway.
-        DataError: the resumed run had got to its half by another way.
     """
     if not isinstance(score, LooksAgain) or not score.looks_again:
         raise BudgetError(
@@ -77,10 +81,9 @@ def second_look(
             yield move
             known = move.mask
     elif len(start.dropped) > half:  # it was looked at before `start`
-        known = origin
-        for move in greedy(view, score, grams, start=origin, limit=half, **rest):
+        known = _passed(score, half, start) or origin
+        for move in greedy(view, score, grams, start=known, limit=half, **rest):
             known = move.mask
-        _check_passed(known, start)
     if limit <= half:
         return
     fits = fit(view, PruningPlan(known), score.moments, "least_squares")
@@ -90,14 +93,10 @@ def second_look(
     yield from greedy(view, again, grams, start=begin, limit=limit, **rest)
 
 
-def _check_passed(half: HeadMask, start: HeadMask) -> None:
-    """Refuse to go on from a run whose half is not the one that was found again."""
-    if not set(half.dropped) <= set(start.dropped):
-        raise DataError(
-            "the interrupted run had looked again at another half of the heads: its steps ended"
-            " elsewhere on the way there (a cut before half), or another machine scored otherwise;"
-            " remove it and start again"
-        )
+def _passed(score: LooksAgain, half: int, start: HeadMask) -> HeadMask | None:
+    """Return the last mask on the way to `start` that drops no more than half."""
+    before = [mask for mask in score.passed if len(mask.dropped) <= half and start & mask == start]
+    return before[-1] if before else None
 
 
 def half_of(origin: HeadMask) -> int:

@@ -9,7 +9,7 @@ from deadhead.tasks.data import Columns, Rows
 from deadhead.tasks.evaluation import Evaluation
 from deadhead.tasks.examples import Examples
 from deadhead.tasks.minimal_pairs import MinimalPairsTask
-from deadhead.tasks.opening import TaskSet, infer_kind, open_task
+from deadhead.tasks.opening import TaskSet, infer_kind, open_calibration, open_task
 from deadhead.tasks.perplexity import PerplexityTask
 from deadhead.tasks.task import KINDS, BatchedTask, Task, register_task, task_kind
 
@@ -27,6 +27,7 @@ __all__ = [
     "Task",
     "TaskSet",
     "infer_kind",
+    "open_calibration",
     "open_task",
     "register_task",
     "task_kind",

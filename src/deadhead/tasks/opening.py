@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deadhead.errors import DataError
 from deadhead.tasks.classification import LABEL_COLUMNS
@@ -12,7 +13,7 @@ from deadhead.tasks.examples import Examples
 from deadhead.tasks.overlap import keep_disjoint
 from deadhead.tasks.splits import ROLES, find_splits, read_split
 from deadhead.tasks.task import BatchedTask, Task, task_kind
-from deadhead.tasks.texts import keep_apart, read_texts, text_kind
+from deadhead.tasks.texts import is_judged, keep_apart, read_texts, text_kind
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def open_task(
         tokenizer: the model's.
         config: the model's.
         kind: `classification`, `minimal_pairs` or `perplexity`; None reads it off the columns.
-        calibration: wins over what `spec` has.
+        calibration: wins over what `spec` has. Texts without labels will do, for losses that need
+            none; for minimal pairs any text.
         selection: wins over what `spec` has.
         train: text without labels (labels are not looked at) for `distill`; read by the same
             columns, and of minimal pairs the acceptable sentences.
@@ -120,41 +122,40 @@ def open_task(
     sizes = {"calibration": calibration_size, "selection": selection_size, "test": test_size}
     explicit = {"calibration": calibration, "selection": selection, "test": test}
     for role, size in sizes.items():
-        if size is not None and size < 1:
-            raise DataError(f"{role}_size {size!r} leaves no examples; give 1 or more, or None")
+        _check_size(role, size)
     if kind is not None:
         task_kind(kind)  # before any data is read
     columns = Columns(text_column, text_pair_column, label_column)
     labels = {str(name) for name in config.label2id or ()}
     found, notes = find_splits(spec, explicit, sizes=sizes, seed=seed, labels=labels)
     chosen = task_kind(kind or infer_kind(found["test"], columns))
-    sets = {role: chosen.read(rows, columns) for role, rows in found.items()}
+    bare = not is_judged(found["calibration"], columns, chosen)
+    judged = {role: rows for role, rows in found.items() if not bare or role != "calibration"}
+    sets = {role: chosen.read(rows, columns) for role, rows in judged.items()}
     sets, dropped = keep_disjoint(sets, allow_overlap=allow_overlap)
+    how = {"batch_size": batch_size, "max_tokens": max_tokens, "max_length": max_length}
+    if bare:
+        texts = read_texts(found["calibration"], columns)
+        apart = {"role": "calibration", "allow_overlap": allow_overlap}
+        sets["calibration"], said = keep_apart(texts, sets, **apart)
+        dropped += said
 
     def task(kind: type[BatchedTask], examples: Examples, name: str) -> BatchedTask:
-        return kind(
-            examples,
-            tokenizer,
-            config=config,
-            name=name,
-            batch_size=batch_size,
-            max_tokens=max_tokens,
-            max_length=max_length,
-        )
+        return kind(examples, tokenizer, config=config, name=name, **how)
 
     tasks: dict[str, BatchedTask] = {}
+    calibrated = text_kind(chosen) if bare else chosen
     for number, role in enumerate(ROLES):
         if role in sets:
-            drawn = sets[role].sample(sizes[role], seed=(seed, number))
-            of = "" if len(drawn) == len(sets[role]) else f"the {len(sets[role])} in "
-            tasks[role] = task(chosen, drawn, f"{of}{found[role].source}")
+            drawn, name = _drawn(sets[role], sizes[role], (seed, number), found[role])
+            tasks[role] = task(calibrated if role == "calibration" else chosen, drawn, name)
     if train is None:
-        training = task(chosen, sets["calibration"], found["calibration"].source)
+        training = task(calibrated, sets["calibration"], found["calibration"].source)
     else:
         rows = read_split(str(train), "calibration", {"calibration": None}, seed, labels)
-        texts, apart = keep_apart(read_texts(rows, columns), sets, allow_overlap=allow_overlap)
+        texts, said = keep_apart(read_texts(rows, columns), sets, allow_overlap=allow_overlap)
         training = task(text_kind(chosen), texts, rows.source)
-        dropped += apart
+        dropped += said
     return TaskSet(
         tasks["calibration"],
         tasks.get("selection"),
@@ -162,6 +163,65 @@ def open_task(
         (*notes, *dropped),
         training,
     )
+
+
+def open_calibration(
+    spec: str | Path,
+    tokenizer,
+    *,
+    config,
+    kind: str | None = None,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    calibration_size: int | None = 512,
+    seed: int = 0,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    max_length: int | None = None,
+) -> Task:
+    """Open a calibration set alone, where nothing is judged; plain text will do for any model.
+
+    Args: as of `open_task`.
+
+    Raises:
+        DataError: as of `open_task`.
+    """
+    _check_size("calibration", calibration_size)
+    columns = Columns(text_column, text_pair_column, label_column)
+    labels = {str(name) for name in config.label2id or ()}
+    rows = read_split(
+        str(spec), "calibration", {"calibration": calibration_size}, seed=seed, labels=labels
+    )
+    inferred = infer_kind(rows, columns)
+    if inferred == "perplexity" and _classifies(config):
+        inferred = "classification"
+    chosen = task_kind(kind or inferred)
+    bare = not is_judged(rows, columns, chosen)
+    examples = read_texts(rows, columns) if bare else chosen.read(rows, columns)
+    drawn, name = _drawn(examples, calibration_size, (seed, 0), rows)
+    how = {"batch_size": batch_size, "max_tokens": max_tokens, "max_length": max_length}
+    opened = text_kind(chosen) if bare else chosen
+    return opened(drawn, tokenizer, config=config, name=name, **how)
+
+
+def _check_size(role: str, size: int | None) -> None:
+    if size is not None and size < 1:
+        raise DataError(f"{role}_size {size!r} leaves no examples; give 1 or more, or None")
+
+
+def _drawn(
+    examples: Examples, size: int | None, seed: tuple[int, int], rows: Rows
+) -> tuple[Examples, str]:
+    """Return a sample of examples, and its name."""
+    drawn = examples.sample(size, seed=seed)
+    of = "" if len(drawn) == len(examples) else f"the {len(examples)} in "
+    return drawn, f"{of}{rows.source}"
+
+
+def _classifies(config: Any) -> bool:
+    made = getattr(config, "architectures", None) or ()
+    return any(name.endswith("ForSequenceClassification") for name in made)
 
 
 def infer_kind(rows: Rows, columns: Columns) -> str:

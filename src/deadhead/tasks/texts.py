@@ -1,4 +1,4 @@
-"""Text without labels, to train on: read and tokenised as a task's is, judged by nothing."""
+"""Text without labels, to score and train on: tokenised as a task's is, judged by nothing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from deadhead.errors import DataError
+from deadhead.tasks.batching import Batch
 from deadhead.tasks.classification import LABEL_COLUMNS, ClassificationTask, text_columns
 from deadhead.tasks.data import PAIR_COLUMNS, Columns, Rows
 from deadhead.tasks.examples import Examples
-from deadhead.tasks.minimal_pairs import GOOD
+from deadhead.tasks.minimal_pairs import GOOD, MinimalPairsTask
 from deadhead.tasks.overlap import keep_disjoint
 from deadhead.tasks.perplexity import PerplexityTask
 from deadhead.tasks.task import BatchedTask
@@ -22,6 +23,18 @@ class Sentences(ClassificationTask):
     def __init__(self, examples: Examples, tokenizer: Any, **options: Any) -> None:
         unlabelled = replace(examples, labels=[0] * len(examples))  # nobody looks at them
         super().__init__(unlabelled, tokenizer, **options)
+
+    def batches(self) -> list[Batch]:
+        """Return padded batches without `labels`; see `BatchedTask.batches`."""
+        return [{k: v for k, v in b.items() if k != "labels"} for b in super().batches()]
+
+
+def is_judged(rows: Rows, columns: Columns, kind: type[BatchedTask]) -> bool:
+    """Whether rows have what a kind of task judges by: labels, or the worse of two sentences."""
+    if issubclass(kind, ClassificationTask):
+        label = columns.label or rows.first_column(LABEL_COLUMNS)
+        return label is not None and label in rows.columns
+    return not issubclass(kind, MinimalPairsTask) or PAIR_COLUMNS.issubset(rows.columns)
 
 
 def text_kind(kind: type[BatchedTask]) -> type[BatchedTask]:
@@ -48,7 +61,11 @@ def read_texts(rows: Rows, columns: Columns) -> Examples:
 
 
 def keep_apart(
-    texts: Examples, sets: Mapping[str, Examples], *, allow_overlap: bool = False
+    texts: Examples,
+    sets: Mapping[str, Examples],
+    *,
+    role: str = "training",
+    allow_overlap: bool = False,
 ) -> tuple[Examples, list[str]]:
     """Return texts that are in neither the selection nor the test set; see `keep_disjoint`.
 
@@ -58,11 +75,11 @@ def keep_apart(
         DataError: they overlap, and `allow_overlap` is false.
     """
     said: list[str] = []
-    for role in ("selection", "test"):
-        if role in sets:
-            pair = {"training": texts, role: _split(sets[role], len(texts.texts[0]))}
+    for other in ("selection", "test"):
+        if other in sets:
+            pair = {role: texts, other: _split(sets[other], len(texts.texts[0]))}
             pair, notes = keep_disjoint(pair, allow_overlap=allow_overlap)
-            texts = pair["training"]
+            texts = pair[role]
             said += notes
     return texts, said
 
