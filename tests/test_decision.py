@@ -346,3 +346,17 @@ def test_scores_of_anybody_are_taken():
     rows = tuple(np.split(values, np.cumsum(HeadModel(model).mask.counts)[:-1]))
     plan = choose(model, None, Recipe(heads=3), scores=HeadScores(rows, "mine"))
     assert [(h.block, h.index) for h in plan.mask.dropped] == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_repaired_at_the_end_the_curve_is_of_models_as_they_are_cut(sentiment):
+    model, tasks = sentiment
+    how = {"criterion": "taylor", "strategy": "one_shot", "heads": 12, "per_step": 4}
+    curves = {
+        at: prune(model, tasks, Recipe(repair="least_squares", repair_at=at, **how))
+        for at in ("step", "end")
+    }
+    plain = prune(model, tasks, Recipe(repair="none", **how))
+    metrics = {at: [s.metric for s in found.trajectory] for at, found in curves.items()}
+    assert metrics["end"] == [s.metric for s in plain.trajectory]
+    assert metrics["step"] != metrics["end"]
+    assert curves["end"].fits.keys() == curves["step"].fits.keys()

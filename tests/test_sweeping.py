@@ -25,7 +25,7 @@ from deadhead.errors import (
     UnknownNameError,
 )
 from deadhead.readings import Point, Reading, lines_of
-from deadhead.report.sweep_page import SweepSummary, sweep_rows
+from deadhead.report.sweep_page import MANY, SweepSummary, sweep_figure, sweep_rows
 from deadhead.runs import DataSettings, ModelSettings
 from deadhead.runs.judging import LmEvalSettings
 from deadhead.runs.sweep import SweepSettings, conduct_sweep
@@ -438,3 +438,16 @@ def test_a_whole_sweep_writes_a_folder_and_leaves_the_model_alone(tmp_path):
     page = (tmp_path / "sweep" / "report.html").read_text(encoding="utf-8")
     assert "random heads (2 draws)" in page
     assert not (tmp_path / ".sweep.partial").exists()
+
+
+def test_a_figure_of_many_methods_tells_those_apart_that_are_nearest():
+    pytest.importorskip("matplotlib")
+    read = {number: {"sum": Reading("sum", 1 - number / 100)} for number in range(30)}
+    points = [Point("dense", "mask", 0.0, 0, 0.0, readings=read[0])]
+    for number in range(1, 30):
+        for share in (0.25, 0.5):
+            name = f"method {number}"
+            points.append(Point(name, "remove", share, 1, share, readings=read[number]))
+    (legend,) = sweep_figure(lines_of(points), "sum").legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["dense", *(f"method {n}" for n in range(1, MANY + 1)), f"{29 - MANY} others"]

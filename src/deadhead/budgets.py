@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -94,12 +95,17 @@ class Gauge:
     Cost: arithmetic; for `latency` a copy of the model and `2 * REPEATS` forward passes a mask.
 
     Raises:
-        BudgetError: latency without inputs, or kv_bytes of a model without heads.
+        BudgetError: latency without inputs, or kv_bytes of a model without a cache.
     """
 
     def __init__(self, view: HeadModel, budget: Budget, *, gqa: str, inputs: Inputs | None = None):
         if budget.of == "latency" and inputs is None:
             raise BudgetError("a latency budget needs inputs to time; give data, or another budget")
+        if budget.of == "kv_bytes" and not _caches(view.model):
+            raise BudgetError(
+                f"budget {budget}: {type(view.model).__name__} keeps no keys and values from token"
+                " to token; give parameters=, flops= or latency="
+            )
         self.view, self.budget, self.gqa, self.inputs = view, budget, gqa, inputs
         self._timed: dict[HeadMask, float] = {}
         self._dense = self._count(view.mask) if budget.of != "latency" else 1.0
@@ -176,6 +182,12 @@ class Gauges:
     def met(self, mask: HeadMask) -> bool:
         """Whether no more than any of the budgets is left."""
         return all(gauge.met(mask) for gauge in self.each)
+
+
+def _caches(model: nn.Module) -> bool:
+    """Whether a model can keep a key/value cache, as far as its signature tells."""
+    parameters = inspect.signature(model.forward).parameters
+    return "past_key_values" in parameters or not hasattr(model, "config")
 
 
 def _per_feature(module: nn.Module, *, out: bool) -> int:

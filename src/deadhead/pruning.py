@@ -21,7 +21,15 @@ from deadhead.moments import Moments
 from deadhead.recipe import Recipe
 from deadhead.repair import Fits, applied_repaired, fit, notes_of
 from deadhead.similarity import GramFn, HeadGrams, check_units, head_grams
-from deadhead.strategies import Move, ScoreFn, StopRules, droppable, strategy_named, units
+from deadhead.strategies import (
+    Move,
+    ScoreFn,
+    StopRules,
+    droppable,
+    shortfall,
+    strategy_named,
+    units,
+)
 from deadhead.surgery import masked
 from deadhead.tasks import Task, TaskSet
 from deadhead.trajectory import Step, Trajectory
@@ -211,7 +219,9 @@ def prune(
     chosen = copies.get(mask, {})
     plan, fits = recipe.plan(mask, chosen), repair(mask, chosen)
     moments = scorer.moments if recipe.repair != "none" else None
-    notes = (*(scorer.notes if recipe.needs_scores else ()), *notes_of(fits))
+    notes = [*(scorer.notes if recipe.needs_scores else ()), *notes_of(fits)]
+    if recipe.budget is None and (short := shortfall(view, origin, recipe.rules, recipe.heads)):
+        notes.insert(0, short)
     return Pruning(trajectory, score.first, plan, fits, moments, on, recipe, decision, tuple(notes))
 
 

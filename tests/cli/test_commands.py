@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,11 @@ def planned(deadhead, no_figures, tmp_path):
     plan = PruningPlan(mask, provenance={"model": MODEL})
     (tmp_path / "plan.json").write_text(json.dumps(plan.to_json()))
     return deadhead
+
+
+def test_the_version_is_told(deadhead):
+    told = deadhead("--version")
+    assert (told.code, told.out.strip()) == (0, version("deadhead"))
 
 
 @pytest.mark.parametrize("command", RUNS)

@@ -17,6 +17,18 @@ def test_every_criterion_stands_beside_every_repair_and_random_draws(deadhead, t
     assert len(json.loads((tmp_path / "out" / "sweep.json").read_text())["points"]) == 9
 
 
+def test_it_says_what_auto_took(deadhead):
+    data = ("-t", "bundled:sentiment", "--calibration-size", "32", "--test-size", "32")
+    methods = ("-c", "auto", "--repair", "none", "--random", "0", "--heads", "25%,75%")
+    found = deadhead("compare", MODEL, *data, *methods, "-o", "out")
+    assert found.code == 0, found.err
+    said = " ".join(found.err.split())
+    assert "note: auto at 25%: " in said
+    assert "note: auto at 75%: " in said
+    assert ", repair least_squares: " in said
+    assert "95% interval over the examples" in found.out
+
+
 def test_a_plan_with_a_repair_needs_data_to_be_applied(deadhead):
     data = ("-t", "bundled:sentiment", "--calibration-size", "32")
     assert deadhead("plan", MODEL, *data, "--heads", "3").code == 0

@@ -6,12 +6,13 @@ import io
 import os
 import sys
 import warnings
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from deadhead.cli.console import fail, say
+from deadhead.cli.console import fail, say, show
 from deadhead.errors import DeadheadError
 
 
@@ -47,11 +48,27 @@ def command() -> typer.Typer:
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+
+    @app.callback()
+    def about(
+        shown: Annotated[
+            bool,
+            typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        ] = False,
+    ) -> None:
+        pass
+
     commands = (demo, prune, explain, compare, score, similarity, maps, plan, apply, evaluate)
     for function in (*commands, sweep):
         app.command()(function)
     app.command("list")(names)
     return app
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        show(version("deadhead"))
+        raise typer.Exit
 
 
 def main() -> None:

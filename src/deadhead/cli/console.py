@@ -39,10 +39,11 @@ def say(*what: Any) -> None:
     ERR.print(*what)
 
 
-def stopped(*, waits: bool) -> None:
+def stopped(*, waits: bool, trains: bool = False) -> None:
     """Say after Ctrl-C how to go on, if a part of the run `waits`, or that nothing was done."""
+    lost = "only training begins anew" if trains else "nothing is lost"
     say(
-        "stopped; nothing is lost: go on with the same command and --resume"
+        f"stopped; {lost}: go on with the same command and --resume"
         if waits
         else "stopped before anything was done"
     )

@@ -10,6 +10,10 @@ from deadhead.cli import options as o
 from deadhead.cli.console import show, show_json
 from deadhead.criteria import LOSSES, criterion_names
 from deadhead.criteria.base import criterion_class
+from deadhead.recipe import AUTO
+from deadhead.repair import repair_names
+from deadhead.repair.base import data_repair_named, repair_named
+from deadhead.repair.distill import distill_
 from deadhead.similarity import GROUPINGS, METRICS
 from deadhead.strategies import SCOPES, strategy_named, strategy_names
 from deadhead.surgery import POLICIES
@@ -21,7 +25,11 @@ def names(as_json: o.JsonOption = False) -> None:
     """List criteria, strategies, groupings, actions, tasks, model types and policies."""
     known = {
         "criteria": {n: _first_line(criterion_class(n)) for n in criterion_names()},
-        "strategies": {n: _first_line(strategy_named(n)) for n in strategy_names()},
+        "strategies": {
+            AUTO: "what no method named stands for: orders compared on held-out texts; see prune",
+            **{n: _first_line(strategy_named(n)) for n in strategy_names()},
+        },
+        "repairs": {n: _first_line(_repair(n)) for n in repair_names()},
         "groupings": {n: _first_line(f) for n, f in GROUPINGS.items()},
         "distances": dict.fromkeys(METRICS, ""),
         "actions": {n: _first_line(f) for n, f in ACTION.items()},
@@ -48,5 +56,11 @@ def names(as_json: o.JsonOption = False) -> None:
     show(table)
 
 
+def _repair(name: str) -> object:
+    if name in ("none", "distill"):
+        return {"none": None, "distill": distill_}[name]
+    return data_repair_named(name) or repair_named(name)
+
+
 def _first_line(thing: object) -> str:
-    return (thing.__doc__ or "").strip().split("\n")[0]
+    return "" if thing is None else (thing.__doc__ or "").strip().split("\n")[0]

@@ -38,7 +38,7 @@ from deadhead.runs import (
     versions,
 )
 from deadhead.similarity import Clustering
-from deadhead.strategies import droppable
+from deadhead.strategies import droppable, shortfall
 from deadhead.trajectory import Step, Trajectory
 from deadhead.types import HeadMask, HeadScores, PruningPlan, count_heads
 
@@ -186,6 +186,9 @@ def plan(
         say(f"auto: {decision.describe()}")
         names = ("strategy", "criterion", "loss")
         provenance |= {name: getattr(decision.recipe, name) for name in names}
+    short = shortfall(view, view.mask, recipe.rules, recipe.heads)
+    if recipe.budget is None and recipe.strategy != "clusters" and short:
+        say(f"note: {short}")
     chosen = replace(chosen, provenance=provenance)
     with replacing(output) as temporary:
         temporary.write_text(json.dumps(chosen.to_json(), indent=1) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from deadhead.heads import HeadModel
 from deadhead.recipe import AUTO, Recipe
 from deadhead.repair.distill import Distillation
 from deadhead.report import RunSummary, outcome, speed_table, step_table, summary_table
+from deadhead.report.contents import distillation
 from deadhead.runs import (
     DataSettings,
     ModelSettings,
@@ -264,7 +265,8 @@ def run(settings: RunSettings, *, resume: bool, as_json: bool, automatic: bool =
         try:
             summary = conduct(settings, resume=resume, watch=watch)
         except KeyboardInterrupt as stop:
-            stopped(waits=partial_folder(settings.output).exists())
+            trains = settings.recipe.repair == "distill"
+            stopped(waits=partial_folder(settings.output).exists(), trains=trains)
             raise typer.Exit(130) from stop
     report(summary, settings, as_json=as_json)
 
@@ -281,6 +283,8 @@ def report(summary: RunSummary, settings: RunSettings, *, as_json: bool) -> None
         show(f"these steps were measured on {summary.evaluated_on}; what follows is on test")
     if summary.speed:
         show(speed_table(summary.speed))
+    if trained := distillation(summary.run):
+        show(f"distill: {trained}")
     show(outcome(summary), f"report: {settings.output / 'report.html'}")
     if settings.save:
         needs = "import deadhead, then " if summary.model["needs_deadhead"] else ""

@@ -197,6 +197,7 @@ def run(settings: SweepSettings, *, resume: bool, as_json: bool) -> None:
     for note in summary.run["notes"]:
         say(f"note: {note}")
     show(rich_table(sweep_rows(summary), title=summary.title))
+    show("[ ]: 95% interval over the examples; of random draws, what 95% of them lie in")
     show(f"report: {settings.output / 'report.html'}, table: {settings.output / 'sweep.csv'}")
 
 

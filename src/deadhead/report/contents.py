@@ -65,6 +65,20 @@ def _grouping(plan: PruningPlan) -> str | None:
     return ", ".join(f"{name} {how[name]}" for name in names if name in how)
 
 
+def distillation(run: Mapping[str, Any]) -> str | None:
+    """Say how long a model was trained, and what that brought; None if it was not."""
+    made = run.get("distillation")
+    if not isinstance(made, Mapping):
+        return None
+    how = {"done": "all that was asked", "seconds": "the time was up", "patience": "no more gain"}
+    before, after = number(made["before"]), number(made["after"])
+    return (
+        f"{made['steps']} of {made['planned']} steps in {made['seconds']:.0f} s"
+        f" ({how[made['stopped']]}), step {made['best_step']} kept;"
+        f" {made['metric']} {before} → {after} on what stops it"
+    )
+
+
 def facts_of(summary: RunSummary) -> list[tuple[str, str]]:
     """Return (name, value) of what else identifies the run; what is unknown is left out."""
     model, plan, run = summary.model, summary.plan, summary.run
@@ -77,7 +91,9 @@ def facts_of(summary: RunSummary) -> list[tuple[str, str]]:
         "action": plan.action,
         "grouping": _grouping(plan),
         "shared key/value heads": plan.gqa,
-        **{key: plan.provenance.get(key) for key in ("strategy", "revision")},
+        **{key: plan.provenance.get(key) for key in ("strategy", "repair", "revision")},
+        "chosen by auto": (run.get("decision") or {}).get("said"),
+        "distillation": distillation(run),
         **{key: run.get(key) for key in ("seed", "date", "machine")},
         "curve evaluated on": run.get("evaluated_on"),
         "seconds": number(run.get("seconds")) if run.get("seconds") is not None else None,

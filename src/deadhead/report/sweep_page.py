@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from deadhead.readings import Line
+    from deadhead.readings import Line, Reading
+
+MANY = 10  # methods that a figure tells apart
+OTHERS = "others"
 
 
 @dataclass(frozen=True)
@@ -91,17 +94,22 @@ def _speed(size: Mapping[str, float]) -> str:
 def sweep_figure(lines: Sequence[Line], judge: str) -> Figure:
     """Draw one judge's metric against the share of heads that went, a panel per action.
 
-    Random draws are a band (95% of draws), the dense model is a line. The axis of a metric whose
-    values differ by more than a factor of 30 (perplexity) is logarithmic.
+    Random draws are a band (95% of draws), the dense model is a line. Of more than `MANY` methods
+    those nearest to the dense model (in the mean over shares) are told apart, the others are thin
+    and grey. The axis of a metric whose values differ by more than a factor of 30 (perplexity) is
+    logarithmic.
     """
     matplotlib = require_matplotlib()
     dense = next((x.readings[judge] for x in lines if x.method == "dense"), None)
     kept = [line for line in lines if judge in line.readings and line.method != "dense"]
     actions = list(dict.fromkeys(line.action for line in kept if not line.draws)) or ["mask"]
     methods = list(dict.fromkeys(line.method for line in kept if not line.draws))
+    named = _nearest(kept, methods, judge, dense)
     with matplotlib.rc_context(STYLE):
+        drawn = [line.method for line in kept if line.draws]
+        legend = 0.6 + 0.075 * max(map(len, [*named, *drawn, OTHERS]))  # inches
         figure = matplotlib.figure.Figure(
-            figsize=(3.4 * len(actions) + 1.6, 4.0), layout="constrained"
+            figsize=(3.6 * len(actions) + legend, 4.0), layout="constrained"
         )
         panels = figure.subplots(1, len(actions), sharey=True, squeeze=False)[0]
         for axes, action in zip(panels, actions, strict=True):
@@ -111,8 +119,10 @@ def sweep_figure(lines: Sequence[Line], judge: str) -> Figure:
             _draw_random(axes, kept, judge)
             if dense is not None:
                 axes.axhline(dense.value, color=GREY, linewidth=1.2, linestyle="--", label="dense")
-            for i, method in enumerate(methods):
+            for method in methods:
+                i = named.index(method) if method in named else None
                 _draw_method(axes, kept, (method, action), judge, i)
+            axes.set_xticks(sorted({round(100 * line.asked) for line in kept}))
         values = [line.readings[judge].value for line in kept]
         if values and min(values) > 0 and max(values) > 30 * min(values):
             panels[0].set_yscale("log")
@@ -122,10 +132,26 @@ def sweep_figure(lines: Sequence[Line], judge: str) -> Figure:
         for axes in panels:
             for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
                 handles.setdefault(name, handle)
+        if others := len(methods) - len(named):
+            handles[f"{others} others"] = handles.pop(OTHERS)
         figure.legend(
             handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=9
         )
     return figure
+
+
+def _nearest(
+    lines: Sequence[Line], methods: Sequence[str], judge: str, dense: Reading | None
+) -> list[str]:
+    """Return the methods that are told apart, in order; all if they are few."""
+    if len(methods) <= MANY or dense is None:
+        return list(methods)
+    far = {
+        method: [abs(x.readings[judge].value - dense.value) for x in lines if x.method == method]
+        for method in methods
+    }
+    nearest = sorted(methods, key=lambda method: sum(far[method]) / len(far[method]))[:MANY]
+    return [method for method in methods if method in nearest]
 
 
 def _draw_random(axes: Axes, lines: Sequence[Line], judge: str) -> None:
@@ -133,21 +159,25 @@ def _draw_random(axes: Axes, lines: Sequence[Line], judge: str) -> None:
         drawn = sorted((x for x in lines if x.method == method), key=lambda x: x.actual)
         x = [100 * line.actual for line in drawn]
         readings = [line.readings[judge] for line in drawn]
-        shade = ("#8c959f", "#d4a72c")[number_ % 2]
+        shade = ("#8c959f", "#d4a72c", "#6cb6ff")[number_ % 3]
         low, high = [r.low for r in readings], [r.high for r in readings]
         axes.fill_between(x, low, high, color=shade, alpha=0.22, linewidth=0)
         axes.plot(x, [r.value for r in readings], color=shade, linewidth=1.2, label=method)
 
 
 def _draw_method(
-    axes: Axes, lines: Sequence[Line], key: tuple[str, str], judge: str, i: int
+    axes: Axes, lines: Sequence[Line], key: tuple[str, str], judge: str, i: int | None
 ) -> None:
+    """Draw one method: the `i`-th of those that are told apart, or one of the others (None)."""
     points = sorted(
         (100 * line.actual, line.readings[judge].value)
         for line in lines
         if (line.method, line.action) == key
     )
-    if points:
+    if points and i is None:
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, color=PALE, linewidth=0.8, zorder=1, label=OTHERS)
+    elif points and i is not None:
         x, y = zip(*points, strict=True)
         axes.plot(
             x,

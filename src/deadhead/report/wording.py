@@ -160,8 +160,14 @@ def _metric_caveats(summary: RunSummary) -> Iterator[str]:
     elif not math.isnan(summary.on_curve) and abs(summary.on_curve - summary.after) > 1e-9:
         yield (
             f"The curve has {metric} {number(summary.on_curve)} for this mask and the evaluation"
-            f" {number(summary.after)}: other data, or a repair in between."
+            f" {number(summary.after)}: {_between(summary)}."
         )
+
+
+def _between(summary: RunSummary) -> str:
+    """Say what lies between the curve and the evaluation."""
+    trained = summary.run.get("distillation")
+    return "other data, or a repair in between" if trained is None else "it was trained in between"
 
 
 def _speed_caveats(summary: RunSummary) -> Iterator[str]:
@@ -208,5 +214,8 @@ def _data_caveats(summary: RunSummary) -> Iterator[str]:
             roles.setdefault(str(print_), []).append(str(role))
     for shared in roles.values():
         if len(shared) > 1:
-            yield f"Same data for {' and '.join(shared)}: the metric is not a test on unseen data."
+            seen = "the metric is not a test on unseen data"
+            kept = "what is said of training is not of unseen text"
+            why = seen if "test" in shared else kept
+            yield f"Same data for {' and '.join(shared)}: {why}."
     yield from (f"Data: {note}." for note in summary.run.get("notes") or ())

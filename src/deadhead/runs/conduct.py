@@ -18,7 +18,7 @@ from deadhead.baseline import RandomBaseline, random_baseline
 from deadhead.checkpoints import Loaded, check_empty, load_model, save_model, whole_folder
 from deadhead.criteria.inputs import to_device
 from deadhead.decision import Decision
-from deadhead.errors import CheckpointError, DataError, OutputExistsError
+from deadhead.errors import BudgetError, CheckpointError, DataError, OutputExistsError
 from deadhead.heads import HeadModel
 from deadhead.pruning import Progress, Pruning, prune
 from deadhead.repair import Fits, apply_repaired_, fit, repaired
@@ -69,7 +69,7 @@ def conduct(
     data = data_facts(
         calibration=tasks.calibration,
         selection=tasks.selection,
-        training=tasks.training,
+        training=tasks.training if settings.recipe.repair == "distill" else None,
         test=tasks.test,
         prompts=prompts,
     )
@@ -97,8 +97,9 @@ def conduct(
         )
     except CheckpointError:  # the disk is full: what is written waits for --resume
         raise
-    except Exception:
-        if len(journal.steps) <= 1 and not resume:  # nothing but the dense model was judged
+    except Exception as error:
+        # nothing but the dense model was judged, or what was asked for cannot be had
+        if (len(journal.steps) <= 1 or isinstance(error, BudgetError)) and not resume:
             journal.remove()
         raise
     baseline = _baseline(view, tasks, settings, pruning, journal, watch)
@@ -130,7 +131,7 @@ def conduct(
         "settings": settings.header(),
         "weights": settings.model.fingerprint(),
         "evaluated_on": pruning.evaluated_on,
-        **({} if pruning.decision is None else {"decision": pruning.decision.to_json()}),
+        **({} if pruning.decision is None else {"decision": _decided(pruning.decision)}),
         **({} if trained is None else {"distillation": trained.to_json()}),
     }
     summary = RunSummary(
@@ -159,6 +160,10 @@ def conduct(
         ) from error
     journal.remove()
     return summary
+
+
+def _decided(decision: Decision) -> dict[str, Any]:
+    return {**decision.to_json(), "said": decision.describe()}
 
 
 def _distilled(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ from deadhead.runs.settings import (
     table_fingerprint,
 )
 from deadhead.similarity import Clustering, HeadGrams, head_grams
-from deadhead.strategies import droppable
+from deadhead.strategies import droppable, shortfall
 from deadhead.sweeping import Sweep, count_points, sweep
 from deadhead.tasks import Task, TaskSet
 from deadhead.tasks.prompts import Prompts
@@ -121,7 +121,7 @@ def conduct_sweep(
         "importance": [table_fingerprint(table) for table in tables],
         "versions": versions(),
     }
-    _check_shares(view, settings.sweep)
+    short = dict.fromkeys(_check_shares(view, settings.sweep))
     judges = [judge_by(task) for task in (tasks.test, *also.values())]
     if settings.lm_eval is not None:
         judges += [judge_by_lm_eval(name, settings.lm_eval, loaded) for name in named]
@@ -182,7 +182,7 @@ def conduct_sweep(
         "command": settings.command,
         "versions": versions(),
         "data": data,
-        "notes": [*tasks.notes, *(texts.notes if texts else ()), *notes.values()],
+        "notes": [*tasks.notes, *(texts.notes if texts else ()), *short, *notes.values()],
         "seed": settings.sweep.seed,
         "date": datetime.now(UTC).date().isoformat(),
         "model": {"name": loaded.name, **model_size(loaded.model)},
@@ -227,14 +227,16 @@ def frame(lines: list[Line]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _check_shares(view: HeadModel, asked: Sweep) -> None:
-    """Refuse shares that cannot be had, before any pass."""
+def _check_shares(view: HeadModel, asked: Sweep) -> Iterator[str]:
+    """Refuse shares that cannot be had, before any pass; yield what is to be said of others."""
     for fraction in asked.fractions:
         for clustering in asked.clusterings:
             check_room(view, clustering, to_drop(view, clustering, fraction))
         for strategy, criterion in asked.chosen:
             recipe = asked.of_criterion(criterion, fraction, strategy=strategy)
             droppable(view, view.mask, recipe.rules, fraction)
+            if short := shortfall(view, view.mask, recipe.rules, fraction):
+                yield short
 
 
 def _also(spec: str, settings: SweepSettings, loaded: Loaded) -> Task:

@@ -15,7 +15,7 @@ from deadhead.strategies.base import (
     strategy_names,
 )
 from deadhead.strategies.stopping import StopRules
-from deadhead.strategies.units import SCOPES, Rules, droppable, reachable, units
+from deadhead.strategies.units import SCOPES, Rules, droppable, reachable, shortfall, units
 
 __all__ = [
     "SCOPES",
@@ -26,6 +26,7 @@ __all__ = [
     "droppable",
     "reachable",
     "register_strategy",
+    "shortfall",
     "strategy_named",
     "strategy_names",
     "units",

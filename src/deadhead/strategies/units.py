@@ -147,6 +147,25 @@ def droppable(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float)
     return total
 
 
+def shortfall(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float) -> str | None:
+    """Say that the rules let far fewer heads go than a fraction asks for; None if they do not.
+
+    All of the heads (1.0) are as many as may go; less than a unit in every block is rounding.
+    """
+    if isinstance(heads, int) or heads >= 1:
+        return None
+    asked, had = count_heads(heads, mask.n_heads), reachable(view, mask, rules, heads)
+    equal = HeadScores(tuple(np.zeros(n) for n in mask.counts), "equal")
+    largest = max((len(unit) for unit in units(view, equal, view.mask, rules)), default=1)
+    blocks = len(view.blocks) if rules.scope == "per_block" else 1
+    if asked - had < largest * blocks:
+        return None
+    return (
+        f"{heads:.0%} of the heads were asked for ({asked}); scope={rules.scope!r},"
+        f" gqa={rules.gqa!r}, keep_at_least={rules.keep_at_least} let {had} of {mask.n_heads} go"
+    )
+
+
 def _possible(view: HeadModel, mask: HeadMask, rules: Rules) -> list[int]:
     """List the totals that can be dropped whatever the scores, what is gone already first."""
     equal = HeadScores(tuple(np.zeros(n) for n in mask.counts), "equal")

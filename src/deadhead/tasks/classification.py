@@ -66,7 +66,7 @@ class ClassificationTask(BatchedTask):
         if label is None:
             raise DataError(
                 f"task kind 'classification' does not fit {rows.source!r}: no label among its"
-                f" columns {', '.join(rows.columns)}; name it with label_column"
+                f" columns {', '.join(rows.columns)}; name it with --label-column (label_column)"
             )
         labels = rows.values(label)
         text, second = text_columns(rows, columns, label)

@@ -128,7 +128,7 @@ def open_task(
     columns = Columns(text_column, text_pair_column, label_column)
     labels = {str(name) for name in config.label2id or ()}
     found, notes = find_splits(spec, explicit, sizes=sizes, seed=seed, labels=labels)
-    chosen = task_kind(kind or infer_kind(found["test"], columns))
+    chosen = task_kind(kind or infer_kind(found["test"], columns, config))
     bare = not is_judged(found["calibration"], columns, chosen)
     judged = {role: rows for role, rows in found.items() if not bare or role != "calibration"}
     sets = {role: chosen.read(rows, columns) for role, rows in judged.items()}
@@ -193,10 +193,7 @@ def open_calibration(
     rows = read_split(
         str(spec), "calibration", {"calibration": calibration_size}, seed=seed, labels=labels
     )
-    inferred = infer_kind(rows, columns)
-    if inferred == "perplexity" and _classifies(config):
-        inferred = "classification"
-    chosen = task_kind(kind or inferred)
+    chosen = task_kind(kind or infer_kind(rows, columns, config))
     bare = not is_judged(rows, columns, chosen)
     examples = read_texts(rows, columns) if bare else chosen.read(rows, columns)
     drawn, name = _drawn(examples, calibration_size, (seed, 0), rows)
@@ -224,10 +221,10 @@ def _classifies(config: Any) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in made)
 
 
-def infer_kind(rows: Rows, columns: Columns) -> str:
-    """Read the kind of task off the columns."""
+def infer_kind(rows: Rows, columns: Columns, config: Any = None) -> str:
+    """Read the kind of task off the columns; of text alone, off what the model does with it."""
     if PAIR_COLUMNS.issubset(rows.columns):
         return "minimal_pairs"
     if columns.label is not None or rows.first_column(LABEL_COLUMNS) is not None:
         return "classification"
-    return "perplexity"
+    return "classification" if _classifies(config) else "perplexity"
