@@ -29,7 +29,7 @@ class Sweep:
             all of them. The others, and random heads always, get what it begins with.
         actions: `remove`, `mask`, `duplicate`, `fold`.
         draws: random draws, of heads and of `random` groups. 0: none.
-        loss, slope, gqa, seed: as in `Recipe`.
+        loss, slope, gqa, seed, strict: as in `Recipe`.
 
     Raises:
         BudgetError: a fraction outside (0, 1].
@@ -48,6 +48,7 @@ class Sweep:
     slope: str = "target"
     gqa: str = "whole_groups"
     seed: int = 0
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.draws < 0:

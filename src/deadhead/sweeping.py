@@ -86,7 +86,8 @@ def sweep(
     for point in _points(view, asked, score, grams, decide, on_note):
         made = done.get(point.key)
         if made is None:
-            made = _judged(view, point, judges, moments, batches, train, measure, on_note)
+            how = {"batches": batches, "strict": asked.strict}
+            made = _judged(view, point, judges, moments, how, train, measure, on_note)
             on_point(made)
         points.append(made)
     return points
@@ -212,7 +213,7 @@ def _judged(
     planned: _Planned,
     judges: Sequence[Judge],
     moments: Callable[[], Moments] | None,
-    batches: Sequence[Batch] | None,
+    how: Mapping[str, Any],
     train: Callable[[nn.Module], object] | None,
     measure: Callable[[nn.Module], Mapping[str, float]] | None,
     on_note: Callable[[str], None],
@@ -228,7 +229,7 @@ def _judged(
     )
     found = moments() if plan.repair != "none" and moments is not None else None
     begun = time.perf_counter()
-    fits = {} if found is None else fit(view, plan, found, plan.repair, batches=batches)
+    fits = {} if found is None else fit(view, plan, found, plan.repair, **how)
     for note in notes_of(fits):
         on_note(note)
 

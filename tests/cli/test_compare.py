@@ -57,3 +57,19 @@ def test_options_of_distill_are_refused_without_it(deadhead):
         assert f"{option[0]} is for repair distill" in said
     said = deadhead("compare", MODEL, "--repair", "distill", "--distill-of", "tailor").refused()
     assert "method to distill 'tailor' is not known; did you mean 'taylor'" in said
+
+
+def test_too_few_texts_are_a_note_or_refused(deadhead, tmp_path):
+    data = ("-t", "bundled:sentiment", "--calibration-size", "1", "--test-size", "16")
+    methods = ("-c", "magnitude", "--repair", "least_squares", "--random", "0", "--heads", "50%")
+    found = deadhead("compare", MODEL, *data, *methods, "-o", "out")
+    assert found.code == 0, found.err
+    assert "unknowns per output feature: it was shrunk" in " ".join(found.err.split())
+    said = deadhead("compare", MODEL, *data, *methods, "--strict", "-o", "strict").refused()
+    assert "unknowns per output feature" in said
+    assert not list(tmp_path.glob("*strict*"))
+
+
+def test_nothing_to_compare_is_refused(deadhead):
+    said = deadhead("compare", MODEL, "-t", "bundled:sentiment", "-c", "").refused()
+    assert "no criterion is named; give --criteria" in said

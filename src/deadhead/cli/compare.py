@@ -9,7 +9,7 @@ import typer
 
 from deadhead.cli import choosing as c
 from deadhead.cli import options as o
-from deadhead.cli.console import typed_command
+from deadhead.cli.console import fail, typed_command
 from deadhead.cli.sweep import run, share
 from deadhead.cli.unused import DISTILL, refuse_typed
 from deadhead.criteria import criterion_names
@@ -81,6 +81,7 @@ def compare(
     ] = 20,
     gqa: c.GqaOption = "whole_groups",
     loss: c.LossOption = None,
+    strict: c.StrictOption = False,
     also: o.AlsoOption = None,
     kind: o.KindOption = None,
     calibration: o.CalibrationOption = None,
@@ -116,6 +117,8 @@ def compare(
     methods += [("greedy", n) for n in names if n.split(":")[0] in GREEDY_FREE]
     methods += [("greedy", n) for n in o.names(greedy)]
     methods += [("search", n) for n in o.names(search)]
+    if not methods and not names:
+        fail("no criterion is named; give --criteria, --greedy or --search a name, or leave it out")
     repairs = dict.fromkeys(repair.replace(" ", "").split(","))
     if "distill" not in repairs:
         refuse_typed(context, DISTILL, "is for repair distill; name it, or leave this out")
@@ -149,6 +152,7 @@ def compare(
             loss=loss,
             gqa=gqa,
             seed=seed,
+            strict=strict,
         ),
         output=o.output_folder(output, Path(model).name, "compare"),
         also=tuple(also or ()),

@@ -22,6 +22,7 @@ class Scorers:
 
     Args:
         model, data, criteria, loss, seed, on_batch: as of `score_all`.
+        strict: as of `Scorer`.
         moments: whether moments will be asked for: then the pass of `kl` sums them too.
 
     Cost: nothing until a criterion is asked for; then its group's pass.
@@ -36,11 +37,12 @@ class Scorers:
         loss: str | Loss | None = None,
         seed: int = 0,
         moments: bool = False,
+        strict: bool = False,
         on_batch: Callable[[], None] | None = None,
     ):
         self.view = model if isinstance(model, HeadModel) else HeadModel(model)
         self._batches = list(data)
-        self._how = {"seed": seed, "on_batch": on_batch}
+        self._how = {"seed": seed, "strict": strict, "on_batch": on_batch}
         groups: dict[tuple[str | Loss | None, bool], list[str]] = {}
         for spec in dict.fromkeys(criteria):
             alone = Scorer(self.view, self._batches, [spec], loss=loss, seed=seed)

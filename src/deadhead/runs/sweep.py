@@ -153,6 +153,7 @@ def conduct_sweep(
         loss=asked.loss,
         seed=asked.seed,
         moments=asked.repairs != ("none",),
+        strict=asked.strict,
     )
     try:
         points = sweep(
@@ -201,7 +202,7 @@ def conduct_sweep(
 def _decider(view: HeadModel, calibration: Task, asked: Sweep) -> Decider | None:
     if all(strategy != AUTO for strategy, _ in asked.chosen):
         return None
-    how = {"loss": asked.loss, "seed": asked.seed}
+    how = {"loss": asked.loss, "seed": asked.seed, "strict": asked.strict}
     return Decider(view, calibration.batches(), calibration.probes(), **how)
 
 

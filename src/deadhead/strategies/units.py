@@ -24,7 +24,8 @@ class Rules:
 
     Attributes:
         inverse: drop the most important first.
-        scope: `global` ranks all heads together; `per_block` drops the same number in each block.
+        scope: `global` ranks all heads together; `per_block` drops the same number in each block
+            (one less in some, where a budget or a stopping rule ends a run inside a round).
         keep_at_least: heads that every block keeps.
         gqa: policy for shared key/value heads; binds heads that have to go together.
         clustering: how the strategy `clusters` groups heads.
