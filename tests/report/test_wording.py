@@ -122,6 +122,8 @@ def test_guessing_is_flagged(full):
 def test_shared_data_is_flagged(full):
     data = {"calibration": {"fingerprint": "a"}, "test": {"fingerprint": "a"}}
     assert "Same data for calibration and test" in said(replace(full, run={"data": data}))
+    trained = {role: {"fingerprint": "a"} for role in ("calibration", "training")}
+    assert "Same data" not in said(replace(full, run={"data": trained}))
     assert "Same data" not in said(full)
 
 

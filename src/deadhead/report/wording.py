@@ -213,9 +213,6 @@ def _data_caveats(summary: RunSummary) -> Iterator[str]:
         if print_:
             roles.setdefault(str(print_), []).append(str(role))
     for shared in roles.values():
-        if len(shared) > 1:
-            seen = "the metric is not a test on unseen data"
-            kept = "what is said of training is not of unseen text"
-            why = seen if "test" in shared else kept
-            yield f"Same data for {' and '.join(shared)}: {why}."
+        if len(shared) > 1 and set(shared) != {"calibration", "training"}:  # neither judges
+            yield f"Same data for {' and '.join(shared)}: the metric is not a test on unseen data."
     yield from (f"Data: {note}." for note in summary.run.get("notes") or ())
