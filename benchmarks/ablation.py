@@ -21,13 +21,11 @@ import time
 import torch
 import transformers
 from greedy import RandomTask, random_bert
-from rich.console import Console
-from rich.table import Table
+from tables import print_rows
 
 from deadhead import HeadModel, load_model, masked, open_task, score
 from deadhead.criteria.inputs import call
 from deadhead.criteria.losses import task
-from deadhead.report import markdown_table
 
 PAIRS = 3  # timed turns of both sides, after one that is not counted
 SENTENCES = 512
@@ -118,11 +116,7 @@ def main():
         "range",
         "largest difference, float64",
     ]
-    table = Table(*columns, title="ablation of every head, medians of paired runs")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=160).print(table)
-    print(markdown_table(rows, columns, words=("model",)))
+    print_rows("ablation of every head, medians of paired runs", columns, rows)
 
 
 if __name__ == "__main__":

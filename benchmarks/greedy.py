@@ -20,11 +20,9 @@ import time
 
 import torch
 import transformers
-from rich.console import Console
-from rich.table import Table
+from tables import print_rows
 
 from deadhead import HeadModel, load_model, masked, open_task, score
-from deadhead.report import markdown_table
 from deadhead.tasks.batching import group_rows
 
 PAIRS = 3  # timed turns of both sides, after one that is not counted
@@ -222,11 +220,7 @@ def main():
         "range",
         "largest difference of log scores",
     ]
-    table = Table(*columns, title="one greedy step (score + accuracy), medians of paired runs")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=160).print(table)
-    print(markdown_table(rows, columns, words=("model",)))
+    print_rows("one greedy step (score + accuracy), medians of paired runs", columns, rows)
 
 
 if __name__ == "__main__":

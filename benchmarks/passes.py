@@ -17,8 +17,7 @@ import time
 
 import torch
 import transformers
-from rich.console import Console
-from rich.table import Table
+from tables import print_rows
 
 from deadhead import HeadModel, load_model, open_task
 from deadhead.criteria import score_all
@@ -27,7 +26,6 @@ from deadhead.criteria.losses import task as task_loss
 from deadhead.decision import Decider
 from deadhead.recipe import Recipe
 from deadhead.repair import fit
-from deadhead.report import markdown_table
 
 TOGETHER = ["taylor", "fisher", "gradient_norm", "output_norm", "reconstruction"]
 PAIRS = 3  # timed turns, after one that is not counted
@@ -103,11 +101,7 @@ def main():
         "auto 50% / plain pass",
         "auto 75% / plain pass",
     ]
-    table = Table(*columns, title="512 sentences, medians of turns, range in brackets")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=160).print(table)
-    print(markdown_table(rows, columns, words=("model",)))
+    print_rows("512 sentences, medians of turns, range in brackets", columns, rows)
 
 
 if __name__ == "__main__":

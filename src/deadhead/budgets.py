@@ -193,7 +193,11 @@ def _caches(model: nn.Module) -> bool:
 def _per_feature(module: nn.Module, *, out: bool) -> int:
     """Return the parameters of one output feature (bias included) or of one input feature."""
     weight = module.weight
-    assert isinstance(weight, Tensor)
+    if not isinstance(weight, Tensor):
+        raise BudgetError(
+            f"the weights of a {type(module).__name__} cannot be counted; give --heads, or a"
+            " latency budget"
+        )
     outputs, inputs = weight.shape[::-1] if hasattr(module, "nf") else weight.shape
     return inputs + (getattr(module, "bias", None) is not None) if out else outputs
 

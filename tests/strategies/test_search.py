@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from deadhead import Head, HeadModel, masked
 from deadhead.criteria import Scorer
-from deadhead.errors import BudgetError
+from deadhead.criteria.base import make_criterion
+from deadhead.errors import BudgetError, ScoreError
 from deadhead.pruning import choose
 from deadhead.recipe import Recipe
 from deadhead.strategies import Rules, units
@@ -95,6 +96,12 @@ def test_the_objective_can_be_the_calibration_loss(model_type):
     scorer = Scorer(model, data, ["ablation"])
     assert scorer.errors([greedy, found]) == pytest.approx([mean_loss(model, data, greedy), least])
     assert least < mean_loss(model, data, greedy) - 0.01
+
+
+def test_the_loss_of_masks_needs_data_first():
+    view = HeadModel(make("bert"))
+    with pytest.raises(ScoreError, match="has looked at no data yet; score first"):
+        make_criterion("ablation", view).errors_of([view.mask])
 
 
 def test_a_criterion_without_an_error_of_masks_is_refused():

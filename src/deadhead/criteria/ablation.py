@@ -8,6 +8,7 @@ import numpy as np
 
 from deadhead.criteria.base import register_criterion
 from deadhead.criteria.trials import Trials
+from deadhead.errors import ScoreError
 from deadhead.heads import HeadModel
 from deadhead.types import HeadMask
 
@@ -50,8 +51,15 @@ class Ablation:
         return self._scores
 
     def errors_of(self, masks: Sequence[HeadMask]) -> list[float]:
-        """Return the mean losses under masks. Cost: a forward pass, and part of one per mask."""
-        assert self._trials is not None
+        """Return the mean losses under masks.
+
+        Cost: a forward pass, and part of one per mask.
+
+        Raises:
+            ScoreError: it has looked at no data yet.
+        """
+        if self._trials is None:
+            raise ScoreError("ablation has looked at no data yet; score first")
         new = [mask for mask in dict.fromkeys(masks) if mask not in self._errors]
         if new:
             self._errors |= dict(zip(new, self._trials.losses(new).tolist(), strict=True))

@@ -276,7 +276,8 @@ def _joined(sums: dict[tuple[int, int], _Sums], number: int) -> BlockMoments | N
 def _add_products(sums: Tensor, x: Tensor, y: Tensor, factor: Tensor | float = 1.0) -> None:
     """Add the upper triangle of `factor * x^T y`, known to be symmetric; (tokens, width).
 
-    In stripes that begin at the diagonal: five eighths of the work of the whole.
+    In stripes that begin at the diagonal: two thirds of the work at a width of 384, five eighths
+    from 512 on.
     """
     width = x.shape[1]
     step = max(STRIPE, -(-width // STRIPES))

@@ -23,6 +23,10 @@ from deadhead.types import HeadMask, HeadScores
 
 TRIED = 24  # swaps that are tried, the most promising first, before the search gives up
 ROUNDS = 200
+NO_ERROR = (
+    "strategy 'search' needs a criterion that knows the error of a whole mask; choose criterion"
+    " reconstruction or ablation, or strategy greedy"
+)
 
 
 @register_strategy("search")
@@ -49,11 +53,9 @@ def search(
     Raises:
         BudgetError: the criterion has no error of a whole mask.
     """
-    if not isinstance(score, ScoresWholeMasks) or score.errors([origin]) is None:
-        raise BudgetError(
-            "strategy 'search' needs a criterion that knows the error of a whole mask; choose"
-            " criterion reconstruction or ablation, or strategy greedy"
-        )
+    if not isinstance(score, ScoresWholeMasks):
+        raise BudgetError(NO_ERROR)
+    _errors(score, [origin])  # or is refused before any work
     greedy = strategy_named("greedy")
     rest = {"origin": origin, "per_step": per_step, "limit": limit, "rules": rules}
     moves = list(greedy(view, score, grams, start=origin, **rest))
@@ -93,7 +95,8 @@ def _units(view: HeadModel, move: Move, rules: Rules) -> list[Unit]:
 
 def _errors(score: ScoresWholeMasks, masks: Sequence[HeadMask]) -> list[float]:
     found = score.errors(masks)
-    assert found is not None
+    if found is None:
+        raise BudgetError(NO_ERROR)
     return found
 
 
