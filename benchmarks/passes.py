@@ -20,12 +20,12 @@ import transformers
 from tables import print_rows
 
 from deadhead import HeadModel, load_model, open_task
-from deadhead.criteria import score_all
-from deadhead.criteria.inputs import call
-from deadhead.criteria.losses import task as task_loss
-from deadhead.decision import Decider
-from deadhead.recipe import Recipe
+from deadhead.data.inputs import call
+from deadhead.losses.losses import task as task_loss
+from deadhead.pruning.auto import Decider
+from deadhead.pruning.recipe import Recipe
 from deadhead.repair import fit
+from deadhead.scoring import score_all
 
 TOGETHER = ["taylor", "fisher", "gradient_norm", "output_norm", "reconstruction"]
 PAIRS = 3  # timed turns, after one that is not counted

@@ -11,8 +11,8 @@ from torch import nn
 
 from deadhead import HeadModel
 from deadhead.criteria.base import make_criterion
-from deadhead.criteria.score import observe_all
 from deadhead.moments import Moments
+from deadhead.scoring.scorer import observe_all
 
 
 def each_alone(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:

@@ -22,8 +22,8 @@ from deadhead import (
     score,
     score_all,
 )
-from deadhead.architectures import record
 from deadhead.errors import UnsupportedModelError
+from deadhead.models.architectures import record
 from masks import random_mask
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()

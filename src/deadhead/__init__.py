@@ -3,18 +3,19 @@
 Importing it registers the checkpoint loader with transformers and patches nothing.
 """
 
-from deadhead.architectures import Architecture, register_architecture
 from deadhead.checkpoints import load_model, register_loader, save_model
-from deadhead.criteria import register_criterion, score, score_all
-from deadhead.explaining import explain
-from deadhead.explanation import Explanation
-from deadhead.heads import HeadModel
-from deadhead.pruning import Pruning, choose, prune
-from deadhead.recipe import Recipe
+from deadhead.criteria import register_criterion
+from deadhead.models.architectures import Architecture, register_architecture
+from deadhead.models.heads import HeadModel
+from deadhead.pruning.prune import Pruning, choose, prune
+from deadhead.pruning.recipe import Recipe
+from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import repair_
+from deadhead.scoring import score, score_all
+from deadhead.studies.explain import explain
+from deadhead.studies.explanation import Explanation
 from deadhead.surgery import applied, apply_, duplicate_, fold_, masked, remove_
 from deadhead.tasks import TaskSet, open_task
-from deadhead.trajectory import Step, Trajectory
 from deadhead.types import Head, HeadMask, HeadScores, PruningPlan
 
 register_loader()

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from deadhead import Head, HeadModel, PruningPlan, load_model, save_model
+from deadhead.data.prompts import open_prompts
 from deadhead.similarity import Clustering, HeadDistances, cluster, copies_of, measured
 from deadhead.similarity import head_grams as grams_of
 from deadhead.surgery import applied
 from deadhead.surgery.duplicate import check_copies
-from deadhead.tasks.prompts import open_prompts
 
 MODEL = "bundled:decoder"
 SMALL = (MODEL, "-n", "6", "--draws", "1", "-o", "out")

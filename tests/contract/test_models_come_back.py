@@ -10,7 +10,7 @@ import torch
 from deadhead import HeadModel, masked, score_all
 from deadhead.criteria import criterion_names
 from deadhead.errors import ScoreError
-from deadhead.maps import hook_maps
+from deadhead.models.maps import hook_maps
 from models import MODEL_TYPES, batch, make, outputs
 
 SHORT = {"shapley": "shapley:permutations=2"}

@@ -9,9 +9,9 @@ import torch
 
 from copies import plan_for
 from deadhead import HeadModel, PruningPlan, masked
-from deadhead.criteria.score import Scorer
 from deadhead.errors import HeadError
 from deadhead.repair import applied_repaired, apply_repaired_, fit, repair_names, repaired
+from deadhead.scoring.scorer import Scorer
 from deadhead.surgery import POLICIES
 from masks import legal_mask, random_mask
 from models import MODEL_TYPES, batch, kinds_of, make, outputs

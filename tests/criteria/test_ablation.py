@@ -7,14 +7,8 @@ import pytest
 import torch
 from one_by_one import DATA, assert_exact, one_at_a_time, singles
 
-from deadhead import (
-    Head,
-    HeadModel,
-    masked,
-    score,
-    score_all,
-)
-from deadhead.criteria.inputs import call
+from deadhead import Head, HeadModel, masked, score, score_all
+from deadhead.data.inputs import call
 from deadhead.errors import DataError, ScoreError, UnknownNameError
 from masks import random_mask
 from models import DECODERS, MODEL_TYPES, batch, make

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from deadhead import Head, HeadModel, PruningPlan, remove_, score, score_all
-from deadhead.criteria.score import Scorer
 from deadhead.errors import DataError, HeadError, ScoreError, UnknownNameError
+from deadhead.scoring.scorer import Scorer
 from masks import random_mask
 from models import batch, make
 

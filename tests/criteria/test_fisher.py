@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from deadhead import HeadModel, score, score_all
-from deadhead.criteria.losses import loss_named
 from deadhead.errors import DataError, ScoreError
+from deadhead.losses.losses import loss_named
 from explicit import each_alone
 from models import DECODERS, MODEL_TYPES, batch, make
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from deadhead import Head, HeadModel, PruningPlan, remove_, score, score_all
-from deadhead.criteria.base import Projected
 from deadhead.criteria.gradient_norm import weight_gradient_norms
 from deadhead.errors import DataError, ScoreError, UnknownNameError
+from deadhead.models.observation import Projected
 from models import MODEL_TYPES, batch, make
 
 

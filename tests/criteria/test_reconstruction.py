@@ -8,10 +8,10 @@ import torch
 
 from deadhead import Head, HeadModel, PruningPlan, remove_, score
 from deadhead.criteria.base import make_criterion
-from deadhead.criteria.losses import kl
-from deadhead.criteria.score import Scorer
 from deadhead.errors import BudgetError, DataError, ScoreError, UnknownNameError
+from deadhead.losses.losses import kl
 from deadhead.repair import fit, repaired
+from deadhead.scoring.scorer import Scorer
 from explicit import each_alone, in_batches, refit_error, seen_alone
 from masks import random_mask
 from models import BACKENDS, MODEL_TYPES, batch, make, outputs

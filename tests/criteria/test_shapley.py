@@ -12,8 +12,8 @@ import torch
 import transformers
 
 from deadhead import Head, HeadModel, score, score_all
-from deadhead.criteria.trials import Trials
 from deadhead.errors import BudgetError, DataError, ScoreError, UnknownNameError
+from deadhead.scoring.trials import Trials
 from masks import random_mask
 from models import batch, make
 

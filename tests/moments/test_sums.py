@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from deadhead import HeadModel, PruningPlan, remove_
-from deadhead.criteria import Observation
-from deadhead.criteria.score import Scorer, observe_all
 from deadhead.errors import ScoreError
+from deadhead.models.observation import Observation
 from deadhead.moments import MomentSums
+from deadhead.scoring.scorer import Scorer, observe_all
 from explicit import class_loss, in_batches, plain_moments, seen_alone
 from masks import random_mask
 from models import MODEL_TYPES, batch, make

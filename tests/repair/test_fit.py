@@ -9,9 +9,8 @@ import torch
 
 from copies import plan_for
 from deadhead import Head, HeadModel, PruningPlan, remove_
-from deadhead.criteria.score import Scorer
 from deadhead.errors import DataError, GroupError, HeadError, ScoreError, UnknownNameError
-from deadhead.heads import output_rows
+from deadhead.models.heads import output_rows
 from deadhead.moments import Moments
 from deadhead.repair import (
     Fit,
@@ -26,6 +25,7 @@ from deadhead.repair import (
     repaired,
     write_fits_,
 )
+from deadhead.scoring.scorer import Scorer
 from deadhead.surgery import apply_
 from masks import random_mask
 from models import MODEL_TYPES, batch, make, outputs

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from deadhead import Head, HeadModel, PruningPlan
-from deadhead.criteria.losses import kl
-from deadhead.criteria.score import Scorer
-from deadhead.heads import output_rows
+from deadhead.losses.losses import kl
+from deadhead.models.heads import output_rows
 from deadhead.moments import BlockMoments
 from deadhead.repair import apply_repaired_, fit, least_squares
 from deadhead.repair.base import Job
+from deadhead.scoring.scorer import Scorer
 from explicit import plain_moments, seen_alone
 from masks import random_mask
 from models import MODEL_TYPES, batch, make, outputs

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deadhead.baseline import RandomBaseline
-from deadhead.report import RunSummary, SpeedRow
-from deadhead.trajectory import Step, Trajectory
+from deadhead.measure import SpeedRow
+from deadhead.pruning.trajectory import Step, Trajectory
+from deadhead.report import RunSummary
+from deadhead.studies.baseline import RandomBaseline
 from deadhead.types import Head, HeadMask, HeadScores, PruningPlan
 
 COUNTS = (4, 2, 3)

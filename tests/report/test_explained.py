@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from deadhead.explanation import Explanation, RemovedHead
 from deadhead.report import RunSummary, legend, rank_rows, removed_rows
 from deadhead.report.html import render
+from deadhead.studies.explanation import Explanation, RemovedHead
 from deadhead.types import Head
 
 FOUND = Explanation(

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deadhead.baseline import RandomBaseline
 from deadhead.errors import FileFormatError
 from deadhead.report import RunSummary
+from deadhead.studies.baseline import RandomBaseline
 
 
 @pytest.mark.parametrize("which", ["full", "bare"])

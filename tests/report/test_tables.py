@@ -3,15 +3,9 @@ import io
 import numpy as np
 from rich.console import Console
 
-from deadhead.report import (
-    markdown_table,
-    score_table,
-    speed_table,
-    step_table,
-    summary_table,
-)
+from deadhead.pruning.trajectory import Step, Trajectory
+from deadhead.report import markdown_table, score_table, speed_table, step_table, summary_table
 from deadhead.report.tables import LONG, step_rows, summary_rows
-from deadhead.trajectory import Step, Trajectory
 from deadhead.types import Head, HeadMask, HeadScores
 
 from .conftest import make_speed, make_trajectory

@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from deadhead.pruning import Recipe
+from deadhead.pruning.prune import Recipe
 from deadhead.runs import DataSettings, ModelSettings, RunSettings
 
 

@@ -11,7 +11,7 @@ import torch
 
 from deadhead import Head, HeadModel, Recipe, load_model, open_task, prune
 from deadhead.errors import BudgetError, DataError, HeadError, UnknownNameError
-from deadhead.pruning import Done, choose
+from deadhead.pruning.prune import Done, choose
 from deadhead.similarity import Clustering, head_grams, measured
 from deadhead.surgery import applied, fold_, remove_
 from deadhead.types import PruningPlan

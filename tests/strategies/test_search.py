@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from deadhead import Head, HeadModel, masked
-from deadhead.criteria import Scorer
 from deadhead.criteria.base import make_criterion
 from deadhead.errors import BudgetError, ScoreError
-from deadhead.pruning import choose
-from deadhead.recipe import Recipe
+from deadhead.pruning.prune import choose
+from deadhead.pruning.recipe import Recipe
+from deadhead.scoring import Scorer
 from deadhead.strategies import Rules, units
 from models import batch, make
 

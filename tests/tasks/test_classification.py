@@ -6,8 +6,9 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from deadhead.data.examples import Examples
 from deadhead.errors import DataError, ScoreError
-from deadhead.tasks import ClassificationTask, Examples, open_task
+from deadhead.tasks import ClassificationTask, open_task
 
 from .conftest import bert_config, sentences
 

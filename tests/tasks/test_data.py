@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
+from deadhead.data.rows import read_file, split_slice
 from deadhead.errors import DataError, FileFormatError, UnknownNameError
-from deadhead.tasks.data import read_file, split_slice
 
 
 def write(tmp_path, name, content):

@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from deadhead.data.batching import TokenSequence
+from deadhead.data.examples import Examples
 from deadhead.errors import DataError, ScoreError
-from deadhead.tasks import Examples, MinimalPairsTask, PerplexityTask, open_task
-from deadhead.tasks.batching import TokenSequence
+from deadhead.tasks import MinimalPairsTask, PerplexityTask, open_task
 from deadhead.tasks.likelihood import sequence_losses, token_ids
 
 from .conftest import bert_config, make_tokenizer, sentences

@@ -12,12 +12,7 @@ import pytest
 import torch
 
 import deadhead
-from deadhead.errors import (
-    DataError,
-    FileFormatError,
-    MissingDependencyError,
-    UnknownNameError,
-)
+from deadhead.errors import DataError, FileFormatError, MissingDependencyError, UnknownNameError
 from deadhead.tasks import open_task
 from deadhead.tasks.lm_eval import (
     check_lm_eval_tasks,

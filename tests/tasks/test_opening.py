@@ -6,9 +6,10 @@ import datasets
 import numpy as np
 import pytest
 
+from deadhead.data.examples import Examples
+from deadhead.data.overlap import keep_disjoint
 from deadhead.errors import DataError, UnknownNameError
-from deadhead.tasks import Evaluation, Examples, open_task, register_task, task_kind
-from deadhead.tasks.overlap import keep_disjoint
+from deadhead.tasks import Evaluation, open_task, register_task, task_kind
 
 from .conftest import bert_config, make_tokenizer
 

@@ -9,8 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, OPTConfig, PreTrainedTokenizerFast
 
+from deadhead.data.prompts import open_prompts
 from deadhead.errors import DataError, FileFormatError, UnknownNameError
-from deadhead.tasks.prompts import open_prompts
 
 WORDS = ["a", "the", "cat", "dog", "sees", "sleeps", "and", '"', "said", *map(str, range(200))]
 LONG_CONFIG = OPTConfig(pad_token_id=0)

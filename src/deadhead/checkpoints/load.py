@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from deadhead.architectures import architecture_named
 from deadhead.checkpoints.verify import shapes_in, weight_files
 from deadhead.errors import CheckpointError, DeadheadError, UnknownNameError, unknown_name
+from deadhead.models.architectures import architecture_named
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 DTYPES["float16"] = torch.float16

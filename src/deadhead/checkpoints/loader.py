@@ -20,7 +20,7 @@ from transformers.quantizers.base import HfQuantizer
 
 from deadhead.checkpoints.verify import check_shapes
 from deadhead.errors import CheckpointError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.surgery.manifest import QUANT_METHOD, DeadheadConfig, record_in_config
 from deadhead.surgery.output_bias import add_output_bias_
 from deadhead.surgery.remove import cut_

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from deadhead.errors import CheckpointError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 
 
 def shapes_in(files: Sequence[str | Path]) -> dict[str, tuple[int, ...]]:

@@ -13,11 +13,11 @@ from deadhead.cli.console import fail, typed_command
 from deadhead.cli.sweep import run, share
 from deadhead.cli.unused import DISTILL, refuse_typed
 from deadhead.criteria import criterion_names
-from deadhead.recipe import AUTO
+from deadhead.pruning.recipe import AUTO
 from deadhead.repair.distill import Distillation
 from deadhead.runs import DataSettings, ModelSettings
 from deadhead.runs.sweep import SweepSettings
-from deadhead.sweeping import Sweep
+from deadhead.studies.sweep import Sweep
 
 NOT_ALL = ("file", "random", "shapley")  # needs a file; is the baseline; takes thousands of passes
 GREEDY_FREE = ("reconstruction",)  # scores every mask from one pass

@@ -26,7 +26,7 @@ from deadhead.cli.reading import note_other_model, read_plan
 from deadhead.cli.repairing import fits_of
 from deadhead.cli.unused import check_lm_eval, refuse_typed
 from deadhead.errors import DataError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.repair import applied_repaired
 from deadhead.runs import DataSettings
 from deadhead.tasks import Task

@@ -8,19 +8,19 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from deadhead.atomic import replacing
 from deadhead.cli import options as o
 from deadhead.cli.console import OUT, progress_bar, say, show, show_json
 from deadhead.cli.unused import refuse_typed
-from deadhead.criteria.combine import parts_of
-from deadhead.criteria.losses import loss_named
 from deadhead.errors import DataError
-from deadhead.explanation import Explanation
-from deadhead.heads import HeadModel
+from deadhead.files.atomic import replacing
+from deadhead.losses.losses import loss_named
+from deadhead.models.heads import HeadModel
 from deadhead.report import legend, rank_rows, removed_rows
 from deadhead.report.tables import Rows, rich_table
 from deadhead.runs import FinishedRun
 from deadhead.runs.explain import OWN
+from deadhead.scoring.combine import parts_of
+from deadhead.studies.explanation import Explanation
 
 SPACE = 3  # columns of the terminal between two cells
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from deadhead.architectures import architecture_names
 from deadhead.cli import options as o
 from deadhead.cli.console import show, show_json
-from deadhead.criteria import LOSSES, criterion_names
+from deadhead.criteria import criterion_names
 from deadhead.criteria.base import criterion_class
-from deadhead.recipe import AUTO
+from deadhead.losses import LOSSES
+from deadhead.models.architectures import architecture_names
+from deadhead.pruning.recipe import AUTO
 from deadhead.repair import repair_names
 from deadhead.repair.base import data_repair_named, repair_named
 from deadhead.repair.distill import distill_

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from deadhead.atomic import replacing
 from deadhead.checkpoints import check_empty, load_model, save_model
 from deadhead.cli import choosing as c
 from deadhead.cli import options as o
@@ -21,25 +20,19 @@ from deadhead.cli.reading import note_other_model, read_plan, read_scores
 from deadhead.cli.repairing import fits_of
 from deadhead.cli.unused import check_prompts, check_recipe
 from deadhead.criteria.base import criterion_class
-from deadhead.criteria.combine import parts_of
-from deadhead.decision import Decision
 from deadhead.errors import DataError
-from deadhead.heads import HeadModel
-from deadhead.pruning import choose
-from deadhead.recipe import AUTO, Recipe
+from deadhead.files.atomic import replacing
+from deadhead.models.heads import HeadModel
+from deadhead.pruning.auto import Decision
+from deadhead.pruning.prune import choose
+from deadhead.pruning.recipe import AUTO, Recipe
+from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import apply_repaired_
 from deadhead.report import RunSummary, model_card
-from deadhead.runs import (
-    DataSettings,
-    ModelSettings,
-    data_facts,
-    model_facts,
-    model_size,
-    versions,
-)
+from deadhead.runs import DataSettings, ModelSettings, data_facts, model_facts, model_size, versions
+from deadhead.scoring.combine import parts_of
 from deadhead.similarity import Clustering
 from deadhead.strategies import droppable, shortfall
-from deadhead.trajectory import Step, Trajectory
 from deadhead.types import HeadMask, HeadScores, PruningPlan, count_heads
 
 PlanOption = Annotated[

@@ -13,19 +13,13 @@ from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, stopped, typed_command
 from deadhead.cli.unused import check_prompts, check_recipe
-from deadhead.decision import Decision
-from deadhead.heads import HeadModel
-from deadhead.recipe import AUTO, Recipe
+from deadhead.models.heads import HeadModel
+from deadhead.pruning.auto import Decision
+from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.repair.distill import Distillation
 from deadhead.report import RunSummary, outcome, speed_table, step_table, summary_table
 from deadhead.report.contents import distillation
-from deadhead.runs import (
-    DataSettings,
-    ModelSettings,
-    RunSettings,
-    Watch,
-    conduct,
-)
+from deadhead.runs import DataSettings, ModelSettings, RunSettings, Watch, conduct
 from deadhead.runs.journal import partial_folder
 from deadhead.similarity import Clustering
 from deadhead.strategies import droppable

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deadhead.artefacts import read_pruning_log
 from deadhead.cli.console import say
 from deadhead.errors import DataError, FileFormatError, HeadError, unknown_name
-from deadhead.recipe import AUTO
+from deadhead.interop import read_pruning_log
+from deadhead.pruning.recipe import AUTO
 from deadhead.repair import repair_names
 from deadhead.surgery.groups import policy_named
 from deadhead.types import HeadMask, HeadScores, PruningPlan

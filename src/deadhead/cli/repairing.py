@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from deadhead.checkpoints.load import Loaded
 from deadhead.cli.console import say
-from deadhead.criteria import Scorer
 from deadhead.errors import DataError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.repair import Fits, data_repair_named, fit, notes_of
 from deadhead.runs import DataSettings
+from deadhead.scoring import Scorer
 from deadhead.types import PruningPlan
 
 

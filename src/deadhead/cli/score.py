@@ -9,18 +9,18 @@ from typing import Annotated
 
 import typer
 
-from deadhead.atomic import replacing
 from deadhead.checkpoints import load_model
 from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
-from deadhead.criteria import diagnose, score_all
 from deadhead.criteria.base import criterion_class
-from deadhead.criteria.losses import loss_named
-from deadhead.heads import HeadModel
+from deadhead.files.atomic import replacing
+from deadhead.losses.losses import loss_named
+from deadhead.models.heads import HeadModel
 from deadhead.report import score_table
 from deadhead.report.diagnosis import diagnosis_table
 from deadhead.runs import DataSettings, data_facts, versions
+from deadhead.scoring import diagnose, score_all
 
 
 def score(

@@ -21,7 +21,7 @@ from deadhead.runs.journal import partial_folder
 from deadhead.runs.judging import LmEvalSettings
 from deadhead.runs.sweep import SweepSettings, conduct_sweep, frame
 from deadhead.similarity import Clustering
-from deadhead.sweeping import Sweep
+from deadhead.studies.sweep import Sweep
 
 
 def sweep(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import typer
 
 from deadhead.cli.console import fail
-from deadhead.recipe import Recipe
+from deadhead.pruning.recipe import Recipe
 from deadhead.similarity import Clustering
 
 CLUSTERS = (

@@ -14,31 +14,14 @@ from deadhead.criteria import (  # noqa: F401 - they register
     shapley,
     taylor,
 )
-from deadhead.criteria.base import (
-    Criterion,
-    Observation,
-    Projected,
-    SampleMean,
-    criterion_names,
-    register_criterion,
-)
-from deadhead.criteria.diagnose import Diagnosis, diagnose
-from deadhead.criteria.losses import LOSSES
-from deadhead.criteria.score import Scorer, score, score_all
-from deadhead.criteria.shared import Scorers
+from deadhead.criteria.base import Criterion, SampleMean, criterion_names, register_criterion
+from deadhead.models.observation import Observation, Projected
 
 __all__ = [
-    "LOSSES",
     "Criterion",
-    "Diagnosis",
     "Observation",
     "Projected",
     "SampleMean",
-    "Scorer",
-    "Scorers",
     "criterion_names",
-    "diagnose",
     "register_criterion",
-    "score",
-    "score_all",
 ]

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deadhead.criteria.base import register_criterion
-from deadhead.criteria.trials import Trials
+from deadhead.criteria.base import MaskLosses, register_criterion
 from deadhead.errors import ScoreError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.types import HeadMask
 
 
@@ -32,10 +31,10 @@ class Ablation:
     def __init__(self, view: HeadModel):
         self.view = view
         self._scores: list[np.ndarray] = []
-        self._trials: Trials | None = None
+        self._trials: MaskLosses | None = None
         self._errors: dict[HeadMask, float] = {}
 
-    def observe_trials(self, trials: Trials) -> None:
+    def observe_trials(self, trials: MaskLosses) -> None:
         """Leave each head out."""
         self._trials = trials
         heads = trials.mask.heads

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deadhead.criteria.base import SampleMean, register_criterion
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 
 
 @register_criterion("attention_entropy", needs=("maps",))

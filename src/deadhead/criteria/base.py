@@ -12,45 +12,8 @@ import torch
 from torch import Tensor
 
 from deadhead.errors import ScoreError, UnknownNameError, unknown_name
-from deadhead.heads import HeadModel
-
-
-@dataclass(frozen=True)
-class Projected:
-    """What went through one block's projections in one batch.
-
-    Shape: `inputs` (batch, tokens, hidden); `query`, `key`, `value`: gradients at the projections'
-    outputs, (batch, tokens, heads or key/value heads there now, head_dim). A block that is applied
-    several times (ALBERT) has its applications one after the other along tokens.
-    """
-
-    inputs: Tensor
-    query: Tensor
-    key: Tensor
-    value: Tensor
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What criteria see of one batch, after its backward pass.
-
-    Attributes:
-        batch: number of the batch, for messages.
-        samples: samples in it.
-        valid: real tokens, (samples, tokens), bool.
-        gate_gradients: per block (samples, heads there now): dLoss_i / dg_i.
-        projected: per block, if asked for.
-        output_gradients: per block, if asked for, (samples, tokens, hidden): the gradient at the
-            output projection's output. Applications of a shared block come one after the other
-            along tokens.
-    """
-
-    batch: int
-    samples: int
-    valid: Tensor
-    gate_gradients: Sequence[Tensor] = ()
-    projected: Sequence[Projected | None] = ()
-    output_gradients: Sequence[Tensor | None] = ()
+from deadhead.models.heads import HeadModel
+from deadhead.types import HeadMask
 
 
 class Criterion(Protocol):
@@ -200,3 +163,14 @@ class SampleMean:
                     " (a single token has no choice of what to attend to)"
                 )
         return [(t / max(1, n)).numpy() for t, n in zip(self.total, self.count, strict=True)]
+
+
+class MaskLosses(Protocol):
+    """Mean calibration losses under masks; see `scoring.trials.Trials`."""
+
+    mask: HeadMask
+    samples: int
+
+    def losses(self, masks: Sequence[HeadMask], *, share: float = 1.0) -> np.ndarray:
+        """Return the mean loss under each mask."""
+        ...

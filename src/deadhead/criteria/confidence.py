@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from deadhead.criteria.base import SampleMean, register_criterion
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 
 
 @register_criterion("confidence", needs=("maps",))

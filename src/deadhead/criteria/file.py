@@ -6,7 +6,7 @@ import numpy as np
 
 from deadhead.criteria.base import register_criterion
 from deadhead.errors import DataError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.types import HeadMask
 
 
@@ -32,7 +32,7 @@ class File:
     def __init__(self, view: HeadModel, path: str = "", key: str = ""):
         if not path:
             raise DataError("criterion 'file' needs a table; write file:path=table.npy")
-        from deadhead.artefacts import read_importance  # reads files as tasks do, which score
+        from deadhead.interop import read_importance  # reads files as tasks do, which score
 
         self.view = view
         self.table = read_importance(path, counts=view.mask.counts, key=key or None)

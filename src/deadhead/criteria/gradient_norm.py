@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deadhead.architectures import HeadCounts
-from deadhead.criteria.base import Observation, Projected, SampleMean, register_criterion
+from deadhead.criteria.base import SampleMean, register_criterion
 from deadhead.errors import UnknownNameError
-from deadhead.heads import HeadModel
+from deadhead.models.architectures import HeadCounts
+from deadhead.models.heads import HeadModel
+from deadhead.models.observation import Observation, Projected
 
 REDUCTIONS = ("sample", "batch")
 

@@ -9,7 +9,7 @@ import torch
 
 from deadhead.criteria.base import register_criterion
 from deadhead.errors import ScoreError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.types import Head
 
 

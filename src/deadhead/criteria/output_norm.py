@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deadhead.criteria.base import SampleMean, register_criterion
-from deadhead.heads import HeadModel, output_rows
+from deadhead.models.heads import HeadModel, output_rows
 
 
 @register_criterion("output_norm", needs=("heads",))

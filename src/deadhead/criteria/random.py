@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deadhead.criteria.base import register_criterion
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 
 
 @register_criterion("random")

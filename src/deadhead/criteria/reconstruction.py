@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deadhead.criteria.base import register_criterion
 from deadhead.errors import BudgetError, ScoreError, UnknownNameError
-from deadhead.heads import HeadModel, output_rows
+from deadhead.models.heads import HeadModel, output_rows
 from deadhead.moments import BlockMoments, Elimination, Moments
 from deadhead.types import Head, HeadMask
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from deadhead.criteria.base import register_criterion
-from deadhead.criteria.trials import Trials
+from deadhead.criteria.base import MaskLosses, register_criterion
 from deadhead.errors import BudgetError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.types import Head, HeadMask
 
 AT_ONCE = 16  # heads that join between two looks at the tolerance
@@ -71,7 +70,7 @@ class Shapley:
         self.facts: dict[str, Any] = {}
         self._scores: list[np.ndarray] = []
 
-    def observe_trials(self, trials: Trials) -> None:
+    def observe_trials(self, trials: MaskLosses) -> None:
         """Draw permutations until the estimates are good enough."""
         heads = trials.mask.heads
         self._scores = [np.full(block.n_heads, np.nan) for block in self.view.blocks]
@@ -105,7 +104,7 @@ class _Game:
     """The value of heads alone, `v(S) = -mean loss`, between the two ends (none, all)."""
 
     def __init__(
-        self, trials: Trials, heads: Sequence[Head], ends: tuple[float, float], tolerance: float
+        self, trials: MaskLosses, heads: Sequence[Head], ends: tuple[float, float], tolerance: float
     ):
         self.trials, self.heads = trials, heads
         self.none, self.all = ends

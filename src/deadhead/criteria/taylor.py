@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from deadhead.criteria.base import Observation, SampleMean, register_criterion
-from deadhead.heads import HeadModel
+from deadhead.criteria.base import SampleMean, register_criterion
+from deadhead.models.heads import HeadModel
+from deadhead.models.observation import Observation
 
 
 @register_criterion("taylor", needs=("gates",), loss="task")

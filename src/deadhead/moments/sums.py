@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from deadhead.errors import ScoreError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 
 if TYPE_CHECKING:
-    from deadhead.criteria.base import Observation
+    from deadhead.models.observation import Observation
 
 HELD_OUT_EVERY = 4  # every fourth sample is held out of a fit, to choose its ridge
 STRIPE, STRIPES = 128, 4  # products are made a stripe at a time; wider matrices, more columns each

@@ -3,13 +3,7 @@
 from deadhead.repair import bias, least_squares, sequential  # noqa: F401 - they register
 from deadhead.repair.base import Fit, Fits, Repair, data_repair_named, repair_named, repair_names
 from deadhead.repair.fitting import fit, notes_of
-from deadhead.repair.write import (
-    applied_repaired,
-    apply_repaired_,
-    repair_,
-    repaired,
-    write_fits_,
-)
+from deadhead.repair.write import applied_repaired, apply_repaired_, repair_, repaired, write_fits_
 
 __all__ = [
     "Fit",

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from deadhead.criteria.inputs import Batch
+from deadhead.data.inputs import Batch
 from deadhead.errors import unknown_name
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.moments import BlockMoments
 from deadhead.types import PruningPlan
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from deadhead.criteria.inputs import Batch
+from deadhead.data.inputs import Batch
 from deadhead.errors import DataError, HeadError, ScoreError
-from deadhead.heads import Block, HeadModel, output_rows
+from deadhead.models.heads import Block, HeadModel, output_rows
 from deadhead.moments import Moments
 from deadhead.repair.base import (
     BEGINS_WITH,

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deadhead.criteria.inputs import Batch, aligned, call, to_device, valid_tokens
+from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens
 from deadhead.errors import DataError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.moments import BlockMoments, MomentSums
 from deadhead.repair.base import Fit, Fits, Job, register_data_repair
 from deadhead.repair.fitting import checked, cut_weight, kept_features, losing

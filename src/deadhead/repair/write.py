@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from deadhead.criteria import Scorer
-from deadhead.criteria.inputs import Batch
-from deadhead.criteria.losses import Loss
+from deadhead.data.inputs import Batch
 from deadhead.errors import HeadError
-from deadhead.heads import HeadModel, output_rows
+from deadhead.losses.losses import Loss
+from deadhead.models.heads import HeadModel, output_rows
 from deadhead.repair.base import Fits, data_repair_named
 from deadhead.repair.fitting import fit
+from deadhead.scoring import Scorer
 from deadhead.surgery.apply import applied, apply_
 from deadhead.surgery.fold import removal_of
 from deadhead.surgery.manifest import record_in_config

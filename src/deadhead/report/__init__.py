@@ -7,15 +7,6 @@ from deadhead.report.card import model_card
 from deadhead.report.explained import legend, rank_rows, removed_rows
 from deadhead.report.figures import curve_figure, head_map_figure, save_figure
 from deadhead.report.html import write_report
-from deadhead.report.speed import (
-    SpeedRow,
-    measure_all,
-    measure_decode,
-    measure_speed,
-    parameter_count,
-    parameters_read,
-    speed_ceiling,
-)
 from deadhead.report.summary import RunSummary
 from deadhead.report.tables import (
     markdown_table,
@@ -28,24 +19,17 @@ from deadhead.report.wording import caveats, outcome
 
 __all__ = [
     "RunSummary",
-    "SpeedRow",
     "caveats",
     "curve_figure",
     "head_map_figure",
     "legend",
     "markdown_table",
-    "measure_all",
-    "measure_decode",
-    "measure_speed",
     "model_card",
     "outcome",
-    "parameter_count",
-    "parameters_read",
     "rank_rows",
     "removed_rows",
     "save_figure",
     "score_table",
-    "speed_ceiling",
     "speed_table",
     "step_table",
     "summary_table",

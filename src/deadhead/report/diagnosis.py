@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deadhead.criteria import Diagnosis
 from deadhead.report.tables import Rows, rich_table
+from deadhead.scoring import Diagnosis
 
 
 def diagnosis_table(found: Diagnosis) -> list[Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from deadhead.explanation import Explanation, RemovedHead
 from deadhead.report.tables import Rows
 from deadhead.report.wording import NOTHING, signed
+from deadhead.studies.explanation import Explanation, RemovedHead
 
 
 def removed_rows(explanation: Explanation, criteria: Sequence[str] = ()) -> Rows:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deadhead.atomic import replacing
-from deadhead.baseline import RandomBaseline
 from deadhead.errors import DataError, MissingDependencyError
+from deadhead.files.atomic import replacing
+from deadhead.pruning.trajectory import Trajectory
 from deadhead.report.wording import number
-from deadhead.trajectory import Trajectory
+from deadhead.studies.baseline import RandomBaseline
 from deadhead.types import HeadMask, HeadScores
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from deadhead.atomic import replacing
 from deadhead.errors import MissingDependencyError
+from deadhead.files.atomic import replacing
 from deadhead.report.contents import cost_rows, data_rows, facts_of
 from deadhead.report.explained import legend, removed_rows
 from deadhead.report.figures import curve_figure, head_map_figure, save_figure

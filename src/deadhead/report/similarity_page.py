@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deadhead.atomic import replacing
 from deadhead.errors import MissingDependencyError
+from deadhead.files.atomic import replacing
 from deadhead.report.contents import data_rows
 from deadhead.report.dendrograms import dendrogram_figure, dendrogram_grid
 from deadhead.report.figures import save_figure

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from deadhead.baseline import RandomBaseline
 from deadhead.errors import FileFormatError
-from deadhead.explanation import Explanation
-from deadhead.report.speed import SpeedRow
-from deadhead.trajectory import Trajectory
+from deadhead.measure.speed import SpeedRow
+from deadhead.pruning.trajectory import Trajectory
+from deadhead.studies.baseline import RandomBaseline
+from deadhead.studies.explanation import Explanation
 from deadhead.types import HeadScores, PruningPlan
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deadhead.atomic import replacing
 from deadhead.errors import MissingDependencyError
+from deadhead.files.atomic import replacing
 from deadhead.report.contents import data_rows
 from deadhead.report.figures import (
     COLOURS,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from deadhead.readings import Line, Reading
+    from deadhead.studies.readings import Line, Reading
 
 MANY = 10  # methods that a figure tells apart
 OTHERS = "others"

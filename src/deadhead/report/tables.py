@@ -11,9 +11,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from deadhead.report.speed import SpeedRow
+from deadhead.measure.speed import SpeedRow
+from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.report.wording import NOTHING, number, signed
-from deadhead.trajectory import Step, Trajectory
 from deadhead.types import HeadMask, HeadScores
 
 SPARSITIES = (0.25, 0.50, 0.75, 0.90)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from deadhead.checkpoints import Loaded
-from deadhead.criteria.inputs import call, to_device
+from deadhead.data.batching import context_length
+from deadhead.data.inputs import call, to_device
 from deadhead.errors import DataError, HeadError, ScoreError
-from deadhead.heads import HeadModel
-from deadhead.maps import hook_maps
-from deadhead.tasks.batching import context_length
+from deadhead.models.heads import HeadModel
+from deadhead.models.maps import hook_maps
 from deadhead.types import Head
 
 

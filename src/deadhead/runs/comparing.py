@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deadhead.artefacts import read_importance, split_key
 from deadhead.checkpoints import Loaded
-from deadhead.criteria import score_all
+from deadhead.data.prompts import Prompts
 from deadhead.errors import BudgetError, DataError
-from deadhead.heads import HeadModel
+from deadhead.interop import read_importance, split_key
+from deadhead.models.heads import HeadModel
 from deadhead.runs.settings import PromptSettings
 from deadhead.runs.similarity_settings import SimilaritySettings
+from deadhead.scoring import score_all
 from deadhead.similarity import (
     Clustering,
     Group,
@@ -26,7 +27,6 @@ from deadhead.similarity import (
 )
 from deadhead.similarity.agreement import RemovedShare
 from deadhead.strategies import Rules, droppable
-from deadhead.tasks.prompts import Prompts
 from deadhead.types import Head, HeadScores
 
 PERCENTAGES = tuple(p / 100 for p in range(10, 100, 10))

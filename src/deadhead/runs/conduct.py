@@ -14,23 +14,24 @@ from typing import Any
 
 import torch
 
-from deadhead.baseline import RandomBaseline, random_baseline
 from deadhead.checkpoints import Loaded, check_empty, load_model, save_model, whole_folder
-from deadhead.criteria.inputs import to_device
-from deadhead.decision import Decision
+from deadhead.data.inputs import to_device
+from deadhead.data.prompts import Prompts
 from deadhead.errors import BudgetError, CheckpointError, DataError, OutputExistsError
-from deadhead.heads import HeadModel
-from deadhead.pruning import Progress, Pruning, prune
+from deadhead.measure import SpeedRow, measure_all
+from deadhead.models.heads import HeadModel
+from deadhead.pruning.auto import Decision
+from deadhead.pruning.prune import Progress, Pruning, prune
+from deadhead.pruning.trajectory import Step
 from deadhead.repair import Fits, apply_repaired_, fit, repaired
 from deadhead.repair.distill import DistillReport, distill_
-from deadhead.report import RunSummary, SpeedRow, measure_all, model_card, write_report
+from deadhead.report import RunSummary, model_card, write_report
 from deadhead.runs.explain import explained
 from deadhead.runs.facts import data_facts, model_facts, model_size, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.settings import RunSettings, table_fingerprint
+from deadhead.studies.baseline import RandomBaseline, random_baseline
 from deadhead.tasks import TaskSet
-from deadhead.tasks.prompts import Prompts
-from deadhead.trajectory import Step
 from deadhead.types import HeadMask, PruningPlan
 
 

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from deadhead.checkpoints import Loaded, load_model
-from deadhead.criteria import Scorer
 from deadhead.errors import DataError, DeadheadError, FileFormatError
-from deadhead.explaining import explain
-from deadhead.explanation import Explanation
-from deadhead.heads import HeadModel
-from deadhead.pruning import Pruning
-from deadhead.recipe import Recipe
+from deadhead.models.heads import HeadModel
+from deadhead.pruning.prune import Pruning
+from deadhead.pruning.recipe import Recipe
 from deadhead.repair import data_repair_named
 from deadhead.report import RunSummary
 from deadhead.runs.settings import DataSettings, ModelSettings
+from deadhead.scoring import Scorer
+from deadhead.studies.explain import explain
+from deadhead.studies.explanation import Explanation
 from deadhead.tasks import Task, TaskSet
 from deadhead.types import HeadScores
 

@@ -6,11 +6,11 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from deadhead.heads import HeadModel
-from deadhead.report import parameter_count
+from deadhead.data.prompts import Prompts
+from deadhead.measure import parameter_count
+from deadhead.models.heads import HeadModel
 from deadhead.runs.settings import ModelSettings
 from deadhead.tasks import Task
-from deadhead.tasks.prompts import Prompts
 
 
 def versions() -> dict[str, str]:

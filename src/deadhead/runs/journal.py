@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from deadhead.checkpoints import check_empty
-from deadhead.decision import Decision
 from deadhead.errors import CheckpointError, DataError, OutputExistsError
-from deadhead.pruning import Done
-from deadhead.recipe import Recipe
-from deadhead.trajectory import Step
+from deadhead.pruning.auto import Decision
+from deadhead.pruning.prune import Done
+from deadhead.pruning.recipe import Recipe
+from deadhead.pruning.trajectory import Step
 from deadhead.types import HeadScores
 
 

@@ -9,16 +9,10 @@ from torch import nn
 
 from deadhead.checkpoints import Loaded
 from deadhead.errors import DataError
-from deadhead.readings import Reading
-from deadhead.sweeping import Judge
+from deadhead.studies.readings import Reading
+from deadhead.studies.sweep import Judge
 from deadhead.tasks import Task
-from deadhead.tasks.lm_eval import (
-    check_lm_eval_tasks,
-    interval,
-    members,
-    primary,
-    run_lm_eval,
-)
+from deadhead.tasks.lm_eval import check_lm_eval_tasks, interval, members, primary, run_lm_eval
 
 
 @dataclass(frozen=True)

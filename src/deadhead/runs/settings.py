@@ -9,14 +9,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from deadhead.artefacts import split_key
+from deadhead.data.prompts import Prompts, open_prompts
+from deadhead.data.rows import data_files, split_slice
+from deadhead.data.splits import ROLES
 from deadhead.errors import BudgetError, DataError
-from deadhead.recipe import Recipe
+from deadhead.interop import split_key
+from deadhead.pruning.recipe import Recipe
 from deadhead.repair.distill import check_packages
 from deadhead.tasks import Task, TaskSet, open_calibration, open_task
-from deadhead.tasks.data import data_files, split_slice
-from deadhead.tasks.prompts import Prompts, open_prompts
-from deadhead.tasks.splits import ROLES
 
 MIB = 2**20
 # of `DataSettings`, what a calibration set alone has no use for

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from deadhead.artefacts import write_pruning_log
 from deadhead.checkpoints import check_empty, load_model, whole_folder
 from deadhead.errors import BudgetError
-from deadhead.heads import HeadModel
+from deadhead.interop import write_pruning_log
+from deadhead.models.heads import HeadModel
 from deadhead.report.similarity_page import write_similarity_report
 from deadhead.report.similarity_summary import SimilaritySummary
 from deadhead.runs.comparing import (

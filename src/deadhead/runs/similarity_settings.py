@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deadhead.artefacts import split_key
-from deadhead.artefacts.importance import ENDINGS
 from deadhead.criteria.base import criterion_class
+from deadhead.data.rows import split_slice
 from deadhead.errors import BudgetError, DataError
+from deadhead.interop import split_key
+from deadhead.interop.importance import ENDINGS
 from deadhead.runs.settings import ModelSettings
 from deadhead.similarity import Clustering
-from deadhead.tasks.data import split_slice
 
 BUNDLED = {"bundled:encoder": "bundled:sentiment", "bundled:decoder": "bundled:text"}
 

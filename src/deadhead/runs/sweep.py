@@ -13,31 +13,26 @@ import pandas as pd
 from torch import nn
 
 from deadhead.checkpoints import Loaded, check_empty, load_model, whole_folder
-from deadhead.criteria import Scorers
-from deadhead.criteria.inputs import to_device
-from deadhead.decision import Decider
+from deadhead.data.inputs import to_device
+from deadhead.data.prompts import Prompts
 from deadhead.errors import CheckpointError, DataError, UnknownNameError
-from deadhead.heads import HeadModel
-from deadhead.readings import Line, Point, lines_of
-from deadhead.recipe import AUTO, Recipe
+from deadhead.measure import measure_all
+from deadhead.models.heads import HeadModel
+from deadhead.pruning.auto import Decider
+from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.repair.distill import Distillation, DistillReport, check_packages, distill_
-from deadhead.report import measure_all
 from deadhead.report.sweep_page import SweepSummary, write_sweep_page
 from deadhead.runs.comparing import check_room, to_drop
 from deadhead.runs.facts import data_facts, model_size, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.judging import LmEvalSettings, judge_by, judge_by_lm_eval, lm_eval_names
-from deadhead.runs.settings import (
-    DataSettings,
-    ModelSettings,
-    PromptSettings,
-    table_fingerprint,
-)
+from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings, table_fingerprint
+from deadhead.scoring import Scorers
 from deadhead.similarity import Clustering, HeadGrams, head_grams
 from deadhead.strategies import droppable, shortfall
-from deadhead.sweeping import Sweep, count_points, sweep
+from deadhead.studies.readings import Line, Point, lines_of
+from deadhead.studies.sweep import Sweep, count_points, sweep
 from deadhead.tasks import Task, TaskSet
-from deadhead.tasks.prompts import Prompts
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deadhead.errors import HeadError, unknown_name
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON
 from deadhead.similarity.distances import METRICS, HeadDistances, distances, kv_units
 from deadhead.similarity.gram import FIRST_TOKEN, HeadGrams

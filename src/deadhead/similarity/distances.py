@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from deadhead.atomic import replacing
 from deadhead.errors import DataError, DeadheadError, FileFormatError, HeadError, unknown_name
-from deadhead.heads import HeadModel
+from deadhead.files.atomic import replacing
+from deadhead.models.heads import HeadModel
 from deadhead.similarity.gram import HeadGrams
 from deadhead.surgery.groups import members_of
 from deadhead.types import Head

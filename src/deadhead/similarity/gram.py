@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deadhead.criteria.inputs import Batch, aligned, call, to_device, valid_tokens
+from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens
 from deadhead.errors import DataError, ScoreError, unknown_name
-from deadhead.heads import HeadModel
-from deadhead.maps import hook_maps
+from deadhead.models.heads import HeadModel
+from deadhead.models.maps import hook_maps
 from deadhead.types import Head
 
 SCOPES = ("global", "per_block")

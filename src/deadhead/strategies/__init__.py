@@ -1,12 +1,6 @@
 """Strategies: from scores to masks. Each is a lazy stream of moves; rules say what may go."""
 
-from deadhead.strategies import (  # noqa: F401 - they register
-    clusters,
-    greedy,
-    one_shot,
-    search,
-    second_look,
-)
+from deadhead.strategies import clusters, greedy, one_shot, search, second_look  # noqa: F401 - they register
 from deadhead.strategies.base import (
     Move,
     ScoreFn,
@@ -14,7 +8,6 @@ from deadhead.strategies.base import (
     strategy_named,
     strategy_names,
 )
-from deadhead.strategies.stopping import StopRules
 from deadhead.strategies.units import SCOPES, Rules, droppable, reachable, shortfall, units
 
 __all__ = [
@@ -22,7 +15,6 @@ __all__ = [
     "Move",
     "Rules",
     "ScoreFn",
-    "StopRules",
     "droppable",
     "reachable",
     "register_strategy",

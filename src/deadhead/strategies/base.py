@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NoReturn, Protocol, runtime_checkable
 
 from deadhead.errors import unknown_name
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.similarity import GramFn
 from deadhead.strategies.units import JointFn, Rules, Unit, sums_from
 from deadhead.types import Head, HeadMask, HeadScores
@@ -149,3 +149,8 @@ def next_move(
     return (
         Move(mask.drop(*dropped), dropped, tuple(scores[h] for h in dropped)) if dropped else None
     )
+
+
+def no_grams(scope: str) -> NoReturn:
+    """Stand for the prompts where a strategy looks at none."""
+    raise AssertionError("random orders look at no attention maps")

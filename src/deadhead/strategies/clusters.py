@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deadhead.artefacts import read_importance, split_key
-from deadhead.heads import HeadModel
+from deadhead.interop import read_importance, split_key
+from deadhead.models.heads import HeadModel
 from deadhead.similarity import GramFn, cluster, copies_of, measured, unmeasured
 from deadhead.strategies.base import Move, ScoreFn, register_strategy
 from deadhead.strategies.units import Rules

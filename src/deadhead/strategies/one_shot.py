@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.similarity import GramFn
 from deadhead.strategies.base import Move, ScoreFn, joint_from, next_move, register_strategy
 from deadhead.strategies.units import Rules, units

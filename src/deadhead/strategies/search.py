@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from deadhead.errors import BudgetError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.similarity import GramFn
 from deadhead.strategies.base import (
     Move,

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from deadhead.errors import BudgetError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.repair import fit, repaired
 from deadhead.similarity import GramFn

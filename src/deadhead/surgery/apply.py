@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 
 from deadhead.errors import HeadError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.surgery.duplicate import duplicate_, duplicated
 from deadhead.surgery.fold import check_folds, fold_
 from deadhead.surgery.mask import mask_, masked

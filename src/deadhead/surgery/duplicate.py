@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from deadhead.architectures import PARTS, features
 from deadhead.errors import GroupError, HeadError
-from deadhead.heads import HeadModel, is_conv1d
+from deadhead.models.architectures import PARTS, features
+from deadhead.models.heads import HeadModel, is_conv1d
 from deadhead.surgery.groups import members_of, slot_of
 from deadhead.surgery.manifest import record_in_config
 from deadhead.surgery.slopes import set_slopes_, slopes_with, with_slopes

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deadhead.errors import GroupError, HeadError
-from deadhead.heads import Block, HeadModel, output_rows
+from deadhead.models.heads import Block, HeadModel, output_rows
 from deadhead.surgery.duplicate import check_copies, kv_differ
 from deadhead.surgery.remove import cuts_of, remove_
 from deadhead.types import Head, PruningPlan

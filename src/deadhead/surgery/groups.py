@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from deadhead.errors import GroupError, unknown_name
-from deadhead.heads import Block
+from deadhead.models.heads import Block
 from deadhead.types import Head
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deadhead.architectures import Architecture, architecture_named, project_nothing
 from deadhead.errors import UnsupportedModelError
-from deadhead.heads import HeadModel
+from deadhead.models.architectures import Architecture, architecture_named, project_nothing
+from deadhead.models.heads import HeadModel
 
 
 class Headless:

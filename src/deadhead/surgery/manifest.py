@@ -10,7 +10,7 @@ from typing import Any
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from deadhead.errors import CheckpointError
-from deadhead.heads import Block, BlockHeads, HeadModel
+from deadhead.models.heads import Block, BlockHeads, HeadModel
 
 QUANT_METHOD = "deadhead"
 FORMAT = 1

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from deadhead.heads import HeadModel, output_rows
+from deadhead.models.heads import HeadModel, output_rows
 from deadhead.types import HeadMask, PruningPlan
 
 

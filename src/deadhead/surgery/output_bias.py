@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from deadhead.heads import Block
+from deadhead.models.heads import Block
 
 
 def add_output_bias_(block: Block) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from deadhead.architectures import Architecture
 from deadhead.errors import HeadError
-from deadhead.heads import Block, HeadModel
+from deadhead.models.architectures import Architecture
+from deadhead.models.heads import Block, HeadModel
 from deadhead.surgery.groups import policy_named, ungroup
 from deadhead.surgery.headless import behead_, check_headless
 from deadhead.surgery.manifest import record_in_config

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from deadhead.architectures import Architecture, HeadCounts, features
-from deadhead.heads import Block, is_conv1d
+from deadhead.models.architectures import Architecture, HeadCounts, features
+from deadhead.models.heads import Block, is_conv1d
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from deadhead.architectures import Architecture
-from deadhead.heads import Block, BlockHeads, HeadModel
+from deadhead.models.architectures import Architecture
+from deadhead.models.heads import Block, BlockHeads, HeadModel
 from deadhead.types import Head
 
 

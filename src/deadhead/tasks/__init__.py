@@ -3,11 +3,8 @@
 A task is data of one kind with a metric; `open_task` makes the three disjoint ones of a run.
 """
 
-from deadhead.tasks.batching import Batch
 from deadhead.tasks.classification import ClassificationTask
-from deadhead.tasks.data import Columns, Rows
 from deadhead.tasks.evaluation import Evaluation
-from deadhead.tasks.examples import Examples
 from deadhead.tasks.minimal_pairs import MinimalPairsTask
 from deadhead.tasks.opening import TaskSet, infer_kind, open_calibration, open_task
 from deadhead.tasks.perplexity import PerplexityTask
@@ -15,15 +12,11 @@ from deadhead.tasks.task import KINDS, BatchedTask, Task, register_task, task_ki
 
 __all__ = [
     "KINDS",
-    "Batch",
     "BatchedTask",
     "ClassificationTask",
-    "Columns",
     "Evaluation",
-    "Examples",
     "MinimalPairsTask",
     "PerplexityTask",
-    "Rows",
     "Task",
     "TaskSet",
     "infer_kind",

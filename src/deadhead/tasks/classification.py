@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from deadhead.data.batching import Batch, TokenSequence, cannot_judge, evaluating
+from deadhead.data.examples import Examples
+from deadhead.data.rows import Columns, Rows
 from deadhead.errors import DataError
-from deadhead.tasks.batching import Batch, TokenSequence, cannot_judge, evaluating
-from deadhead.tasks.data import Columns, Rows
 from deadhead.tasks.evaluation import Evaluation
-from deadhead.tasks.examples import Examples
 from deadhead.tasks.task import BatchedTask, register_task
 
 # the first that is there is the text; of these pairs both are

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from deadhead.data.batching import cannot_judge, evaluating
 from deadhead.errors import DataError
-from deadhead.tasks.batching import cannot_judge, evaluating
 from deadhead.tasks.task import Packed
 
 # logits upcast and reduced at once, in numbers; bounds the memory beside the logits themselves

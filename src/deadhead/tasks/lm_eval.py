@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from deadhead.atomic import replacing
+from deadhead.data.batching import evaluating
 from deadhead.errors import DataError, DeadheadError
-from deadhead.tasks.batching import evaluating
+from deadhead.files.atomic import replacing
 from deadhead.tasks.likelihood import refuse_other_models
 from deadhead.tasks.lm_eval_names import check_lm_eval_tasks, find_tasks, first_line, make_tasks
 

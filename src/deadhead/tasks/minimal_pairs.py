@@ -7,19 +7,14 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
-from deadhead.criteria.divergence import Probe, preference_from
+from deadhead.data.batching import TokenSequence, pad, padding_id
+from deadhead.data.examples import Examples
+from deadhead.data.rows import Columns, Rows
 from deadhead.errors import DataError
+from deadhead.losses.divergence import Probe, preference_from
 from deadhead.moments.sums import HELD_OUT_EVERY
-from deadhead.tasks.batching import TokenSequence, pad, padding_id
-from deadhead.tasks.data import Columns, Rows
 from deadhead.tasks.evaluation import Evaluation
-from deadhead.tasks.examples import Examples
-from deadhead.tasks.likelihood import (
-    refuse_other_models,
-    sequence_losses,
-    start_ids,
-    token_ids,
-)
+from deadhead.tasks.likelihood import refuse_other_models, sequence_losses, start_ids, token_ids
 from deadhead.tasks.task import BatchedTask, Packed, register_task
 
 GOOD, BAD, PARADIGM = "sentence_good", "sentence_bad", "UID"

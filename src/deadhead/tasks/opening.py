@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deadhead.data.examples import Examples
+from deadhead.data.overlap import keep_disjoint
+from deadhead.data.rows import PAIR_COLUMNS, Columns, Rows
+from deadhead.data.splits import ROLES, find_splits, read_split
 from deadhead.errors import DataError
 from deadhead.tasks.classification import LABEL_COLUMNS
-from deadhead.tasks.data import PAIR_COLUMNS, Columns, Rows
-from deadhead.tasks.examples import Examples
-from deadhead.tasks.overlap import keep_disjoint
-from deadhead.tasks.splits import ROLES, find_splits, read_split
 from deadhead.tasks.task import BatchedTask, Task, task_kind
 from deadhead.tasks.texts import is_judged, keep_apart, read_texts, text_kind
 

@@ -7,18 +7,13 @@ import math
 import numpy as np
 from torch import nn
 
+from deadhead.data.batching import TokenSequence
+from deadhead.data.examples import Examples
+from deadhead.data.rows import Columns, Rows
 from deadhead.errors import DataError
-from deadhead.tasks.batching import TokenSequence
 from deadhead.tasks.classification import TEXT_COLUMNS
-from deadhead.tasks.data import Columns, Rows
 from deadhead.tasks.evaluation import Evaluation
-from deadhead.tasks.examples import Examples
-from deadhead.tasks.likelihood import (
-    refuse_other_models,
-    sequence_losses,
-    start_ids,
-    token_ids,
-)
+from deadhead.tasks.likelihood import refuse_other_models, sequence_losses, start_ids, token_ids
 from deadhead.tasks.task import BatchedTask, register_task
 
 # window of a model and tokenizer that know no length

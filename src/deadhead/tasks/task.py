@@ -12,9 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deadhead.criteria.divergence import Probe, held_out
-from deadhead.errors import DataError, unknown_name
-from deadhead.tasks.batching import (
+from deadhead.data.batching import (
     MAX_TOKENS,
     Batch,
     TokenSequence,
@@ -25,9 +23,11 @@ from deadhead.tasks.batching import (
     pad,
     padding_id,
 )
-from deadhead.tasks.data import Columns, Rows
+from deadhead.data.examples import Examples
+from deadhead.data.rows import Columns, Rows
+from deadhead.errors import DataError, unknown_name
+from deadhead.losses.divergence import Probe, held_out
 from deadhead.tasks.evaluation import Evaluation
-from deadhead.tasks.examples import Examples
 
 
 class Task(Protocol):

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from deadhead.data.batching import Batch
+from deadhead.data.examples import Examples
+from deadhead.data.overlap import keep_disjoint
+from deadhead.data.rows import PAIR_COLUMNS, Columns, Rows
 from deadhead.errors import DataError
-from deadhead.tasks.batching import Batch
 from deadhead.tasks.classification import LABEL_COLUMNS, ClassificationTask, text_columns
-from deadhead.tasks.data import PAIR_COLUMNS, Columns, Rows
-from deadhead.tasks.examples import Examples
 from deadhead.tasks.minimal_pairs import GOOD, MinimalPairsTask
-from deadhead.tasks.overlap import keep_disjoint
 from deadhead.tasks.perplexity import PerplexityTask
 from deadhead.tasks.task import BatchedTask
 

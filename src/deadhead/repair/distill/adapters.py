@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from deadhead.errors import HeadError
-from deadhead.heads import HeadModel, is_conv1d
+from deadhead.models.heads import HeadModel, is_conv1d
 from deadhead.repair.distill.state import Sleepers
 
 

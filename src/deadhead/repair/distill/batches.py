@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from deadhead.criteria.inputs import Batch, aligned, valid_tokens
+from deadhead.data.inputs import Batch, aligned, valid_tokens
 from deadhead.errors import DataError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deadhead.criteria.inputs import Batch
+from deadhead.data.inputs import Batch
 from deadhead.repair.distill.loss import Distance
 from deadhead.repair.distill.state import copies
 from deadhead.tasks import Task

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deadhead.criteria.inputs import Batch, call, to_device, valid_tokens
-from deadhead.criteria.losses import logits_of
+from deadhead.data.inputs import Batch, call, to_device, valid_tokens
 from deadhead.errors import HeadError
-from deadhead.heads import HeadModel
+from deadhead.losses.losses import logits_of
+from deadhead.models.heads import HeadModel
 from deadhead.repair.distill.settings import Distillation
 
 Outputs = dict[int, list[Tensor]]

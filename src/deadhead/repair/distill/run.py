@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from deadhead.criteria.inputs import Batch
+from deadhead.data.inputs import Batch
 from deadhead.errors import HeadError, MissingDependencyError, ScoreError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.repair.distill.batches import HasBatches, training_batches
 from deadhead.repair.distill.judge import Best, Selection, judge_by, judge_by_distance
 from deadhead.repair.distill.loss import Distance, output_paths

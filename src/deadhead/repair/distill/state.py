@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deadhead.heads import HeadModel, output_rows
+from deadhead.models.heads import HeadModel, output_rows
 from deadhead.repair.distill.loss import output_paths
 
 

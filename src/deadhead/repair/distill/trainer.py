@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from deadhead.criteria.inputs import Batch
+from deadhead.data.inputs import Batch
 from deadhead.errors import ScoreError
 from deadhead.repair.distill.loss import Distance
 from deadhead.repair.distill.pace import Pace

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from deadhead.errors import HeadError
-from deadhead.heads import HeadModel
+from deadhead.models.heads import HeadModel
 from deadhead.repair.distill.adapters import adapted, cut_projections
 from deadhead.repair.distill.judge import Best
 from deadhead.repair.distill.state import Sleepers, copies, put_back_, wide

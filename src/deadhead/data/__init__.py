@@ -1,0 +1,1 @@
+"""Data: rows, formats, splits, batches and prompts, from whatever a user has."""

@@ -1,0 +1,212 @@
+"""The prompts that heads are compared on: from a file, a folder or a data set to padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deadhead.data.batching import (
+    Batch,
+    TokenSequence,
+    context_length,
+    group_rows,
+    length_order,
+    pad,
+    padding_id,
+)
+from deadhead.data.examples import Examples
+from deadhead.data.prompt_files import PROMPT_COLUMNS, read_prompts
+from deadhead.data.rows import Rows
+from deadhead.errors import DataError
+
+# a prompt of one token attends to itself alone, whatever the head
+_FEWEST_TOKENS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Texts whose attention maps are compared, tokenised.
+
+    Attributes:
+        texts: the prompts, as given (before any truncation).
+        name: where they came from, for people.
+        fingerprint: 12 hex digits that change with any text or their order.
+        notes: what was drawn, left out or truncated.
+    """
+
+    texts: tuple[str, ...]
+    name: str
+    fingerprint: str
+    notes: tuple[str, ...]
+    sequences: tuple[TokenSequence, ...] = field(repr=False)
+    pad_id: int = field(default=0, repr=False)
+    batch_size: int | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Number of prompts."""
+        return len(self.texts)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in all prompts, special ones included."""
+        return sum(len(sequence.ids) for sequence in self.sequences)
+
+    def batches(self) -> list[Batch]:
+        """Return padded batches, longest first, on the CPU.
+
+        Shape: `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids`,
+        each (batch, tokens), padded on the right.
+        """
+        ordered = [self.sequences[row] for row in length_order(self.sequences)]
+        lengths = [len(sequence.ids) for sequence in ordered]
+        runs = group_rows(lengths, batch_size=self.batch_size)
+        return [pad(ordered[run], self.pad_id) for run in runs]
+
+
+def open_prompts(
+    spec: str | Path,
+    tokenizer,
+    *,
+    config,
+    n: int | None = 100,
+    seed: int = 0,
+    column: str | None = None,
+    max_length: int | None = None,
+    strict: bool = False,
+    batch_size: int | None = None,
+) -> Prompts:
+    """Read prompts, draw `n` of them and tokenise them as the tokenizer does by itself.
+
+    `spec` is one of
+
+    - a file: `.tsv` (the task files of explainabloomity, `prompt TAB id` without a header, or a
+      table with one), `.txt` (a line is a prompt), `.jsonl`, `.json`, `.csv`, `.parquet`;
+    - `FILE[0:800]`, its rows 0 to 799;
+    - a folder of such files, all of them, `FOLDER[0:800]` of each;
+    - a folder that `datasets` saved, or the id of a data set, `ID:CONFIG`: its train split;
+    - `bundled:agreement`, `bundled:text`, `bundled:sentiment`.
+
+    Special tokens are those that the tokenizer adds by itself, as in the published runs: OPT's
+    start token, none for BLOOM.
+
+    Args:
+        spec: where the prompts are.
+        tokenizer: the model's.
+        config: the model's.
+        n: prompts drawn without replacement, evenly over files and paradigms (column `UID`), in
+            their old order; None takes all.
+        seed: of the drawing, and of bundled data.
+        column: of the prompts; None takes the first of `prompt`, `text`, `sentence_good` and
+            `sentence`, or the only one.
+        max_length: tokens per prompt at most; None is what the model and tokenizer take.
+        strict: refuse prompts that are longer, instead of truncating them.
+        batch_size: prompts per batch at most.
+
+    Raises:
+        DataError: there are no prompts, or all have one token; `strict`, and one is too long; the
+            file cannot be read.
+        UnknownNameError: there is no such column or bundled set.
+    """
+    if n is not None and n < 1:
+        raise DataError(f"{n!r} prompts tell heads apart by nothing; give 1 or more, or None")
+    if batch_size is not None and batch_size < 1:
+        raise DataError(f"batch_size {batch_size!r} makes no batch; give 1 or more, or None")
+    limit = context_length(tokenizer, config, max_length)
+    parts = read_prompts(str(spec), n=n, seed=seed, column=column)
+    examples, notes = _examples(parts, str(spec), column)
+    drawn = examples.sample(n, seed)
+    if n is not None and len(examples) < n and not str(spec).startswith("bundled:"):
+        notes.append(f"{n} prompts were asked for; {str(spec)!r} has {len(examples)}, all are used")
+    sequences, shortened = _tokenise(drawn, tokenizer, limit, strict)
+    of = "" if len(drawn) == len(examples) else f"the {len(examples)} in "
+    return Prompts(
+        texts=tuple(text for (text,) in drawn.texts),
+        name=f"{of}{spec}",
+        fingerprint=drawn.fingerprint,
+        notes=(*notes, *shortened),
+        sequences=tuple(sequences),
+        pad_id=padding_id(tokenizer, config),
+        batch_size=batch_size,
+    )
+
+
+def _examples(parts: Sequence[Rows], spec: str, column: str | None) -> tuple[Examples, list[str]]:
+    """Take the prompts out of the rows; blank ones are left out."""
+    texts: list[tuple[str, ...]] = []
+    groups: list[str] = []
+    origins: list[tuple[str, int]] = []
+    blank = 0
+    for part in parts:
+        found = part.texts(column or _usual_column(part))
+        paradigms = part.values("UID") if "UID" in part.columns else [part.source] * len(part)
+        for text, group, origin in zip(found, paradigms, part.origins, strict=True):
+            if text.strip():
+                texts.append((text,))
+                groups.append(str(group))
+                origins.append(origin)
+            else:
+                blank += 1
+    if not texts:
+        raise DataError(f"{spec!r} has no prompts, only blank rows; give at least one")
+    notes = [f"{blank} blank prompts of {spec!r} were left out"] if blank else []
+    return Examples(texts, groups=groups, origins=origins), notes
+
+
+def _usual_column(part: Rows) -> str:
+    found = part.first_column(PROMPT_COLUMNS)
+    if found is None and len(part.columns) == 1:
+        found = part.columns[0]
+    if found is None:
+        raise DataError(
+            f"cannot tell which column of {part.source!r} has the prompts; it has"
+            f" {', '.join(part.columns)}; name one with column"
+        )
+    return found
+
+
+def _tokenise(
+    examples: Examples, tokenizer, limit: int | None, strict: bool
+) -> tuple[list[TokenSequence], list[str]]:
+    """Tokenise, and truncate where the model's context ends."""
+    texts = [text for (text,) in examples.texts]
+    sequences = _encode(texts, tokenizer, None)
+    long = [r for r, s in enumerate(sequences) if limit is not None and len(s.ids) > limit]
+    notes = []
+    if long:
+        file, row = (examples.origins or [("the prompts", 0)])[long[0]]
+        first = f"row {row} of {file!r} has {len(sequences[long[0]].ids)}"
+        if strict:
+            raise DataError(
+                f"{len(long)} of {len(texts)} prompts are longer than {limit} tokens ({first});"
+                " shorten them, or let them be truncated"
+            )
+        notes.append(
+            f"{len(long)} of {len(texts)} prompts were truncated to {limit} tokens ({first})"
+        )
+        cut = _encode([texts[row] for row in long], tokenizer, limit)
+        for row, sequence in zip(long, cut, strict=True):
+            sequences[row] = sequence
+    empty = next((r for r, s in enumerate(sequences) if not s.ids), None)
+    if empty is not None:
+        raise DataError(f"prompt {texts[empty]!r:.60} has no tokens; remove it")
+    if all(len(s.ids) < _FEWEST_TOKENS for s in sequences):
+        raise DataError(
+            f"every prompt has one token ({texts[0]!r:.40}), which attends only to itself, so all"
+            " heads look alike; give longer prompts"
+        )
+    return sequences, notes
+
+
+def _encode(texts: list[str], tokenizer, limit: int | None) -> list[TokenSequence]:
+    encoded = tokenizer(
+        texts,
+        truncation=limit is not None,
+        max_length=limit,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    ids = encoded["input_ids"]
+    segments = encoded.get("token_type_ids", [None] * len(ids))
+    return [TokenSequence(i, s) for i, s in zip(ids, segments, strict=True)]

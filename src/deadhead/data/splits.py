@@ -1,0 +1,171 @@
+"""Which rows calibrate, select and test: from what the user named to three sets of rows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from deadhead.data import hub
+from deadhead.data.formats import READERS
+from deadhead.data.rows import Rows, data_files, read_file, read_folder, split_slice
+from deadhead.errors import DataError, unknown_name
+
+ROLES = {
+    "calibration": ("train", "calibration"),
+    "selection": ("dev", "valid", "val", "validation", "selection", "validation_matched"),
+    "test": ("test", "test_matched"),
+}
+BUNDLED = ("agreement", "sentiment", "text")
+
+# of bundled data as much is made as is asked for, or this
+_BUNDLED_SIZES = {"calibration": 512, "selection": 256, "test": 512}
+
+Found = dict[str, Rows]
+
+
+def find_splits(
+    spec: str | Path | None,
+    explicit: Mapping[str, str | Path | None],
+    *,
+    sizes: Mapping[str, int | None],
+    seed: int = 0,
+    labels: Iterable[str] = (),
+) -> tuple[Found, list[str]]:
+    """Find the rows of calibration, selection (which may lack) and test.
+
+    What is given in `explicit` wins; the others come from `spec`. If `spec` has no splits, the
+    first 80% of the rows of each of its files calibrate and the last 20% test; if one of the two
+    is given in `explicit`, all of `spec` is the other.
+
+    Returns:
+        The rows by role, and notes on how they were divided.
+
+    Raises:
+        DataError: something cannot be read, or a calibration or test set is missing.
+    """
+    found: Found = {}
+    notes: list[str] = []
+    if spec is not None:
+        found, notes = _from_spec(str(spec), explicit, sizes, seed, labels)
+    for role, given in explicit.items():
+        if given is not None:
+            found[role] = read_split(str(given), role, sizes, seed, labels)
+    for role in ("calibration", "test"):
+        if role not in found:
+            raise DataError(
+                f"{str(spec)!r} has no {role} set (it has {', '.join(found) or 'none'});"
+                f" name one with {role}, e.g. FILE or FILE[0:800]"
+            )
+    return found, notes
+
+
+def _from_spec(spec, explicit, sizes, seed, labels) -> tuple[Found, list[str]]:
+    wanted = [role for role in ROLES if explicit.get(role) is None]
+    named, whole = _read(spec, wanted, sizes, seed, labels)
+    if whole is None:
+        return named, []
+    others = [role for role in ("calibration", "test") if explicit.get(role) is not None]
+    if others:
+        return ({"test": whole} if others == ["calibration"] else {"calibration": whole}), []
+    parts: dict[str, list[int]] = {"calibration": [], "test": []}
+    sizes_of = pd.Series([file for file, _ in whole.origins])
+    for positions in sizes_of.groupby(sizes_of, sort=False).indices.values():
+        cut = round(len(positions) * 0.8)
+        parts["calibration"] += positions[:cut].tolist()
+        parts["test"] += positions[cut:].tolist()
+    if not all(parts.values()):
+        raise DataError(
+            f"{spec!r} has {len(whole)} rows, too few to split; name calibration and test"
+        )
+    of_each = "" if sizes_of.nunique() == 1 else " of each file"
+    note = f"no splits in {spec!r}: the first 80% of the rows{of_each} calibrate, the last 20% test"
+    return {role: whole.take(rows) for role, rows in parts.items()}, [note]
+
+
+def read_split(spec: str, role: str, sizes, seed, labels) -> Rows:
+    """Read the one set that was named for a role."""
+    named, whole = _read(spec, [role], sizes, seed, labels)
+    if whole is not None:
+        return whole
+    if role not in named:
+        raise DataError(f"{spec!r} has no {role} set; name a file, or FILE[0:800] for some rows")
+    return named[role]
+
+
+def _read(spec: str, wanted, sizes, seed, labels) -> tuple[Found, Rows | None]:
+    """Read the wanted splits of `spec`, or all its rows if it has none."""
+    if spec.startswith("bundled:"):
+        name = spec.removeprefix("bundled:")
+        return {role: _bundled(name, role, sizes[role], seed) for role in wanted}, None
+    place, rows = split_slice(spec)
+
+    def take(part: Rows) -> Rows:
+        if rows is None:
+            return part
+        start, stop, _ = rows.indices(len(part))
+        if start >= stop:
+            raise DataError(f"{spec!r} takes none of the {len(part)} rows of {part.source!r}")
+        return part.take(range(start, stop), spec)
+
+    path = Path(place).expanduser()
+    if path.is_file():
+        return {}, take(read_file(path, labels=labels))
+    if path.is_dir() and not hub.is_saved(path):
+        files = data_files(path)
+        if not files:
+            known = ", ".join(sorted(READERS))
+            raise DataError(f"the folder {place!r} has no data files; supported are {known}")
+        by_role = _by_role({p.stem.lower(): p for p in files})
+        if by_role:
+            chosen = {role: p for role, p in by_role.items() if role in wanted}
+            return {r: take(read_file(p, labels=labels)) for r, p in chosen.items()}, None
+        return {}, read_folder(path, files, spec, take, labels=labels)
+    splits = hub.read_saved(path) if path.is_dir() else _from_hub(place, path)
+    by_role = _by_role(splits)
+    if by_role:
+        return {role: take(part) for role, part in by_role.items() if role in wanted}, None
+    if len(splits) > 1:
+        raise DataError(
+            f"{place!r} has the splits {', '.join(splits)}; none is train, validation or test"
+        )
+    return {}, take(next(iter(splits.values())))
+
+
+def _from_hub(place: str, path: Path) -> dict[str, Rows]:
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=1)
+    hint = f"; did you mean {str(path.parent / near[0])!r}?" if near else ""
+    is_id = place.count("/") <= 1 and not place.startswith((".", "/", "~")) and "[" not in place
+    if path.suffix.lower() in READERS or not is_id or (path.parent.parts and path.parent.is_dir()):
+        raise DataError(f"there is no file or folder {place!r}{hint or '; check the path'}")
+    return hub.read_hub(place, hint)
+
+
+def _by_role(names: Mapping) -> dict:
+    """Give the named splits (files or rows) their roles."""
+    return {
+        role: next(names[name] for name in known if name in names)
+        for role, known in ROLES.items()
+        if any(name in names for name in known)
+    }
+
+
+def _bundled(name: str, role: str, size: int | None, seed: int) -> Rows:
+    if name not in BUNDLED:
+        raise unknown_name("bundled data", name, BUNDLED)
+    from deadhead import bundled
+
+    n = size or _BUNDLED_SIZES[role]
+    try:
+        if name == "sentiment":
+            frame = pd.DataFrame(bundled.sentiment(role, n, seed))
+        elif name == "agreement":
+            frame = pd.DataFrame(bundled.minimal_pairs(role, n, seed))
+        else:
+            frame = pd.DataFrame({"text": bundled.text(role, n, seed)})
+    except ValueError as error:
+        raise DataError(f"bundled:{name}: {error}") from error
+    return Rows.of(frame, f"bundled:{name}", file=f"bundled:{name}:{role}")

@@ -1,0 +1,138 @@
+"""Attention maps as they are made: one chunk of one block in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deadhead.errors import ScoreError, UnsupportedModelError
+from deadhead.models.heads import HeadModel
+
+MapFn = Callable[[int, slice, Tensor, Tensor | None], None]
+
+_BACKEND = "deadhead_maps"
+_CHUNK = 1 << 21  # elements of attention maps that are held at once
+
+
+@contextmanager
+def hook_maps(view: HeadModel, fn: MapFn) -> Iterator[None]:
+    """Call `fn(block, rows, maps, visible)` on the attention maps of every block.
+
+    Shape: `rows` are samples of the batch; `maps` is (rows, heads there now, query, key), each row
+    a probability distribution; `visible` is (rows or 1, 1, query, key), True where a query may
+    look, or None where every query sees every key.
+    Cost: the forward pass, with attention computed chunk by chunk, so that at no time more than a
+    chunk of maps is there. Models that build their own maps (BLOOM) hold one block's maps anyway.
+
+    The model's attention backend is switched for as long as the context lasts.
+
+    Raises:
+        UnsupportedModelError: the record of the user's own module does not say where its maps are.
+        ScoreError: a block was called and showed no maps.
+    """
+    _check_shown(view)
+    with ExitStack() as stack:
+        if view.architecture.maps == "interface":
+            _register_backend()
+            stack.enter_context(_switched(view.model))
+        for number, block in enumerate(view.blocks):
+            if not block.n_heads:
+                continue
+            if view.architecture.maps == "interface":
+                block.attention.__dict__[_BACKEND] = (number, fn)
+                stack.callback(block.attention.__dict__.pop, _BACKEND)
+            else:
+                hook = block.attention.register_forward_hook(_reader(number, fn), with_kwargs=True)
+                stack.callback(hook.remove)
+        yield
+
+
+def _check_shown(view: HeadModel) -> None:
+    maps = view.architecture.maps
+    if maps == "none" or (
+        maps == "interface" and not hasattr(view.model, "set_attn_implementation")
+    ):
+        raise UnsupportedModelError(
+            f"the attention maps of {view.architecture.model_type!r} cannot be seen: its record has"
+            f' maps={maps!r}; let its attention return (output, maps) and set maps="output"'
+        )
+
+
+@contextmanager
+def _switched(model: Any) -> Iterator[None]:
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_BACKEND)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _register_backend() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register(_BACKEND, _attend)
+    AttentionMaskInterface.register(_BACKEND, eager_mask)
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,  # (batch, heads, query, head_dim)
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    number, fn = module.__dict__[_BACKEND]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    chunks = []
+    for rows in _chunks(query.shape[0], query.shape[1] * query.shape[2] * key.shape[2]):
+        scores = (query[rows] @ key[rows].transpose(-1, -2)).mul_(scale)
+        mask = None if attention_mask is None else _of(attention_mask, rows)
+        if mask is not None:
+            scores = scores.add_(mask)
+        maps = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        del scores
+        fn(number, rows, maps.detach(), _visible(mask))
+        chunks.append(maps.to(value.dtype) @ value[rows])
+    return torch.cat(chunks).transpose(1, 2).contiguous(), None
+
+
+def _reader(number: int, fn: MapFn) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        maps = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if not isinstance(maps, Tensor):
+            raise ScoreError(
+                f"{type(module).__name__} returns no attention maps; a module registered with"
+                ' maps="output" returns (output, maps), maps (batch, heads, query, key)'
+            )
+        mask = kwargs.get("attention_mask")
+        mask = mask if isinstance(mask, Tensor) and mask.dim() == 4 else None
+        for rows in _chunks(maps.shape[0], maps[0].numel()):
+            visible = None if mask is None else _visible(_of(mask, rows))
+            fn(number, rows, maps[rows].detach(), visible)
+
+    return hook
+
+
+def _chunks(batch: int, elements_per_row: int) -> Iterator[slice]:
+    size = max(1, _CHUNK // max(1, elements_per_row))
+    return (slice(i, min(i + size, batch)) for i in range(0, batch, size))
+
+
+def _of(mask: Tensor, rows: slice) -> Tensor:
+    return mask[rows] if mask.shape[0] > 1 else mask
+
+
+def _visible(mask: Tensor | None) -> Tensor | None:
+    if mask is None or mask.dtype == torch.bool:
+        return mask
+    return mask > torch.finfo(mask.dtype).min / 2

@@ -1,0 +1,1 @@
+"""Pruning: from a recipe to a plan and its curve."""

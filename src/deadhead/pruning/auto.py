@@ -1,0 +1,256 @@
+"""What `auto` does: several orders of the heads from one look at a model, and which one to take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens
+from deadhead.errors import DataError, ScoreError
+from deadhead.losses.divergence import Probe, held_out
+from deadhead.losses.losses import Loss
+from deadhead.models.heads import HeadModel, output_rows
+from deadhead.pruning.recipe import Recipe
+from deadhead.repair import Fits, fit, repaired
+from deadhead.scoring import Scorer
+from deadhead.strategies import strategy_named
+from deadhead.strategies.base import no_grams
+from deadhead.strategies.second_look import half_of
+from deadhead.types import HeadMask, PruningPlan, count_heads
+
+ORDERS = (
+    ("greedy", "reconstruction"),
+    ("second_look", "reconstruction"),
+    ("greedy", "reconstruction:weight=none"),
+    ("one_shot", "taylor"),
+    ("one_shot", "fisher"),
+    ("one_shot", "gradient_norm"),
+)
+LOSS = "kl"  # needs no labels
+FORWARD = 1 / 3  # of a forward and backward pass, as is usual
+FEW = "there are too few calibration samples to hold any out and compare orders on"
+CLEARLY = 1.0  # standard errors of the mean difference
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The order that a look at the model decided on.
+
+    Attributes:
+        recipe: with its strategy, criterion and loss named.
+        mask: what the order leaves.
+        divergences: of every order, by `strategy criterion`, in nats per answer; empty if there was
+            nothing to compare.
+        passes: over the calibration data that this took, in forward and backward passes.
+        few: whether there were too few samples to compare on.
+    """
+
+    recipe: Recipe
+    mask: HeadMask
+    divergences: Mapping[str, float]
+    passes: float
+    few: bool = False
+
+    def describe(self) -> str:
+        """Say in one line what was chosen and why."""
+        others = dict(self.divergences)
+        chosen = f"{self.recipe.strategy} {self.recipe.criterion}"
+        own = others.pop(chosen, None)
+        if own is None:
+            why = FEW if self.few else "orders leave the same heads, or answers cannot be compared"
+        else:
+            nearest = own <= min(others.values(), default=own)
+            near = "nearest to" if nearest else "as near as any, as far as they can tell, to"
+            beside = ", ".join(f"{name} {value:.3g}" for name, value in others.items())
+            why = (
+                f"{near} the dense model's answers to held-out calibration texts ({own:.3g} nats;"
+                f" {beside})"
+            )
+        return (
+            f"{chosen}, repair {self.recipe.repair}: {why}; chosen in {self.passes:.1f}"
+            " forward+backward passes over the calibration data"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON value; with the recipe that was to be decided, `from_json` reads it."""
+        return {
+            "strategy": self.recipe.strategy,
+            "criterion": self.recipe.criterion,
+            "mask": self.mask.to_json(),
+            "divergences": dict(self.divergences),
+            "passes": self.passes,
+            "few": self.few,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], recipe: Recipe) -> Decision:
+        """Read what `to_json` returned, of a decision on this recipe."""
+        made = _made(recipe.settled(), (data["strategy"], data["criterion"]))
+        return cls(
+            made, HeadMask.of(data["mask"]), data["divergences"], data["passes"], few=data["few"]
+        )
+
+
+class Decider:
+    """Decide between orders, at any number of heads, after one look at a model.
+
+    Args:
+        view: the model.
+        batches: calibration data; gone through once.
+        probes: what the orders are compared on; None: the samples that fits hold out.
+        loss: what gradient criteria differentiate; None: `kl`, which needs no labels.
+        seed, strict, on_batch: as of `Scorer`.
+    """
+
+    def __init__(
+        self,
+        view: HeadModel,
+        batches: Iterable[Batch],
+        probes: Sequence[Probe] | None = None,
+        *,
+        loss: str | Loss | None = None,
+        seed: int = 0,
+        strict: bool = False,
+        on_batch: Callable[[], None] | None = None,
+    ):
+        self.view = view
+        data = list(batches)
+        self.probes = held_out(data) if probes is None else probes
+        self.loss = loss or LOSS
+        criteria = [criterion for _, criterion in ORDERS]
+        how = {"loss": self.loss, "seed": seed, "strict": strict, "on_batch": on_batch}
+        self.scorer = Scorer(view, data, criteria, moments=True, **how)
+        self._tokens = _count(data)
+
+    def __call__(self, recipe: Recipe, limit: int) -> Decision:
+        """Name the order whose repaired mask of `limit` dropped heads is nearest the dense model.
+
+        Every order is repaired as the recipe says, fitted without the probes, and asked them. The
+        first of `ORDERS` stands unless the answers of others are nearer by more than one standard
+        error: then the nearest of those. (The rule of Breiman et al. 1984.)
+
+        Cost: the first time a forward and backward pass, one more beyond half of the heads; then
+        a forward pass over the probes for the dense model and each mask, of a quarter of the data
+        (of pairs, a half).
+
+        Where there is nothing to ask (fewer than four samples), or all orders leave the same, the
+        first order is taken; orders that the data cannot make are left out.
+
+        Raises:
+            BudgetError: the heads cannot be had under the rules.
+            DataError: `strict`, and there are too few samples to hold any out.
+            ScoreError: the data can make no order.
+        """
+        recipe = recipe.settled()
+        masks = self._masks(recipe, limit)
+        distinct = list(dict.fromkeys(masks.values()))
+        apart: dict[HeadMask, Tensor] = {}
+        if len(distinct) > 1 and self.probes:
+            fits = (self._fits(recipe.plan(mask)) for mask in distinct)
+            changes = dict(zip(distinct, fits, strict=True))
+            apart = dict(zip(changes, divergences_of(self.view, self.probes, changes), strict=True))
+        elif len(distinct) > 1 and self.scorer.strict:
+            raise DataError(f"{FEW}; give four or more, or go on all the same without strict")
+        asked = _count([probe.batch for probe in self.probes]) * (1 + len(apart)) if apart else 0
+        looks = 1 + (limit > half_of(self.view.mask))
+        order = _nearest({order: apart[mask] for order, mask in masks.items() if mask in apart})
+        order = order or next(iter(masks))
+        chosen = _made(replace(recipe, loss=self.loss), order)
+        named = {" ".join(o): float(apart[m].mean()) for o, m in masks.items() if m in apart}
+        named = {name: value for name, value in named.items() if math.isfinite(value)}
+        passes = looks + FORWARD * asked / self._tokens
+        return Decision(chosen, masks[order], named, passes, few=not self.probes)
+
+    def _masks(self, recipe: Recipe, limit: int) -> dict[tuple[str, str], HeadMask]:
+        """Return what each order leaves; without those that these data cannot make."""
+        masks: dict[tuple[str, str], HeadMask] = {}
+        for number, order in enumerate(ORDERS, start=1):
+            try:
+                masks[order] = self._mask(recipe, *order, limit)
+            except ScoreError:
+                if number == len(ORDERS) and not masks:
+                    raise
+        return masks
+
+    def _fits(self, plan: PruningPlan) -> Fits:
+        """Fit a repair without the probes, in the numbers that it will be written in."""
+        found = fit(self.view, plan, self.scorer.moments.fitting, _fitted(plan.repair))
+        weights = {n: output_rows(self.view.blocks[n].output) for n in found}
+        return {
+            n: replace(f, weight=f.weight.to(weights[n].dtype), bias=f.bias.to(weights[n].dtype))
+            for n, f in found.items()
+        }
+
+    def _mask(self, recipe: Recipe, strategy: str, criterion: str, limit: int) -> HeadMask:
+        mask = self.view.mask
+        moves = strategy_named(strategy)(
+            self.view,
+            self.scorer.only(criterion),
+            no_grams,
+            origin=mask,
+            start=mask,
+            per_step=max(1, count_heads(recipe.per_step, mask.n_heads)),
+            limit=limit,
+            rules=recipe.rules,
+        )
+        for move in moves:
+            mask = move.mask
+        return mask
+
+
+def divergences_of(
+    view: HeadModel, probes: Sequence[Probe], changes: Mapping[HeadMask, Fits]
+) -> list[Tensor]:
+    """Return how far each of some masks, with its repair, is from the dense model, by answers.
+
+    Shape: (answers,) for each. Unit: nats. Cost: a forward pass over the probes for the dense model
+    and for each mask; one batch's answers in memory.
+    """
+    found: list[list[Tensor]] = [[] for _ in changes]
+    with view.at_rest(), torch.no_grad():
+        for probe in probes:
+            batch = aligned(to_device(probe.batch, view.device))
+            loss = probe.divergence(call(view.model, batch), batch)
+            for values, (mask, fits) in zip(found, changes.items(), strict=True):
+                with repaired(view, mask, fits):
+                    answers = loss(view.model, call(view.model, batch), batch)
+                values.append(answers.cpu().double())
+    return [torch.cat(values) for values in found]
+
+
+def _nearest(apart: Mapping[tuple[str, str], Tensor]) -> tuple[str, str] | None:
+    """Return the first order, or of those that are clearly nearer the nearest; None if none is."""
+    sound = {order: values for order, values in apart.items() if values.isfinite().all()}
+    if not sound:
+        return None
+    first = next(iter(sound))
+    nearer = [o for o in sound if _clearly_nearer(sound[o], sound[first])]
+    return min([first, *nearer], key=lambda order: float(sound[order].mean()))
+
+
+def _clearly_nearer(new: Tensor, old: Tensor) -> bool:
+    """Whether answers are nearer by more than chance: a paired difference."""
+    saved = old - new
+    if len(saved) < 2:
+        return False
+    return bool(saved.mean() > CLEARLY * saved.std() / len(saved) ** 0.5)
+
+
+def _made(recipe: Recipe, order: tuple[str, str]) -> Recipe:
+    """Return a recipe with its order named."""
+    strategy, criterion = order
+    return replace(recipe, strategy=strategy, criterion=criterion, loss=recipe.loss or LOSS)
+
+
+def _fitted(repair: str) -> str:
+    """Return a repair that moments are enough for: orders are compared by it."""
+    return repair if repair in ("none", "bias") else "least_squares"
+
+
+def _count(batches: Iterable[Batch]) -> int:
+    return sum(int(valid_tokens(batch).sum()) for batch in batches)

@@ -1,0 +1,211 @@
+"""Where scores come from, and where they break: gradients per block and projection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from deadhead.criteria.gradient_norm import weight_gradient_norms
+from deadhead.data.inputs import Batch, aligned, to_device
+from deadhead.errors import DataError
+from deadhead.losses.losses import Loss, loss_named
+from deadhead.models.architectures import PARTS
+from deadhead.models.heads import HeadModel
+from deadhead.models.observation import Observation
+from deadhead.scoring.not_finite import where_not_finite
+from deadhead.scoring.passes import Backward, run_batch
+
+
+@dataclass(frozen=True)
+class GradientRow:
+    """Norms of the gradients on the heads' weights in one projection of one block.
+
+    Attributes:
+        block: number of the block.
+        projection: `query`, `key` or `value`.
+        smallest, median, largest: over heads, of the mean over samples.
+        zero: heads whose gradient is exactly zero.
+    """
+
+    block: int
+    projection: str
+    smallest: float
+    median: float
+    largest: float
+    zero: int
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is right and wrong with the numbers behind the scores.
+
+    Attributes:
+        dtype: of the model's weights.
+        loss: that was differentiated.
+        samples: that were looked at.
+        rows: gradient magnitudes.
+        not_finite: one line for each place where something was NaN or infinite.
+        underflow: by dtype, heads whose product of three gradient norms it cannot hold.
+        advice: what to do, most urgent first; never empty.
+    """
+
+    dtype: str
+    loss: str
+    samples: int
+    rows: tuple[GradientRow, ...]
+    not_finite: tuple[str, ...]
+    underflow: dict[str, int]
+    advice: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON value."""
+        return asdict(self)
+
+
+class _Recorder:
+    """Collects gradient norms and lets nothing stop it."""
+
+    needs = frozenset({"projections"})
+
+    def __init__(self, view: HeadModel):
+        self.view = view
+        self.samples = 0
+        self.totals = [
+            {part: torch.zeros(b.shape.count(part), dtype=torch.float64) for part in PARTS}
+            for b in view.blocks
+        ]
+        self.not_finite: list[str] = []
+
+    def observe(self, seen: Observation) -> None:
+        self.samples += seen.samples
+        for number, projected in enumerate(seen.projected):
+            if projected is None:
+                continue
+            for part, norms in weight_gradient_norms(projected).items():
+                finite = torch.isfinite(norms)
+                if not finite.all():
+                    self.not_finite.append(
+                        f"batch {seen.batch}, block {number}, {part}: gradient is not finite"
+                    )
+                total = torch.where(finite, norms, torch.zeros_like(norms)).sum(0)
+                self.totals[number][part] += total.cpu().double()
+
+    def means(self, number: int, part: str) -> np.ndarray:
+        return (self.totals[number][part] / max(1, self.samples)).numpy()
+
+
+def diagnose(
+    model: nn.Module | HeadModel,
+    data: Iterable[Batch],
+    *,
+    loss: str | Loss | None = None,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Diagnosis:
+    """Look at activations, logits and gradients, block by block; `on_batch` is for progress.
+
+    Cost: two forward passes and one backward pass per batch.
+
+    Raises:
+        DataError: there is no data.
+    """
+    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    chosen = loss_named(loss or "logit_norm")
+    recorder = _Recorder(view)
+    seen = 0
+    with view.at_rest():
+        for number, batch in enumerate(data):
+            batch = aligned(to_device(batch, view.device))
+            seen += 1
+            on_batch()
+            trouble = where_not_finite(view, batch)
+            if trouble:
+                recorder.not_finite.append(f"batch {number}, {trouble}")
+                continue
+            backward = Backward(chosen, "sample", (recorder,))
+            run_batch(view, batch, number, backwards=(backward,))
+    if not seen:
+        raise DataError("there is nothing to diagnose on; give at least one batch")
+    return _conclude(view, recorder, getattr(chosen, "__name__", "loss"))
+
+
+def _conclude(view: HeadModel, recorder: _Recorder, loss: str) -> Diagnosis:
+    rows = []
+    products = []
+    for number, block in enumerate(view.blocks):
+        if not block.n_heads or not recorder.samples:
+            continue
+        means = {part: recorder.means(number, part) for part in PARTS}
+        for part, values in means.items():
+            low, mid, high = np.min(values), np.median(values), np.max(values)
+            zero = int((values == 0).sum())
+            rows.append(GradientRow(number, part, float(low), float(mid), float(high), zero))
+        group = block.shape.group_size
+        with np.errstate(divide="ignore"):
+            logs = np.log(means["query"]) + np.repeat(
+                np.log(means["key"]) + np.log(means["value"]), group
+            )
+        products.append(logs)
+    log_products = np.concatenate(products) if products else np.array([])
+    underflow = {}
+    for name, dtype in (("float16", torch.float16), ("bfloat16", torch.bfloat16)):
+        underflow[name] = _too_small(log_products, dtype)
+    underflow["float32"] = _too_small(log_products, torch.float32)
+    dtype = str(next(view.model.parameters()).dtype).removeprefix("torch.")
+    not_finite = tuple(recorder.not_finite)
+    advice = _advice(dtype, rows, not_finite, underflow)
+    return Diagnosis(dtype, loss, recorder.samples, tuple(rows), not_finite, underflow, advice)
+
+
+def _too_small(log_products: np.ndarray, dtype: torch.dtype) -> int:
+    smallest = np.log(torch.finfo(dtype).tiny)
+    return int((np.isfinite(log_products) & (log_products < smallest)).sum())
+
+
+def _advice(
+    dtype: str,
+    rows: list[GradientRow],
+    not_finite: tuple[str, ...],
+    underflow: dict[str, int],
+) -> tuple[str, ...]:
+    advice = []
+    if not_finite:
+        advice.append(
+            f"{len(not_finite)} places are not finite: compute with --dtype float32"
+            + (" (float16 overflows at 65504; bfloat16 does not)" if dtype == "float16" else "")
+            + ", and check the weights of the first block named"
+        )
+    zero = sum(row.zero for row in rows)
+    if zero:
+        where = sorted({row.block for row in rows if row.zero})
+        hint = "; compute with --dtype float32" if dtype in ("float16", "bfloat16") else ""
+        advice.append(
+            f"{zero} gradients are exactly zero (blocks {', '.join(map(str, where))}): these heads"
+            f" score -inf and go first, in index order; they are dead, or underflow{hint}"
+        )
+    if any(underflow.values()):
+        counts = ", ".join(f"{n} in {d}" for d, n in underflow.items() if n)
+        advice.append(
+            f"the product of the three norms would underflow ({counts}); gradient_norm ranks by"
+            " the sum of logs in float64, so its ranking is right"
+        )
+    spread = _spread(rows)
+    if spread > 1e3:
+        advice.append(
+            f"median gradients differ {spread:.0e}-fold between blocks: one ranking over all"
+            " blocks takes most heads from the small ones; compare with --scope per_block"
+        )
+    return tuple(advice) or ("nothing is wrong: all finite, no zero gradient, no underflow",)
+
+
+def _spread(rows: list[GradientRow]) -> float:
+    spreads = [1.0]
+    for part in PARTS:
+        medians = [r.median for r in rows if r.projection == part and r.median > 0]
+        if medians:
+            spreads.append(max(medians) / min(medians))
+    return max(spreads)

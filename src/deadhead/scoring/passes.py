@@ -1,0 +1,253 @@
+"""The passes that criteria share: one forward, one backward per distinct loss, for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deadhead.data.inputs import Batch, call, valid_tokens
+from deadhead.errors import ScoreError
+from deadhead.losses.losses import Loss, logit_norm
+from deadhead.models.architectures import PARTS, features
+from deadhead.models.heads import Block, HeadModel
+from deadhead.models.maps import hook_maps
+from deadhead.models.observation import Observation, Projected
+from deadhead.scoring.not_finite import where_not_finite
+
+
+@dataclass
+class Tape:
+    """What one forward pass leaves for the backward pass."""
+
+    gates: dict[int, Tensor] = field(default_factory=dict)
+    inputs: dict[int, list[Tensor]] = field(default_factory=dict)
+    outputs: dict[tuple[int, str], list[Tensor]] = field(default_factory=dict)
+    results: dict[int, list[Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Backward:
+    """One backward pass: a loss, how it is summed over the batch, and who looks at the result."""
+
+    loss: Loss
+    reduction: str
+    criteria: Sequence[Any]
+
+
+def run_batch(
+    view: HeadModel,
+    batch: Batch,
+    number: int,
+    *,
+    backwards: Sequence[Backward] = (),
+    watchers: Sequence[Any] = (),
+) -> None:
+    """Run one batch and show every criterion what it asked for.
+
+    `watchers` look at the forward pass (maps, head outputs), the criteria of `backwards` at
+    gradients. Cost: one forward pass, and one backward pass per entry of `backwards`. Parameters
+    get no gradients; the model is expected to be at rest (see `HeadModel.at_rest`).
+
+    Raises:
+        ScoreError: gradients are wanted under `torch.inference_mode`, which has none.
+        ScoreError: the loss is not finite; names the batch, and the block and head where it began.
+    """
+    if backwards and torch.is_inference_mode_enabled():
+        raise ScoreError(
+            "torch.inference_mode() lets no gradient through; score outside of it, or choose a"
+            " criterion without gradients (attention_entropy, magnitude)"
+        )
+    valid = valid_tokens(batch)
+    tape = Tape()
+    with ExitStack() as stack:
+        of_maps = [c for c in watchers if "maps" in c.needs]
+        for criterion in of_maps:
+            criterion.batch = number
+        if of_maps:
+            stack.enter_context(hook_maps(view, _show(of_maps, valid)))
+        of_heads = [c for c in watchers if "heads" in c.needs]
+        if of_heads:
+            stack.enter_context(view.hook_heads(_show_heads(of_heads, valid, number)))
+        needs = frozenset[str]().union(*(c.needs for b in backwards for c in b.criteria))
+        if backwards:
+            stack.enter_context(_recorded(view, tape, len(valid), needs))
+            stack.enter_context(torch.enable_grad())
+        else:
+            stack.enter_context(torch.no_grad())
+        outputs = call(view.model, batch)
+        for at, backward in enumerate(backwards):
+            per_sample = backward.loss(view.model, outputs, batch)
+            check_shape(per_sample, len(valid))
+            if not torch.isfinite(per_sample).all():
+                raise ScoreError(not_finite_loss(view, batch, number))
+            loss = _total(per_sample, backward)
+            last = at + 1 == len(backwards)
+            gradients = _gradients(loss, tape, retain=not last)
+            seen = Observation(
+                batch=number,
+                samples=len(valid),
+                valid=valid,
+                gate_gradients=[_gate(gradients, tape, n, b) for n, b in enumerate(view.blocks)],
+                projected=[_projected(view, gradients, tape, n) for n in range(len(view.blocks))]
+                if "projections" in needs
+                else [],
+                output_gradients=[_results(gradients, tape, n) for n in range(len(view.blocks))],
+            )
+            for criterion in backward.criteria:
+                criterion.observe(seen)
+
+
+def _show(watchers: Sequence[Any], valid: Tensor) -> Callable[..., None]:
+    def fn(block: int, rows: slice, maps: Tensor, visible: Tensor | None) -> None:
+        for criterion in watchers:
+            criterion.observe_maps(block, rows, maps, visible, valid)
+
+    return fn
+
+
+def _show_heads(watchers: Sequence[Any], valid: Tensor, number: int) -> Callable[..., None]:
+    def fn(block: int, z: Tensor) -> None:
+        for criterion in watchers:
+            criterion.observe_heads(block, z.detach(), valid, number)
+
+    return fn
+
+
+def check_shape(per_sample: Any, samples: int) -> None:
+    """Refuse what is not one number per sample.
+
+    Raises:
+        ScoreError: it has another shape.
+    """
+    shape = list(per_sample.shape) if isinstance(per_sample, Tensor) else type(per_sample).__name__
+    if shape != [samples]:
+        raise ScoreError(
+            f"the loss returned {shape}, and has to return a tensor of one number per sample,"
+            f" [{samples}]; do not average over the batch"
+        )
+
+
+@contextmanager
+def _recorded(view: HeadModel, tape: Tape, samples: int, needs: frozenset[str]) -> Iterator[None]:
+    def gate(number: int, z: Tensor) -> Tensor:
+        if number not in tape.gates:
+            shape = (samples, z.shape[-2])
+            tape.gates[number] = torch.ones(*shape, device=z.device, dtype=z.dtype).requires_grad_()
+        return z * tape.gates[number][:, None, :, None]
+
+    with ExitStack() as stack:
+        if "gates" in needs:
+            stack.enter_context(view.hook_heads(gate))
+        for number, block in enumerate(view.blocks):
+            if not block.n_heads:
+                continue
+            recorders: list[tuple[nn.Module, Callable[..., Tensor]]] = []
+            if "projections" in needs:
+                parts = _modules(block).items()
+                recorders += [(module, _recorder(tape, number, part)) for part, module in parts]
+            if "output_gradients" in needs:
+                recorders.append((block.output, _result_recorder(tape, number)))
+            for module, recorder in recorders:
+                stack.callback(module.register_forward_hook(recorder).remove)
+        yield
+
+
+def _modules(block: Block) -> dict[str, nn.Module]:
+    """Return the distinct projections of a block, by the first part each makes."""
+    distinct: dict[str, nn.Module] = {}
+    for part in PARTS:
+        if all(getattr(block, part) is not m for m in distinct.values()):
+            distinct[part] = getattr(block, part)
+    return distinct
+
+
+def _recorder(tape: Tape, number: int, part: str) -> Callable[..., Tensor]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not output.requires_grad:  # nothing below the first block does: parameters are frozen
+            output.requires_grad_()
+        if part == "query":
+            tape.inputs.setdefault(number, []).append(args[0].detach())
+        tape.outputs.setdefault((number, part), []).append(output)
+        return output
+
+    return hook
+
+
+def _result_recorder(tape: Tape, number: int) -> Callable[..., Tensor]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not output.requires_grad:
+            output.requires_grad_()
+        tape.results.setdefault(number, []).append(output)
+        return output
+
+    return hook
+
+
+def not_finite_loss(view: HeadModel, batch: Batch, number: int) -> str:
+    """Say that a batch's loss is not finite, and where it began."""
+    where = where_not_finite(view, batch) or "the logits are finite, the loss is not"
+    return (
+        f"the loss of batch {number} is not finite: {where};"
+        " look with 'deadhead score --diagnose', or compute with --dtype float32"
+    )
+
+
+def _total(per_sample: Tensor, backward: Backward) -> Tensor:
+    if backward.reduction == "sample":
+        return per_sample.sum()
+    # one number for the whole batch: norms add in squares, other losses are averaged
+    return per_sample.norm() if backward.loss is logit_norm else per_sample.mean()
+
+
+def _gradients(loss: Tensor, tape: Tape, *, retain: bool) -> dict[int, Tensor]:
+    recorded = (*tape.outputs.values(), *tape.results.values())
+    wanted = [*tape.gates.values(), *(t for ts in recorded for t in ts)]
+    if not wanted:
+        return {}
+    if not loss.requires_grad:
+        raise ScoreError(
+            "the loss has no gradient: it is detached, or does not depend on the model's outputs;"
+            " return what autograd can follow"
+        )
+    found = torch.autograd.grad(loss, wanted, retain_graph=retain, allow_unused=True)
+    pairs = zip(wanted, found, strict=True)
+    return {id(t): torch.zeros_like(t) if g is None else g for t, g in pairs}
+
+
+def _gate(gradients: dict[int, Tensor], tape: Tape, number: int, block: Block) -> Tensor:
+    gate = tape.gates.get(number)
+    return torch.zeros(0, block.n_heads) if gate is None else gradients[id(gate)]
+
+
+def _projected(
+    view: HeadModel, gradients: dict[int, Tensor], tape: Tape, number: int
+) -> Projected | None:
+    if number not in tape.inputs:
+        return None
+    block = view.blocks[number]
+    parts = {}
+    for part in PARTS:
+        owner = next(p for p, m in _modules(block).items() if m is getattr(block, part))
+        applied = _joined([gradients[id(t)] for t in tape.outputs[number, owner]])
+        heads = range(block.shape.count(part))
+        if view.architecture.fused:
+            rows = features(view.architecture.layout, part, heads, block.shape)
+            applied = applied[..., rows.to(applied.device)]
+        parts[part] = applied.unflatten(-1, (len(heads), block.head_dim))
+    return Projected(_joined(tape.inputs[number]), **parts)
+
+
+def _results(gradients: dict[int, Tensor], tape: Tape, number: int) -> Tensor | None:
+    if number not in tape.results:
+        return None
+    return _joined([gradients[id(t)] for t in tape.results[number]])
+
+
+def _joined(applications: list[Tensor]) -> Tensor:
+    """Put the applications of a shared block one after the other; one alone is not copied."""
+    return applications[0] if len(applications) == 1 else torch.cat(applications, dim=1)

@@ -1,0 +1,205 @@
+"""What a model computed up to a block, given back instead of computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from deadhead.models.heads import HeadModel
+
+_PROJECTED = object()  # stands for what the output projection returned
+
+
+class Recording:
+    """What the layers and the attention of a model returned in one forward pass.
+
+    Heads that are switched off in block `l` and later change nothing before the output projection
+    of block `l`. `replaying` gives back what was recorded there, so that a pass costs the layers
+    from `l` on. Layers that are applied again later on (ALBERT) are computed, and so is attention
+    that adds to what its output projection returns (BLOOM): results are those of a plain pass.
+
+    Memory: per block, the layer's output, the input of its output projection, and the attention
+    maps if the attention returns them; freed with the recording.
+    """
+
+    def __init__(self, view: HeadModel, samples: int):
+        self.view = view
+        self.samples = samples
+        self._layers: list[tuple[int, Any]] = []  # (block, what its layer returned), as called
+        self._attention: dict[int, list[Any]] = {}
+        self._inputs: dict[int, list[Tensor]] = {}
+        self._results: dict[int, Tensor] = {}
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record the one forward pass of this context."""
+        with ExitStack() as stack:
+            for number, block in enumerate(self.view.blocks):
+                layer = self.view.model.get_submodule(block.name)
+                spy = _watched(layer.forward, self._saw_layer, number)
+                stack.enter_context(forward_as(layer, spy))
+                if not block.n_heads:
+                    continue
+                spy = _watched(block.attention.forward, self._saw_attention, number)
+                stack.enter_context(forward_as(block.attention, spy))
+                before = block.output.register_forward_pre_hook(
+                    self._saw_input(number), prepend=True
+                )
+                stack.callback(before.remove)
+                after = block.output.register_forward_hook(self._saw_result(number))
+                stack.callback(after.remove)
+            yield
+        self._results.clear()  # they were there to be recognised
+
+    @contextmanager
+    def replaying(self, block: int, times: int, *, attention: bool = True) -> Iterator[None]:
+        """Give back what does not depend on the heads of `block` and later.
+
+        The model is to be called with the recorded samples `times` over, one copy after the other.
+        Without `attention`, that of `block` is computed.
+        """
+        with ExitStack() as stack:
+            for number, values in self._before(block).items():
+                layer = self.view.model.get_submodule(self.view.blocks[number].name)
+                stack.enter_context(forward_as(layer, self._given_back(values, times)))
+            if attention and self._skips_attention(block):
+                stub = self._given_back(self._attention[block], times, block)
+                stack.enter_context(forward_as(self.view.blocks[block].attention, stub))
+            yield
+
+    @property
+    def last(self) -> int | None:
+        """The block whose layer was called last, and once."""
+        last = self._layers[-1][0] if self._layers else None
+        return last if last is not None and self._called(last) == 1 else None
+
+    def _before(self, block: int) -> dict[int, list[Any]]:
+        """Return what was returned by the layers that had done all their work before a block's."""
+        called = [number for number, _ in self._layers]
+        done = called.index(block) if block in called else 0
+        found: dict[int, list[Any]] = {}
+        for number, value in self._layers[:done]:
+            found.setdefault(number, []).append(value)
+        return {
+            number: values
+            for number, values in found.items()
+            if number not in called[done:] and all(map(_plain, values))
+        }
+
+    def _skips_attention(self, block: int) -> bool:
+        values = self._attention.get(block, [])
+        once = len(values) == len(self._inputs.get(block, [])) == 1
+        return once and (_projects(values[0]) or self._projects_later(block))
+
+    def _called(self, block: int) -> int:
+        return [number for number, _ in self._layers].count(block)
+
+    def _projects_later(self, block: int) -> bool:
+        """Whether the output projection is no part of the attention module (BERT)."""
+        at = self.view.blocks[block]
+        inside = any(module is at.output for module in at.attention.modules())
+        return not inside and _plain(self._attention[block][0])
+
+    def _given_back(
+        self, values: list[Any], times: int, block: int | None = None
+    ) -> Callable[..., Any]:
+        left = iter(values)
+
+        def again(value: Any) -> Any:
+            if value is _PROJECTED and block is not None:
+                (z,) = self._inputs[block]
+                return self.view.blocks[block].output(_repeated(z, self.samples, times))
+            return _repeated(value, self.samples, times) if isinstance(value, Tensor) else value
+
+        return lambda *args, **kwargs: _mapped(next(left), again)
+
+    def _saw_layer(self, number: int, value: Any) -> None:
+        self._layers.append((number, _mapped(value, _copied)))
+
+    def _saw_attention(self, number: int, value: Any) -> None:
+        result = self._results.get(number)
+        self._attention.setdefault(number, []).append(
+            _mapped(value, lambda x: _PROJECTED if x is result and x is not None else _copied(x))
+        )
+
+    def _saw_input(self, number: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self._inputs.setdefault(number, []).append(args[0].clone())
+
+        return hook
+
+    def _saw_result(self, number: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, result: Tensor) -> None:
+            self._results[number] = result
+
+        return hook
+
+
+@contextmanager
+def forward_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let one module compute something else; what it had of its own comes back."""
+    own = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = own
+
+
+def _watched(
+    forward: Callable[..., Any], saw: Callable[[int, Any], None], number: int
+) -> Callable[..., Any]:
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        value = forward(*args, **kwargs)
+        saw(number, value)
+        return value
+
+    return watched
+
+
+def _mapped(value: Any, fn: Callable[[Any], Any]) -> Any:
+    """Apply a function to what is in tuples and lists, at any depth."""
+    if type(value) in (tuple, list):
+        return type(value)(_mapped(x, fn) for x in value)
+    return fn(value)
+
+
+def _copied(value: Any) -> Any:
+    """Copy a tensor: models may go on to change it in place."""
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value can be given back: a cache, for one, cannot."""
+    if type(value) in (tuple, list):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, Tensor)
+
+
+def _projects(value: Any) -> bool:
+    """Whether attention returned what its output projection did, with nothing but maps beside."""
+    first, *others = value if type(value) in (tuple, list) else (value,)
+    maps = all(x is None or (isinstance(x, Tensor) and x.dim() == 4) for x in others)
+    return first is _PROJECTED and maps
+
+
+def _repeated(value: Tensor, samples: int, times: int) -> Tensor:
+    if not value.dim() or len(value) != samples:
+        return value.clone()
+    return value.repeat(times, *[1] * (value.dim() - 1))
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors in what a model or a layer returned."""
+    if isinstance(value, Tensor):
+        return [value]
+    inside: Any = value.values() if isinstance(value, Mapping) else value
+    if not isinstance(value, (Mapping, tuple, list)):
+        return []
+    return [x for item in inside for x in tensors_in(item)]

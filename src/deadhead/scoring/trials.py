@@ -1,0 +1,239 @@
+"""Trials: what the loss would be with some heads off, many trials in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deadhead.data.by_length import Part, parts_of
+from deadhead.data.inputs import Batch, call, to_device
+from deadhead.errors import DataError, ScoreError
+from deadhead.losses.divergence import divergence_from
+from deadhead.losses.losses import Loss, loss_named
+from deadhead.models.heads import HeadModel, output_rows
+from deadhead.scoring.last_layer import OneToken, one_token
+from deadhead.scoring.passes import check_shape, not_finite_loss
+from deadhead.scoring.replay import Recording, tensors_in
+from deadhead.types import HeadMask
+
+# in one forward pass, all its trials together
+FEWEST_TOKENS, MOST_TOKENS = 512, 8192
+HIDDEN = 1 << 24  # tokens * features
+CPU_HIDDEN = 1 << 18  # per thread: more run out of the cache
+MAX_LOGITS = 1 << 26  # 256 MiB in float32
+_TRIALS = 4  # as many fit in, at least, unless a single sample is too long
+
+
+def check_value(loss: str | Loss) -> None:
+    """Refuse a loss that does not say how good a model is.
+
+    Raises:
+        ScoreError: it is `logit_norm`.
+        UnknownNameError: there is none of that name.
+    """
+    if loss_named(loss) is loss_named("logit_norm"):
+        raise ScoreError(
+            "the loss 'logit_norm' does not say what a model without a head is worth; choose 'kl',"
+            " which needs no labels, or 'task'"
+        )
+
+
+class Trials:
+    """Mean losses of a model on the same samples, with other heads off in each trial.
+
+    Args:
+        view: the model; hooked only while losses are computed.
+        data: batches; held as long as this lasts.
+        loss: `task`, `kl` (here the divergence from the model as it is given, which needs no
+            labels), or a callable `(model, outputs, batch) -> (batch,)`.
+        mask: heads it drops are off in every trial.
+        on_batch: called as often as there are batches, while `losses` goes through its share.
+        max_tokens: in one forward pass, unless a single sample has more; None: as many as the
+            device works on best.
+
+    Raises:
+        ScoreError: the loss is `logit_norm`.
+        DataError: there are no samples.
+    """
+
+    def __init__(
+        self,
+        view: HeadModel,
+        data: Iterable[Batch] | None,
+        loss: str | Loss = "task",
+        *,
+        mask: HeadMask | None = None,
+        on_batch: Callable[[], None] | None = None,
+        max_tokens: int | None = None,
+    ):
+        check_value(loss)
+        self.view = view
+        self.mask = view.mask if mask is None else view.mask & mask
+        self.loss = loss_named(loss)
+        self.diverges = self.loss is loss_named("kl")
+        self.max_tokens = _best(view) if max_tokens is None else max_tokens
+        batches = list(data or ())
+        self.parts = parts_of(batches, self.max_tokens // _TRIALS)
+        self.samples = sum(part.samples for part in self.parts)
+        if not self.samples:
+            raise DataError("there are no calibration samples; give at least one batch")
+        self._token: OneToken | None = None
+        self._progress = _Progress(len(batches), on_batch or (lambda: None))
+
+    def losses(self, masks: Sequence[HeadMask], *, share: float = 1.0) -> np.ndarray:
+        """Return the mean loss over samples under each mask.
+
+        Shape: (masks,), float64.
+        Unit: that of the loss; nats for `task` and `kl`; lower is better.
+        Cost: one forward pass (two for `kl` with heads off in every trial), and for each mask the
+        layers from the first block that differs from `self.mask`, without its attention.
+
+        Args:
+            masks: what is on; heads that `self.mask` drops stay off.
+            share: of the progress that this call is worth.
+
+        Raises:
+            ScoreError: a loss is not finite, or not one number per sample.
+            DataError: the batches lack labels.
+        """
+        plan = _Plan(self.view, self.mask, [self.mask & mask for mask in masks])
+        totals = torch.zeros(len(masks), dtype=torch.float64)
+        with self.view.at_rest(), torch.no_grad():
+            for part in self.parts:
+                for trials, losses in self._of(part, plan):
+                    totals[trials] += losses.sum(-1)
+                self._progress.add(share * part.samples / self.samples)
+        return (totals / self.samples).numpy()
+
+    def _of(self, part: Part, plan: _Plan) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield (numbers of trials, their losses of shape (trials or 1, samples)) of one part."""
+        view, samples = self.view, part.samples
+        inputs, recording = to_device(part.inputs, view.device), Recording(view, samples)
+        dense = call(view.model, inputs) if self.diverges and self.mask != view.mask else None
+        with plan.on([], samples):
+            with recording.recording():
+                outputs = call(view.model, inputs)
+            loss = self.loss
+            if self.diverges:
+                loss = divergence_from(outputs if dense is None else dense, inputs)
+            losses = loss(view.model, outputs, inputs)
+            check_shape(losses, samples)
+            if not torch.isfinite(losses).all():
+                raise ScoreError(not_finite_loss(view, inputs, _batch(losses, part)))
+            token = self._token_of(part, inputs, outputs, recording)
+        largest = max((x.numel() for x in tensors_in(outputs)), default=1)
+        most = min(self.max_tokens // part.tokens, MAX_LOGITS // max(1, largest))
+        del dense, outputs
+        yield plan.unchanged, _wide(losses)[None]
+        for block, trials in plan.changed.items():
+            for some in _evenly(trials, max(1, most)):
+                several = {k: _times(v, samples, len(some)) for k, v in inputs.items()}
+                replaying = recording.replaying(block, len(some))
+                with plan.on(some, samples), token.alone(), replaying:
+                    outputs = call(view.model, several)
+                losses = loss(view.model, outputs, several)
+                check_shape(losses, len(some) * samples)
+                losses = losses.unflatten(0, (len(some), samples))
+                if not torch.isfinite(losses).all():
+                    raise ScoreError(plan.not_finite(some, losses, part))
+                yield some, _wide(losses)
+
+    def _token_of(self, part: Part, inputs: Batch, outputs: Any, recording: Recording) -> OneToken:
+        """Find the token that is read; without padding it is at the same end at any length."""
+        if part.padded:
+            return one_token(self.view, inputs, outputs, recording)
+        if self._token is None:
+            self._token = one_token(self.view, inputs, outputs, recording)
+        return self._token.among(part.tokens // part.samples)
+
+
+class _Plan:
+    """Which heads are on in which trial, and from which block on that matters."""
+
+    def __init__(self, view: HeadModel, always: HeadMask, masks: Sequence[HeadMask]):
+        self.view, self.always, self.masks = view, always, masks
+        self._on = [  # per block (trials, heads there now)
+            torch.tensor([[m.kept[b][i] for i in block.held.heads] for m in (always, *masks)])
+            for b, block in enumerate(view.blocks)
+        ]
+        self.unchanged: list[int] = []
+        self.changed: dict[int, list[int]] = {}
+        for trial, mask in enumerate(masks):
+            blocks = (b for b, row in enumerate(mask.kept) if row != always.kept[b])
+            first = next(blocks, None)
+            at = self.unchanged if first is None else self.changed.setdefault(first, [])
+            at.append(trial)
+
+    def on(self, trials: list[int], samples: int) -> AbstractContextManager[None]:
+        """Gate the model for these trials, one copy of the samples after the other.
+
+        None: the model under the mask that always holds.
+        """
+        rows = [1 + trial for trial in trials] or [0]
+        gates: dict[int, Tensor] = {}
+        for block, on in enumerate(self._on):
+            if not on[rows].all():
+                gate = on[rows].repeat_interleave(samples, 0)
+                gates[block] = gate[:, None, :, None].to(self.view.device)
+
+        def off(block: int, z: Tensor) -> Tensor | None:
+            return z * gates[block] if block in gates else None
+
+        return self.view.hook_heads(off)
+
+    def not_finite(self, trials: list[int], losses: Tensor, part: Part) -> str:
+        """Say which trial of which batch is not finite."""
+        trial = int(torch.nonzero(~torch.isfinite(losses).all(1))[0])
+        gone = set(self.always.heads) - set(self.masks[trials[trial]].heads)
+        names = ", ".join(map(str, sorted(gone)[:3])) + (", ..." if len(gone) > 3 else "")
+        return (
+            f"the loss of batch {_batch(losses[trial], part)} is {float(losses[trial].sum())}"
+            f" without head {names}; look with 'deadhead score --diagnose', or compute with"
+            " --dtype float32"
+        )
+
+
+class _Progress:
+    """Calls back as often as there are batches, however the work is cut."""
+
+    def __init__(self, batches: int, on_batch: Callable[[], None]):
+        self.batches, self.on_batch = batches, on_batch
+        self.done, self.told = 0.0, 0
+
+    def add(self, share: float) -> None:
+        self.done += share
+        while self.told + 1 <= self.done * self.batches + 1e-6:
+            self.told += 1
+            self.on_batch()
+
+
+def _best(view: HeadModel) -> int:
+    """Return how many tokens a forward pass should have: few for a wide model on a CPU."""
+    hidden = max(len(output_rows(block.output)) for block in view.blocks)
+    on_cpu = view.device.type == "cpu"
+    fit = CPU_HIDDEN * torch.get_num_threads() if on_cpu else HIDDEN
+    return min(max(fit // hidden, FEWEST_TOKENS), MOST_TOKENS)
+
+
+def _batch(losses: Tensor, part: Part) -> int:
+    return part.batches[int(torch.nonzero(~torch.isfinite(losses))[0])]
+
+
+def _evenly(trials: list[int], most: int) -> Iterator[list[int]]:
+    for some in np.array_split(trials, -(-len(trials) // most)):
+        yield some.tolist()
+
+
+def _times(value: Tensor, samples: int, times: int) -> Tensor:
+    if not value.dim() or len(value) != samples:
+        return value
+    return value.repeat(times, *[1] * (value.dim() - 1))
+
+
+def _wide(losses: Tensor) -> Tensor:
+    return losses.detach().cpu().double()  # some devices lack float64

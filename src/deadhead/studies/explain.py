@@ -1,0 +1,222 @@
+"""explain: per head that went, what every criterion said, what it cost, what the repair gave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from deadhead.criteria import criterion_names
+from deadhead.criteria.base import criterion_class
+from deadhead.data.inputs import Batch
+from deadhead.errors import HeadError, ScoreError
+from deadhead.losses.losses import Loss, is_causal_lm
+from deadhead.models.heads import HeadModel
+from deadhead.moments import Moments
+from deadhead.pruning.trajectory import Step, Trajectory
+from deadhead.repair import Fits, data_repair_named, fit
+from deadhead.scoring import Scorers
+from deadhead.scoring.combine import parts_of
+from deadhead.studies.divergences import divergences
+from deadhead.studies.explanation import NAN, Explanation, RemovedHead
+from deadhead.types import Head, HeadScores, PruningPlan
+
+NOT_CHEAP = ("file", "random")  # of others' making; of nobody's
+
+
+def cheap_criteria() -> list[str]:
+    """List the criteria that share one pass: not trials of many masks, a file, or chance."""
+    return [
+        name
+        for name in criterion_names()
+        if name not in NOT_CHEAP and "trials" not in criterion_class(name).needs
+    ]
+
+
+def explain(
+    model: nn.Module | HeadModel,
+    batches: Iterable[Batch],
+    plan: PruningPlan,
+    trajectory: Trajectory,
+    *,
+    criteria: Sequence[str] | None = None,
+    loss: str | Loss | None = None,
+    seed: int = 0,
+    scores: HeadScores | None = None,
+    samples: int | None = 128,
+    moments: Moments | None = None,
+    on_work: Callable[[str], None] = lambda what: None,
+) -> Explanation:
+    """Say of every head that a run removed what it was worth, and what its going cost.
+
+    Args:
+        model: the model that was pruned, as it was before; it comes back exactly as it was.
+        batches: the calibration data of the run.
+        plan: what was cut.
+        trajectory: the steps of the run; those beyond the plan are left out.
+        criteria: by which to score the dense model; None: `cheap_criteria`.
+        loss: what all gradient criteria differentiate; None: each its own, or `kl` all of them
+            where there are no labels for `task`.
+        seed: for criteria that draw.
+        scores: of the dense model by the run's criterion, if they are there: they are not
+            computed again unless `criteria` names them.
+        samples: how many to measure divergences on, evenly over the calibration data; None: all;
+            0: measure none.
+        moments: what the run's repair was fitted from; None: measured with the scores, felt by
+            `loss`, or `kl`.
+        on_work: called with what is being done, after every batch and step.
+
+    Cost: a forward and a backward pass per loss; then per step one forward pass over `samples`
+    and with a repair one more, and the refit of the blocks that lost a head.
+
+    Raises:
+        HeadError: plan, trajectory and model do not belong together.
+        DataError: `loss` needs labels, and there are none; or there are no samples.
+
+    Example:
+        >>> run = prune(model, tasks)  # doctest: +SKIP
+        >>> explain(model, tasks.calibration.batches(), run.plan, run.trajectory)  # doctest: +SKIP
+    """
+    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    steps = _steps_of(view, plan, trajectory)
+    data = list(batches)
+    names = cheap_criteria() if criteria is None else list(criteria)
+    if scores is not None and criteria is None and scores.criterion in names:
+        names.remove(scores.criterion)
+    notes = []
+    if loss is None and "task" in _losses(names) and not _labelled(view, data):
+        loss = "kl"
+        notes.append("there are no labels: all gradient criteria differentiate kl")
+    measured_repair = plan.repair != "none" and data_repair_named(plan.repair) is None
+    needs_moments = measured_repair and samples != 0 and bool(steps) and moments is None
+    scorers = Scorers(
+        view,
+        data,
+        names if steps else [],
+        loss=loss,
+        seed=seed,
+        moments=needs_moments,
+        on_batch=lambda: on_work("score"),
+    )
+    found = {} if scores is None else {scores.criterion: scores}
+    for name in names if steps else []:
+        try:
+            found[name] = scorers.of(name)(view.mask)
+        except ScoreError as error:
+            notes.append(f"{name} is left out: {error}")
+    if needs_moments:
+        moments = scorers.moments
+    chosen = chosen_samples(data, samples) if steps else []
+
+    def refit(part: PruningPlan) -> Fits:
+        return fit(view, part, moments, plan.repair, batches=data)
+
+    measured = divergences(view, chosen, plan, steps, refit, on_work) if chosen else ()
+    return Explanation(
+        rows=tuple(_rows(steps, trajectory.dense, plan, found, measured)),
+        metric=trajectory.metric,
+        criteria={name: _loss(s) for name, s in found.items()},
+        n_heads=view.mask.n_kept,
+        chosen_by="" if scores is None else scores.criterion,
+        samples=_count(data) if names else 0,
+        measured=_count(chosen),
+        repair=plan.repair,
+        notes=tuple(notes),
+    )
+
+
+def chosen_samples(batches: Sequence[Batch], samples: int | None) -> list[Batch]:
+    """Take `samples` samples evenly over batches, which may be sorted by length; None: all."""
+    total = _count(batches)
+    if samples is None or samples >= total:
+        return list(batches)
+    wanted = {i * total // samples for i in range(samples)}
+    chosen, first = [], 0
+    for batch in batches:
+        size = _count([batch])
+        rows = [i for i in range(size) if first + i in wanted]
+        if rows:
+            chosen.append({name: tensor[rows] for name, tensor in batch.items()})
+        first += size
+    return chosen
+
+
+def _steps_of(view: HeadModel, plan: PruningPlan, trajectory: Trajectory) -> list[Step]:
+    """Return the steps that led to the plan's mask."""
+    if view.mask != trajectory.start.mask:
+        raise HeadError(
+            "the model does not hold the heads that the run began with: it has"
+            f" {view.mask.n_kept} of {list(view.mask.counts)}, the run had"
+            f" {trajectory.start.mask.n_kept} of {list(trajectory.start.mask.counts)};"
+            " give the model as it was before the run"
+        )
+    steps = [step for step in trajectory.steps if plan.mask <= step.mask]
+    if (steps[-1] if steps else trajectory.start).mask != plan.mask:
+        raise HeadError(
+            "the plan is no step of the trajectory; give the plan and the trajectory of one run"
+        )
+    return steps
+
+
+def _rows(
+    steps: Sequence[Step],
+    metric: float,
+    plan: PruningPlan,
+    found: Mapping[str, HeadScores],
+    measured: Sequence[tuple[float, float]],
+) -> Iterator[RemovedHead]:
+    ranks = {name: _ranks(scores) for name, scores in found.items()}
+    before, over = 0.0, 0
+    for number, step in enumerate(steps):
+        over += len(step.dropped)
+        evaluated = not math.isnan(step.metric)
+        after, unrepaired = measured[number] if measured else (NAN, NAN)
+        of_step = RemovedHead(
+            Head(0, 0),
+            number + 1,
+            len(step.dropped),
+            change=step.metric - metric,
+            change_over=over if evaluated else 0,
+            before=before if measured else NAN,
+            after=after,
+            unrepaired=unrepaired,
+        )
+        then = step.scores or (NAN,) * len(step.dropped)
+        for head, score in zip(step.dropped, then, strict=True):
+            yield replace(
+                of_step,
+                head=head,
+                source=plan.copies.get(head),
+                score=score,
+                scores={name: scores[head] for name, scores in found.items()},
+                ranks={name: places[head] for name, places in ranks.items() if head in places},
+            )
+        before = after
+        if evaluated:
+            metric, over = step.metric, 0
+
+
+def _ranks(scores: HeadScores) -> dict[Head, int]:
+    return {head: place for place, head in enumerate(scores.ranking(), start=1)}
+
+
+def _losses(names: Sequence[str]) -> set[str | None]:
+    parts = [part for name in names for part in parts_of(name)]
+    return {criterion_class(part.split(":")[0]).loss for part in parts}
+
+
+def _labelled(view: HeadModel, batches: Sequence[Batch]) -> bool:
+    return is_causal_lm(view.model) or all("labels" in batch for batch in batches)
+
+
+def _loss(scores: HeadScores) -> str | None:
+    """Return the loss that scores differentiated; of a combination, the losses of its parts."""
+    made = [scores.provenance, *scores.provenance.values()]
+    named = [str(p["loss"]) for p in made if isinstance(p, Mapping) and "loss" in p]
+    return ", ".join(dict.fromkeys(named)) or None
+
+
+def _count(batches: Iterable[Batch]) -> int:
+    return sum(len(next(iter(batch.values()))) for batch in batches)

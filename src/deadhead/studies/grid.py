@@ -1,0 +1,156 @@
+"""What a sweep goes through: ways of choosing, repairs, actions and amounts, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deadhead.errors import BudgetError, unknown_name
+from deadhead.pruning.recipe import AUTO, Recipe
+from deadhead.repair.base import BEGINS_WITH
+from deadhead.similarity import Clustering
+from deadhead.studies.readings import RANDOM_HEADS
+from deadhead.types import COPYING, count_heads
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to go through.
+
+    Attributes:
+        fractions: shares of all heads, each in (0, 1].
+        clusterings: ways to group heads; each under every action. `random` ones are drawn, and
+            looked at under the first action that copies, or under mask if none does.
+        criteria: criteria to drop the lowest of, one-shot; under those of mask and remove that
+            are asked for (mask if neither is).
+        methods: more ways to choose by a criterion, as (strategy, criterion), under the same;
+            ("auto", "auto") decides for every share, with the repair `least_squares`.
+        repairs: of what criteria, methods and random heads leave; each on its own.
+        distill_of: the methods, by the names of `named`, that the repair `distill` trains; empty:
+            all of them. The others, and random heads always, get what it begins with.
+        actions: `remove`, `mask`, `duplicate`, `fold`.
+        draws: random draws, of heads and of `random` groups. 0: none.
+        loss, slope, gqa, seed, strict: as in `Recipe`.
+
+    Raises:
+        BudgetError: a fraction outside (0, 1].
+        UnknownNameError: a name that is not known.
+    """
+
+    fractions: tuple[float, ...]
+    clusterings: tuple[Clustering, ...] = ()
+    criteria: tuple[str, ...] = ()
+    methods: tuple[tuple[str, str], ...] = ()
+    repairs: tuple[str, ...] = ("none",)
+    distill_of: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ("duplicate", "mask", "fold")
+    draws: int = 0
+    loss: str | None = None
+    slope: str = "target"
+    gqa: str = "whole_groups"
+    seed: int = 0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.draws < 0:
+            raise BudgetError(f"{self.draws} random draws; give 0 (none) or more, 20 for a band")
+        if not self.fractions or not self.actions:
+            raise BudgetError("a sweep needs a share of the heads and an action; name one or more")
+        if self.measured != self.clusterings and not self.draws:
+            raise BudgetError("random groups are drawn; say how often (--random 20)")
+        for fraction in self.fractions:
+            count_heads(fraction, 1)  # checks that it is a share
+            for action in self.actions:
+                for clustering in self.clusterings or (Clustering(),):
+                    self.of_clusters(clustering, fraction, action)
+            for strategy, criterion in self.chosen:
+                if (strategy == AUTO) != (criterion == AUTO):
+                    raise BudgetError(
+                        f"auto decides on strategy and criterion together, and {strategy!r} by"
+                        f" {criterion!r} names one of them; name a criterion, or compare --criteria"
+                        " auto"
+                    )
+                for repair in self.repairs:
+                    self.of_criterion(criterion, fraction, strategy=strategy, repair=repair)
+        for name in self.distill_of:
+            if name not in self.named:
+                raise unknown_name("method to distill", name, self.named)
+
+    @property
+    def chosen(self) -> tuple[tuple[str, str], ...]:
+        """All ways to choose by a criterion, as (strategy, criterion)."""
+        return (*(("one_shot", criterion) for criterion in self.criteria), *self.methods)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Names of the methods in `chosen`: `taylor`, `greedy reconstruction`."""
+        return tuple(method_name(*chosen) for chosen in self.chosen)
+
+    @property
+    def trains(self) -> bool:
+        """Whether a model is trained."""
+        return any(repair in BEGINS_WITH for repair in self.repairs) and bool(self.chosen)
+
+    def repairs_of(self, method: str) -> tuple[str, ...]:
+        """Return the repairs of a method, or of random heads."""
+        if method in (self.distill_of or self.named):
+            return self.repairs
+        return tuple(dict.fromkeys(BEGINS_WITH.get(repair, repair) for repair in self.repairs))
+
+    @property
+    def measured(self) -> tuple[Clustering, ...]:
+        """Clusterings that look at distances."""
+        return tuple(c for c in self.clusterings if c.grouping != "random")
+
+    @property
+    def of_random_groups(self) -> str:
+        """Action that random groups are looked at under; empty if there are none."""
+        copying = [a for a in self.actions if a in COPYING]
+        return (*copying, "mask")[0] if self.measured != self.clusterings else ""
+
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """Actions for what has no copies: those of mask and remove that are asked for."""
+        return tuple(a for a in self.actions if a not in COPYING) or ("mask",)
+
+    def of_clusters(self, clustering: Clustering, fraction: float, action: str) -> Recipe:
+        """Return the recipe of one plan by clusters."""
+        return Recipe(
+            strategy="clusters",
+            heads=fraction,
+            clustering=clustering,
+            action=action,
+            criterion=self.criteria[0] if self.criteria else Recipe.criterion,
+            loss=self.loss,
+            slope=self.slope,
+            gqa=self.gqa,
+            seed=self.seed,
+        )
+
+    def of_criterion(
+        self, criterion: str, fraction: float, *, strategy: str = "one_shot", repair: str = "none"
+    ) -> Recipe:
+        """Return the recipe of one plan by a criterion."""
+        repair = AUTO if strategy == AUTO and repair == "none" else repair
+        return Recipe(
+            criterion=criterion,
+            strategy=strategy,
+            repair=repair,
+            heads=fraction,
+            loss=self.loss,
+            gqa=self.gqa,
+            seed=self.seed,
+        )
+
+
+def method_name(strategy: str, criterion: str) -> str:
+    """Return what a way to choose is called in a table."""
+    return criterion if strategy in ("one_shot", AUTO) else f"{strategy} {criterion}"
+
+
+def count_points(asked: Sweep) -> int:
+    """Count the points of a sweep, the dense model included."""
+    by_criteria = sum(len(asked.repairs_of(name)) for name in asked.named) * len(asked.plain)
+    each = len(asked.measured) * len(asked.actions) + by_criteria
+    of_heads = len(asked.repairs_of(RANDOM_HEADS))
+    drawn = asked.draws * (of_heads + bool(asked.of_random_groups))
+    return 1 + len(asked.fractions) * (each + drawn)

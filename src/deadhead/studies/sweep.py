@@ -1,0 +1,282 @@
+"""sweep: many ways of choosing, at many amounts, under every action, on one loaded model."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from deadhead.data.inputs import Batch
+from deadhead.errors import BudgetError, HeadError
+from deadhead.models.heads import HeadModel
+from deadhead.moments import Moments
+from deadhead.pruning.auto import Decider
+from deadhead.pruning.prune import check_reached, choose, moves_to
+from deadhead.pruning.recipe import AUTO, NESTED
+from deadhead.repair import applied_repaired, apply_repaired_, fit, notes_of
+from deadhead.repair.base import BEGINS_WITH
+from deadhead.scoring import Scorer
+from deadhead.similarity import Clustering, GramFn
+from deadhead.strategies import ScoreFn, droppable
+from deadhead.strategies.base import no_grams
+from deadhead.studies.baseline import random_masks
+from deadhead.studies.grid import Sweep, count_points, method_name
+from deadhead.studies.readings import RANDOM_GROUPS, RANDOM_HEADS, Point, Reading
+from deadhead.surgery.fold import removal_of
+from deadhead.surgery.remove import cuts_of
+from deadhead.types import PruningPlan
+
+__all__ = ["Judge", "Sweep", "count_points", "sweep"]
+
+SMALLER = ("remove", "fold")  # actions whose models are really smaller
+
+Judge = Callable[[nn.Module], Mapping[str, Reading]]
+
+
+def sweep(
+    view: HeadModel,
+    asked: Sweep,
+    judges: Sequence[Judge],
+    *,
+    score: Callable[[str], ScoreFn],
+    grams: GramFn,
+    decide: Decider | None = None,
+    moments: Callable[[], Moments] | None = None,
+    batches: Sequence[Batch] | None = None,
+    train: Callable[[nn.Module], object] | None = None,
+    measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    done: Mapping[tuple[str, str, float, int], Point] | None = None,
+    on_point: Callable[[Point], None] = lambda point: None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> list[Point]:
+    """Judge the dense model and every plan of a sweep on one loaded model.
+
+    The model is never loaded again and comes back bit for bit: duplication and masks last as long
+    as their evaluation, and what gets really smaller is cut out of a copy, one at a time.
+
+    Args:
+        view: the model.
+        asked: what to go through.
+        judges: each from a model to its readings by name.
+        score: from a criterion to a function that scores what a mask leaves.
+        grams: runs the prompts, see `head_grams`; called once per scope.
+        decide: a `Decider`, for the method `auto`.
+        moments: of the dense model, for repairs.
+        batches: calibration data, for repairs that run it.
+        train: trains a cut copy in place, for the repair `distill`; the copy is judged and dropped.
+        measure: sizes and timings of a smaller model; None: nothing is really cut.
+        done: points of an interrupted sweep, by key.
+        on_point: called with every new point.
+        on_note: called with what the user should know about a point's repair.
+
+    Cost: an evaluation per point; one forward pass over the prompts per scope, and one scoring per
+    criterion.
+
+    Raises:
+        BudgetError: a share that cannot be had, or nothing to train with.
+    """
+    if asked.trains and train is None:
+        raise BudgetError("repair 'distill' trains, and there is nothing to train with; give train")
+    if any(strategy == AUTO for strategy, _ in asked.chosen) and decide is None:
+        raise BudgetError("method 'auto' looks at the model, and there is no decider; give decide")
+    done, points = dict(done or {}), []
+    for point in _points(view, asked, score, grams, decide, on_note):
+        made = done.get(point.key)
+        if made is None:
+            how = {"batches": batches, "strict": asked.strict}
+            made = _judged(view, point, judges, moments, how, train, measure, on_note)
+            on_point(made)
+        points.append(made)
+    return points
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A point before it is judged, and its plan."""
+
+    plan: PruningPlan
+    method: str
+    asked: float
+    draw: int = 0
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, str, float, int]:
+        return self.method, self.plan.action, self.asked, self.draw
+
+    def under(self, actions: Sequence[str], repairs: Sequence[str]) -> Iterator[_Planned]:
+        """Yield the same plan under actions and repairs."""
+        for action in actions:
+            for repair in repairs:
+                plan = replace(self.plan, action=action, repair=repair)
+                name = self.method if repair == "none" else f"{self.method} + {repair}"
+                yield replace(self, plan=plan, method=name)
+
+
+def _points(
+    view: HeadModel,
+    asked: Sweep,
+    score: Callable[[str], ScoreFn],
+    grams: GramFn,
+    decide: Decider | None,
+    on_note: Callable[[str], None],
+) -> Iterator[_Planned]:
+    yield _Planned(PruningPlan(view.mask, action="mask"), "dense", 0.0)
+    kept: dict[str, Any] = {}
+
+    def grams_once(scope: str) -> Any:
+        if scope not in kept:
+            kept[scope] = grams(scope)
+        return kept[scope]
+
+    plans = _by_methods(view, asked, score, decide, on_note)
+    for fraction in asked.fractions:
+        for clustering in asked.measured:
+            recipe = asked.of_clusters(clustering, fraction, asked.actions[0])
+            scores = None
+            if clustering.grouping == "importance_budget" and clustering.importance is None:
+                scores = score(recipe.settled().criterion)(view.mask)
+            plan = choose(view, None, recipe, scores=scores, grams=grams_once)
+            for action in asked.actions:
+                yield _Planned(replace(plan, action=action), clustering.name, fraction)
+        for planned in plans[fraction]:
+            yield from planned.under(asked.plain, asked.repairs_of(planned.method))
+        yield from _drawn(view, asked, fraction, grams_once)
+
+
+def _by_methods(
+    view: HeadModel,
+    asked: Sweep,
+    score: Callable[[str], ScoreFn],
+    decide: Decider | None,
+    on_note: Callable[[str], None],
+) -> dict[float, list[_Planned]]:
+    """Choose by every criterion, at all fractions in one go where masks are nested."""
+    found: dict[float, list[_Planned]] = {fraction: [] for fraction in asked.fractions}
+    for strategy, criterion in asked.chosen:
+        name = method_name(strategy, criterion)
+        recipes = {
+            fraction: asked.of_criterion(criterion, fraction, strategy=strategy)
+            for fraction in asked.fractions
+        }
+        limits = {f: droppable(view, view.mask, r.rules, f) for f, r in recipes.items()}
+        mask = view.mask
+        if strategy == AUTO and decide is not None:
+            looked = decide.scorer.look()
+            for fraction, recipe in recipes.items():
+                begun = time.perf_counter()
+                decision = decide(recipe, limits[fraction])
+                on_note(f"{name} at {fraction:.0%}: {decision.describe()}")
+                plan = recipe.plan(decision.mask)
+                seconds = looked + time.perf_counter() - begun
+                found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
+            continue
+        scorer = score(criterion)
+        looked = scorer.look() if isinstance(scorer, Scorer) else 0.0
+        begun = time.perf_counter()
+        for fraction in sorted(asked.fractions):
+            start = mask if strategy in NESTED else view.mask
+            limit = (limits[fraction],)
+            moves = moves_to(view, scorer, no_grams, recipes[fraction], start=start, limits=limit)
+            for move in moves:
+                mask = move.mask
+            check_reached(mask, limits[fraction])
+            seconds = looked + time.perf_counter() - begun
+            plan = recipes[fraction].plan(mask)
+            found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
+    return found
+
+
+def _drawn(view: HeadModel, asked: Sweep, fraction: float, grams: GramFn) -> Iterator[_Planned]:
+    rules = asked.of_criterion("random", fraction).rules
+    if asked.clusterings:  # as many heads as the groups drop beside which the draws stand
+        rules = asked.of_clusters(asked.clusterings[0], fraction, "mask").rules
+    total = droppable(view, view.mask, rules, fraction) if asked.draws else 0
+    unit = asked.clusterings[0].unit if asked.clusterings else "head"
+    for draw in range(asked.draws):
+        mask = random_masks(view, [total], rules, asked.seed + draw)[0]
+        plan = PruningPlan(mask, action="mask", gqa=asked.gqa)
+        heads = _Planned(plan, RANDOM_HEADS, fraction, draw)
+        yield from heads.under(("mask",), asked.repairs_of(RANDOM_HEADS))
+        if asked.of_random_groups:
+            how = Clustering(grouping="random", representative="random", unit=unit)
+            recipe = asked.of_clusters(how, fraction, asked.of_random_groups)
+            plan = choose(view, None, replace(recipe, seed=asked.seed + draw), grams=grams)
+            yield _Planned(plan, RANDOM_GROUPS, fraction, draw)
+
+
+def _judged(
+    view: HeadModel,
+    planned: _Planned,
+    judges: Sequence[Judge],
+    moments: Callable[[], Moments] | None,
+    how: Mapping[str, Any],
+    train: Callable[[nn.Module], object] | None,
+    measure: Callable[[nn.Module], Mapping[str, float]] | None,
+    on_note: Callable[[str], None],
+) -> Point:
+    plan = planned.plan
+    made = Point(
+        method=planned.method,
+        action=plan.action,
+        asked=planned.asked,
+        dropped=len(plan.mask.dropped),
+        actual=plan.mask.sparsity,
+        draw=planned.draw,
+    )
+    found = moments() if plan.repair != "none" and moments is not None else None
+    begun = time.perf_counter()
+    fits = {} if found is None else fit(view, plan, found, plan.repair, **how)
+    for note in notes_of(fits):
+        on_note(note)
+
+    def timed() -> Point:
+        return replace(made, seconds=planned.seconds + time.perf_counter() - begun)
+
+    trained = train if plan.repair in BEGINS_WITH else None
+    weighed = measure if plan.action in SMALLER else None
+    try:
+        if trained is None and weighed is None:
+            made = timed()
+            with applied_repaired(view, plan, fits) as model:
+                return replace(made, readings=_readings(model, judges))
+        if plan.action in SMALLER:
+            _check_smaller(view, plan)  # before it is copied
+        model = apply_repaired_(copy.deepcopy(view.model), plan, fits)
+        if trained is not None:
+            trained(model)
+        made, readings = timed(), _readings(model, judges)
+        return replace(
+            made, readings=readings, size={} if weighed is None else dict(weighed(model))
+        )
+    except HeadError as error:
+        return replace(made, reason=_reason(view, plan, error))
+
+
+def _reason(view: HeadModel, plan: PruningPlan, error: HeadError) -> str:
+    """Say why an action cannot be had, and whether it is for the policy alone."""
+    if plan.action in SMALLER:
+        ungrouped = replace(plan, gqa="ungroup")
+        if not _gets_smaller(view, plan) and _gets_smaller(view, ungrouped):
+            return f"gqa policy {plan.gqa!r} forbids it: {error}"
+    return f"{'not exact' if plan.action == 'fold' else 'cannot be done'}: {error}"
+
+
+def _gets_smaller(view: HeadModel, plan: PruningPlan) -> bool:
+    try:
+        _check_smaller(view, plan)
+    except HeadError:
+        return False
+    return True
+
+
+def _check_smaller(view: HeadModel, plan: PruningPlan) -> None:
+    (removal_of if plan.action == "fold" else cuts_of)(view, plan)
+
+
+def _readings(model: nn.Module, judges: Sequence[Judge]) -> dict[str, Reading]:
+    return {name: reading for judge in judges for name, reading in judge(model).items()}

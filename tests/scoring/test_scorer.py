@@ -1,0 +1,147 @@
+"""Criteria share their passes, and say in one line what is wrong with a loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from deadhead import HeadModel, score, score_all
+from deadhead.criteria import criterion_names
+from deadhead.criteria.base import criterion_class
+from deadhead.errors import DataError, ScoreError
+from deadhead.scoring.scorer import Scorer
+from masks import random_mask
+from models import batch, make
+
+ONE_PASS = [
+    name
+    for name in criterion_names()
+    if name != "file" and not criterion_class(name).needs & {"trials"}
+]
+LASTING = ["reconstruction", "reconstruction:weight=none"]
+
+
+def counting(model):
+    """Count the forward passes of a model."""
+    calls = []
+    model.register_forward_hook(lambda *args: calls.append(1))
+    return calls
+
+
+@pytest.mark.parametrize("model_type", ("bert", "albert", "llama"))
+def test_all_together_cost_one_forward_and_one_backward_pass_per_batch(model_type, monkeypatch):
+    assert len(ONE_PASS) >= 9
+    backward, grad = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: backward.append(1) or grad(*a, **k))
+    model, ticks = make(model_type), []
+    forward = counting(model)
+    names = [*ONE_PASS, "reconstruction:weight=none", "taylor+output_norm"]
+    batches = [batch(), batch(seed=2)]
+    found = score_all(model, batches, names, on_batch=lambda: ticks.append(1))
+    assert list(found) == names
+    assert (len(forward), len(backward), len(ticks)) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("names", ([LASTING[0]], LASTING, ["magnitude", *LASTING]))
+def test_criteria_that_last_look_at_the_data_once_whatever_the_number_of_masks(names):
+    model, ticks = make("bert"), []
+    whole = HeadModel(model).mask
+    scorer = Scorer(model, [batch(), batch(seed=2)], names, on_batch=lambda: ticks.append(1))
+    assert ticks == []
+    for mask in (None, whole, *(random_mask(whole, seed) for seed in range(4))):
+        scorer.all_of(mask)
+        scorer.error(mask or whole)
+        scorer.gains(mask or whole)
+    _ = scorer.moments
+    assert len(ticks) == 2
+
+
+def test_criteria_that_do_not_last_look_again_for_every_mask():
+    model, ticks = make("bert"), []
+    whole = HeadModel(model).mask
+    scorer = Scorer(model, [batch()], ["taylor"], on_batch=lambda: ticks.append(1))
+    for mask in (whole, random_mask(whole, 1), random_mask(whole, 2), None):
+        found = scorer(mask)
+        alone = score(model, [batch()], "taylor", mask=mask)
+        np.testing.assert_array_equal(np.stack(found.values), np.stack(alone.values))
+    assert len(ticks) == 3, "the whole model is looked at once"
+    assert (scorer.error(whole), scorer.gains(whole)) == (None, None)
+
+
+def test_both_kinds_together_are_each_what_they_are_alone():
+    model = make("bert")
+    mask = random_mask(HeadModel(model).mask, 1)
+    names = ["taylor", "reconstruction", "taylor+reconstruction", "magnitude"]
+    scorer = Scorer(model, [batch()], names, loss="task")
+    for _ in range(2):
+        found = scorer.all_of(mask)
+        for name in names:
+            alone = score(model, [batch()], name, mask=mask, loss="task")
+            np.testing.assert_allclose(np.stack(found[name].values), np.stack(alone.values))
+    assert (scorer.error(mask), scorer.gains(mask)) == (None, None), "taylor is asked first"
+
+
+def test_batches_that_can_be_gone_through_once_are_enough():
+    model = make("bert")
+    mask = random_mask(HeadModel(model).mask, 1)
+    names = ["taylor", "reconstruction"]
+    expected = score_all(model, [batch(), batch(seed=2)], names, mask=mask)
+    found = score_all(model, iter([batch(), batch(seed=2)]), names, mask=mask)
+    for name in names:
+        np.testing.assert_array_equal(np.stack(found[name].values), np.stack(expected[name].values))
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [
+        (lambda m, o, b: o.logits.sum(), r"\[\]"),
+        (lambda m, o, b: o.logits, r"\[3, 3\]"),
+        (lambda m, o, b: o.logits[:2, 0], r"\[2\]"),
+        (lambda m, o, b: o.logits[:, :1], r"\[3, 1\]"),
+        (lambda m, o, b: 3.0, "float"),
+        (lambda m, o, b: list(o.logits[:, 0]), "list"),
+        (lambda m, o, b: None, "NoneType"),
+    ],
+)
+@pytest.mark.parametrize("name", ("taylor", "fisher", "gradient_norm", "reconstruction"))
+def test_a_loss_of_the_wrong_shape_is_refused_in_one_line(name, loss, what):
+    message = f"the loss returned {what}, and has to return a tensor of one number per sample"
+    with pytest.raises(ScoreError, match=message) as caught:
+        score(make("bert"), [batch()], name, loss=loss)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda m, o, b: o.logits[:, 0].detach(),
+        lambda m, o, b: o.logits.argmax(1),
+        lambda m, o, b: torch.zeros(3),
+    ],
+)
+def test_a_loss_without_a_gradient_is_refused_in_one_line(loss):
+    with pytest.raises(ScoreError, match="the loss has no gradient") as caught:
+        score(make("bert"), [batch()], "taylor", loss=loss)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_averaged_is_refused_also_for_a_batch_of_one():
+    with pytest.raises(ScoreError, match=r"the loss returned \[\].* do not average"):
+        score(make("bert"), [batch((5,))], "taylor", loss=lambda m, o, b: o.logits.mean())
+
+
+@pytest.mark.parametrize("name", ("reconstruction", "reconstruction:weight=none", "output_norm"))
+def test_no_data_is_refused(name):
+    for nothing in (None, []):
+        with pytest.raises(DataError, match="there are no calibration samples"):
+            score(make("bert"), nothing, name)
+
+
+def test_labels_are_named_after_the_loss_that_needs_none_in_company_too():
+    inputs = batch()
+    del inputs["labels"]
+    with pytest.raises(DataError, match="choose the loss 'kl', which needs none"):
+        score_all(make("bert"), [inputs], ["reconstruction", "taylor"])
+    found = score_all(make("bert"), [inputs], ["reconstruction", "gradient_norm"])
+    assert {s.provenance["loss"] for s in found.values()} == {"kl"}
