@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from one_by_one import DATA, assert_exact, one_at_a_time, singles
 
 from deadhead import Head, HeadModel, masked, score, score_all
 from deadhead.data.inputs import call
 from deadhead.errors import DataError, ScoreError, UnknownNameError
 from masks import random_mask
 from models import DECODERS, MODEL_TYPES, batch, make
+from one_by_one import DATA, assert_exact, one_at_a_time, singles
 
 
 @pytest.mark.parametrize("kind", ("classification", "lm"))

@@ -5,7 +5,7 @@ import pytest
 from deadhead.errors import BudgetError, UnknownNameError
 from deadhead.measure import parameter_count
 from deadhead.models.heads import HeadModel
-from deadhead.pruning.budgets import Budget, Gauge
+from deadhead.pruning.budgets import Budget, BudgetMeter
 from deadhead.pruning.prune import choose
 from deadhead.pruning.recipe import Recipe
 from deadhead.scoring import Scorer
@@ -19,10 +19,10 @@ def test_parameters_are_those_of_the_cut_model(model_type):
     model = make(model_type)
     view = HeadModel(model)
     mask = view.mask.drop(Head(0, 0), Head(1, 1))
-    gauge = Gauge(view, Budget("parameters", 0.5), gqa="ungroup")
+    meter = BudgetMeter(view, Budget("parameters", 0.5), gqa="ungroup")
     cut = remove_(copy.deepcopy(model), PruningPlan(mask, gqa="ungroup"))
-    assert gauge.share(mask) == pytest.approx(parameter_count(cut) / parameter_count(model))
-    assert gauge.share(view.mask) == 1
+    assert meter.share(mask) == pytest.approx(parameter_count(cut) / parameter_count(model))
+    assert meter.share(view.mask) == 1
 
 
 @pytest.mark.parametrize("model_type", ["llama", "opt"])
@@ -33,14 +33,14 @@ def test_cache_bytes_are_those_of_the_cut_model(model_type):
     mask = view.mask.drop(*(Head(0, i) for i in range(group)))
     cut = remove_(copy.deepcopy(model), PruningPlan(mask))
     share = HeadModel(cut).kv_bytes_per_token() / view.kv_bytes_per_token()
-    assert Gauge(view, Budget("kv_bytes", 0.5), gqa="whole_groups").share(mask) == share
+    assert BudgetMeter(view, Budget("kv_bytes", 0.5), gqa="whole_groups").share(mask) == share
 
 
 def test_flops_fall_with_heads_and_never_to_nothing():
     view = HeadModel(make("bert"))
-    gauge = Gauge(view, Budget("flops", 0.5), gqa="whole_groups")
+    meter = BudgetMeter(view, Budget("flops", 0.5), gqa="whole_groups")
     one, none = view.mask.drop(Head(0, 0)), view.mask.drop(*view.mask.heads)
-    assert 0 < gauge.share(none) < gauge.share(one) < 1
+    assert 0 < meter.share(none) < meter.share(one) < 1
 
 
 def test_choosing_stops_at_the_first_mask_within_the_budget():
@@ -48,8 +48,8 @@ def test_choosing_stops_at_the_first_mask_within_the_budget():
     view = HeadModel(model)
     recipe = Recipe(criterion="magnitude", strategy="one_shot", budget="parameters=97%")
     plan = choose(model, None, recipe)
-    gauge = Gauge(view, Budget("parameters", 0.97), gqa="whole_groups")
-    assert gauge.met(plan.mask)
+    meter = BudgetMeter(view, Budget("parameters", 0.97), gqa="whole_groups")
+    assert meter.met(plan.mask)
     assert plan.mask.dropped
     order = choose(model, None, Recipe(criterion="magnitude", strategy="one_shot", heads=1.0))
     assert set(plan.mask.dropped) <= set(order.mask.dropped)
@@ -62,7 +62,7 @@ def test_choosing_stops_at_the_first_mask_within_the_budget():
         if len(plan.mask.dropped) > 1
         else None
     )
-    assert last is None or not gauge.met(last.mask)
+    assert last is None or not meter.met(last.mask)
 
 
 def test_several_budgets_are_all_kept():
@@ -87,8 +87,8 @@ def test_search_keeps_a_budget_with_as_many_heads_as_greedy_needs():
         strategy: choose(model, data, Recipe(strategy=strategy, budget="parameters=97%")).mask
         for strategy in ("greedy", "search")
     }
-    gauge = Gauge(HeadModel(model), Budget("parameters", 0.97), gqa="whole_groups")
-    assert gauge.met(masks["search"])
+    meter = BudgetMeter(HeadModel(model), Budget("parameters", 0.97), gqa="whole_groups")
+    assert meter.met(masks["search"])
     assert len(masks["search"].dropped) == len(masks["greedy"].dropped)
     errors = Scorer(model, data, ["reconstruction"]).errors(list(masks.values()))
     assert errors[1] <= errors[0]

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import copy
 import inspect
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 from deadhead.errors import BudgetError, unknown_name
-from deadhead.models.heads import Block, HeadModel
+from deadhead.measure import Countable, count_left, paired_seconds
+from deadhead.models.heads import HeadModel
 from deadhead.surgery import remove_
 from deadhead.surgery.groups import policy_named
 from deadhead.types import HeadMask, PruningPlan
 
-MEASURES = ("parameters", "kv_bytes", "flops", "latency")
-TOKENS = 512  # length of the sequence that flops are counted for
+Measured = Literal["parameters", "kv_bytes", "flops", "latency"]
+MEASURES: tuple[Measured, ...] = get_args(Measured)
 REPEATS = 7
 
 Inputs = Mapping[str, Tensor]
@@ -40,7 +40,7 @@ class Budget:
         BudgetError: a share outside (0, 1).
     """
 
-    of: str
+    of: Measured
     keep: float
 
     def __post_init__(self) -> None:
@@ -57,6 +57,7 @@ class Budget:
             BudgetError: it is not of this form.
         """
         of, _, share = text.partition("=")
+        named: Any = of  # checked by the constructor
         try:
             keep = float(share[:-1]) / 100 if share.endswith("%") else float(share)
         except ValueError as error:
@@ -64,7 +65,7 @@ class Budget:
                 f"{text!r} is not a budget; write what may stay, as parameters=80%"
                 f" ({', '.join(MEASURES)})"
             ) from error
-        return cls(of, keep)
+        return cls(named, keep)
 
     @classmethod
     def parse_all(cls, text: str) -> tuple[Budget, ...]:
@@ -83,7 +84,7 @@ class Budget:
         return f"{self.of}={self.keep:.4g}"
 
 
-class Gauge:
+class BudgetMeter:
     """Measure what a mask would leave of a model, as a share of what the model has now.
 
     Args:
@@ -108,110 +109,48 @@ class Gauge:
             )
         self.view, self.budget, self.gqa, self.inputs = view, budget, gqa, inputs
         self._timed: dict[HeadMask, float] = {}
-        self._dense = self._count(view.mask) if budget.of != "latency" else 1.0
+        self._dense = 1.0 if budget.of == "latency" else self._count(view.mask, budget.of)
 
     def share(self, mask: HeadMask) -> float:
         """Return what a mask leaves, as a share of the dense model's."""
-        if self.budget.of == "latency":
+        of = self.budget.of
+        if of == "latency":
             if mask not in self._timed:
                 self._timed[mask] = self._latency(mask)
             return self._timed[mask]
-        return self._count(mask) / self._dense if self._dense else 0.0
+        return self._count(mask, of) / self._dense if self._dense else 0.0
 
     def met(self, mask: HeadMask) -> bool:
         """Whether no more than the budget is left."""
         return self.share(mask) <= self.budget.keep + 1e-12
 
-    def _count(self, mask: HeadMask) -> float:
+    def _count(self, mask: HeadMask, of: Countable) -> float:
         policy = policy_named(self.gqa)
-        total = 0.0
+        heads = []
         for number, block in enumerate(self.view.blocks):
             kept = tuple(i for i in mask.kept_in(number) if i in block.held.heads)
-            slots = len(policy(number, block, kept)) if kept else 0
-            total += self._block(block, len(kept), slots)
-        return total + self._rest()
-
-    def _block(self, block: Block, heads: int, slots: int) -> float:
-        if self.budget.of == "kv_bytes":
-            return 2 * slots * block.head_dim
-        width = heads * block.head_dim
-        sizes = [width * _per_feature(block.query, out=True)]
-        sizes += [
-            slots * block.head_dim * _per_feature(m, out=True) for m in (block.key, block.value)
-        ]
-        sizes.append(width * _per_feature(block.output, out=False))
-        if self.budget.of == "parameters":
-            return sum(sizes)
-        return 2 * sum(sizes) + 4 * TOKENS * width  # the maps, and what they average
-
-    def _rest(self) -> float:
-        """Return what no head has to do with."""
-        if self.budget.of == "kv_bytes":
-            return 0.0
-        ours = sum(map(self._whole, self.view.blocks))
-        tables = (m for m in self.view.model.modules() if isinstance(m, nn.Embedding))
-        table = sum(m.weight.numel() for m in tables)
-        every = sum(p.numel() for p in self.view.model.parameters())
-        if self.budget.of == "parameters":
-            return every - ours
-        return 2 * max(0, every - ours - table)
-
-    def _whole(self, block: Block) -> float:
-        width, slots = block.n_heads * block.head_dim, block.n_kv_heads * block.head_dim
-        features = ((block.query, width), (block.key, slots), (block.value, slots))
-        return sum(n * _per_feature(m, out=True) for m, n in features) + width * _per_feature(
-            block.output, out=False
-        )
+            heads.append((len(kept), len(policy(number, block, kept)) if kept else 0))
+        return count_left(self.view, of, heads)
 
     def _latency(self, mask: HeadMask) -> float:
-        plan = PruningPlan(mask, gqa=self.gqa)
-        cut = remove_(copy.deepcopy(self.view.model), plan)
-        times: dict[str, list[float]] = {"dense": [], "cut": []}
-        for _ in range(REPEATS):  # in turns: a machine that slows down slows both
-            for name, model in (("dense", self.view.model), ("cut", cut)):
-                times[name].append(_time(model, self.inputs or {}))
-        return statistics.median(times["cut"]) / statistics.median(times["dense"])
+        cut = remove_(copy.deepcopy(self.view.model), PruningPlan(mask, gqa=self.gqa))
+        times = paired_seconds(self.view.model, cut, self.inputs or {}, repeats=REPEATS)
+        dense, left = np.median(times, axis=0)
+        return float(left / dense)
 
 
-class Gauges:
+class BudgetMeters:
     """Several budgets at once: met when each of them is."""
 
-    def __init__(self, each: Sequence[Gauge]):
+    def __init__(self, each: Sequence[BudgetMeter]):
         self.each = tuple(each)
 
     def met(self, mask: HeadMask) -> bool:
         """Whether no more than any of the budgets is left."""
-        return all(gauge.met(mask) for gauge in self.each)
+        return all(meter.met(mask) for meter in self.each)
 
 
 def _caches(model: nn.Module) -> bool:
     """Whether a model can keep a key/value cache, as far as its signature tells."""
     parameters = inspect.signature(model.forward).parameters
     return "past_key_values" in parameters or not hasattr(model, "config")
-
-
-def _per_feature(module: nn.Module, *, out: bool) -> int:
-    """Return the parameters of one output feature (bias included) or of one input feature."""
-    weight = module.weight
-    if not isinstance(weight, Tensor):
-        raise BudgetError(
-            f"the weights of a {type(module).__name__} cannot be counted; give --heads, or a"
-            " latency budget"
-        )
-    outputs, inputs = weight.shape[::-1] if hasattr(module, "nf") else weight.shape
-    return inputs + (getattr(module, "bias", None) is not None) if out else outputs
-
-
-@torch.no_grad()
-def _time(model: nn.Module, inputs: Inputs) -> float:
-    _synchronise(model)  # kernels are queued: without this the clock sees the queueing
-    begun = time.perf_counter()
-    model(**inputs)
-    _synchronise(model)
-    return time.perf_counter() - begun
-
-
-def _synchronise(model: nn.Module) -> None:
-    device = next(model.parameters()).device
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -16,7 +16,7 @@ from deadhead.losses.divergence import Probe
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.pruning.auto import Decider, Decision
-from deadhead.pruning.budgets import Budget, Gauge, Gauges
+from deadhead.pruning.budgets import Budget, BudgetMeter, BudgetMeters
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.stopping import StopRules
 from deadhead.pruning.trajectory import Step, Trajectory
@@ -128,7 +128,7 @@ def prune(
     if recipe.strategy == "clusters":
         check_units(view, recipe.clustering)  # refused before any work, as is a wrong option
     limit = droppable(view, origin, recipe.rules, recipe.heads if recipe.budget is None else 1.0)
-    gauge = gauge_of(view, recipe, tasks.calibration.batches)
+    meter = meter_of(view, recipe, tasks.calibration.batches)
     most = limit if recipe.cut is None else droppable(view, origin, recipe.rules, recipe.cut)
     if most > limit:
         raise BudgetError(
@@ -171,20 +171,20 @@ def prune(
         data = tasks.calibration.batches()
     grams = _grams(view, data, recipe)
     start = steps[-1].mask
-    limits = _limits(view, score, grams, recipe, gauge, start=start, limits=(most, limit))
+    limits = _limits(view, score, grams, recipe, meter, start=start, limits=(most, limit))
     moves = moves_to(view, score, grams, recipe, start=start, limits=limits)
     copies: dict[HeadMask, Mapping[Head, Head]] = {}
     if recipe.needs_scores:
         score(origin)
     begun = time.perf_counter()
     while not stop.met(steps[1:], dense, greater_is_better=better):
-        if gauge is not None and gauge.met(steps[-1].mask):
+        if meter is not None and meter.met(steps[-1].mask):
             break
         move = next(moves, None)
         if move is None:
             check_reached(steps[-1].mask, limit)
             break
-        last = len(move.mask.dropped) >= limit or (gauge is not None and gauge.met(move.mask))
+        last = len(move.mask.dropped) >= limit or (meter is not None and meter.met(move.mask))
         due = last or len(move.mask.dropped) == most or len(steps) % recipe.evaluate_every == 0
         copies[move.mask] = move.copies
         metric = evaluate(move.mask, move.copies) if due else float("nan")
@@ -192,8 +192,8 @@ def prune(
         steps.append(Step(move.mask, move.dropped, metric, seconds, move.scores))
         progress.on_step(steps[-1])
         begun = time.perf_counter()
-    if gauge is not None and recipe.max_drop is None:
-        check_met(gauge, steps[-1].mask)
+    if meter is not None and recipe.max_drop is None:
+        check_met(meter, steps[-1].mask)
     trajectory = Trajectory(steps[0], tuple(steps[1:]), judge.metric, better)
     good = [
         s
@@ -333,17 +333,17 @@ def choose(
     if recipe.strategy == "clusters":
         check_units(view, recipe.clustering)
     limit = droppable(view, mask, recipe.rules, recipe.heads if recipe.budget is None else 1.0)
-    gauge = gauge_of(view, recipe, lambda: data or ())
+    meter = meter_of(view, recipe, lambda: data or ())
     copies: Mapping[Head, Head] = {}
     grams = grams or _grams(view, data if prompts is None else prompts, recipe, on_batch)
-    limits = _limits(view, score, grams, recipe, gauge, start=mask, limits=(limit,))
+    limits = _limits(view, score, grams, recipe, meter, start=mask, limits=(limit,))
     for move in moves_to(view, score, grams, recipe, start=mask, limits=limits):
         on_move(move)
         mask, copies = move.mask, move.copies
-        if gauge is not None and gauge.met(mask):
+        if meter is not None and meter.met(mask):
             break
-    if gauge is not None:
-        check_met(gauge, mask)
+    if meter is not None:
+        check_met(meter, mask)
     else:
         check_reached(mask, limit)
     plan = recipe.plan(mask, copies)
@@ -352,9 +352,9 @@ def choose(
     return plan
 
 
-def gauge_of(
+def meter_of(
     view: HeadModel, recipe: Recipe, batches: Callable[[], Iterable[Batch]]
-) -> Gauges | None:
+) -> BudgetMeters | None:
     """Return what measures the recipe's budgets; latency on the longest sample of `batches`."""
     if recipe.budget is None:
         return None
@@ -363,26 +363,28 @@ def gauge_of(
         longest = max(batches(), key=lambda batch: batch["input_ids"].shape[1], default=None)
         if longest is not None:
             inputs = {k: v[:1].to(view.device) for k, v in longest.items() if k != "labels"}
-    gauges = Gauges([Gauge(view, each, gqa=recipe.gqa, inputs=inputs) for each in budgets])
-    counted = Gauges([gauge for gauge in gauges.each if gauge.budget.of != "latency"])
+    meters = BudgetMeters(
+        [BudgetMeter(view, each, gqa=recipe.gqa, inputs=inputs) for each in budgets]
+    )
+    counted = BudgetMeters([meter for meter in meters.each if meter.budget.of != "latency"])
     if counted.each:  # refused before any work
         alike = HeadScores(tuple(np.zeros(n) for n in view.mask.counts), "alike")
         everything = (h for unit in units(view, alike, view.mask, recipe.rules) for h in unit)
         check_met(counted, view.mask.drop(*everything))
-    return gauges
+    return meters
 
 
-def check_met(gauges: Gauges, mask: HeadMask) -> None:
+def check_met(meters: BudgetMeters, mask: HeadMask) -> None:
     """Refuse a budget that is not met with every head gone that the rules let go.
 
     Raises:
         BudgetError: says what is left.
     """
-    for gauge in gauges.each:
-        if gauge.met(mask):
+    for meter in meters.each:
+        if meter.met(mask):
             continue
         raise BudgetError(
-            f"budget {gauge.budget} cannot be had: {gauge.share(mask):.1%} is left with every head"
+            f"budget {meter.budget} cannot be had: {meter.share(mask):.1%} is left with every head"
             " gone that the rules let go; ask for more, or change the rules"
         )
 
@@ -412,17 +414,17 @@ def _limits(
     score: ScoreFn,
     grams: GramFn,
     recipe: Recipe,
-    gauge: Gauges | None,
+    meter: BudgetMeters | None,
     *,
     start: HeadMask,
     limits: Sequence[int],
 ) -> Sequence[int]:
     """Return where moves end: of `search` under a budget, where greedy ones would meet it."""
-    if gauge is None or recipe.strategy != "search" or gauge.met(start):
+    if meter is None or recipe.strategy != "search" or meter.met(start):
         return limits
     greedy = replace(recipe, strategy="greedy")
     for move in moves_to(view, score, grams, greedy, start=start, limits=limits):
-        if gauge.met(move.mask):
+        if meter.met(move.mask):
             return (len(move.mask.dropped),)
     return limits
 

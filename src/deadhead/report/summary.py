@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deadhead.errors import FileFormatError
-from deadhead.measure.speed import SpeedRow
+from deadhead.measure.latency import SpeedRow
 from deadhead.pruning.trajectory import Trajectory
 from deadhead.studies.baseline import RandomBaseline
 from deadhead.studies.explanation import Explanation

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from deadhead.measure.speed import SpeedRow
+from deadhead.measure.latency import SpeedRow
 from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.report.wording import NOTHING, number, signed
 from deadhead.types import HeadMask, HeadScores

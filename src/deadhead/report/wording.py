@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from deadhead.measure.speed import SpeedRow
+from deadhead.measure.latency import SpeedRow
 from deadhead.report.summary import RunSummary
 
 NOTHING = "—"  # there is no such value

@@ -1,21 +1,77 @@
-"""How much faster a cut model is, measured beside the most it could be."""
+"""The one timer, and how much faster a cut model is, beside the most that it could be."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deadhead.errors import BudgetError, DataError
+from deadhead.measure.size import generates, speed_ceiling
+from deadhead.models.modes import eval_mode
 
 Inputs = Mapping[str, Tensor]
+Verdict = Literal["faster", "slower", "noise"]
+
+
+class Timer:
+    """Measure wall time from its creation on, of any device.
+
+    Kernels of an accelerator are queued: reading the clock without waiting for them would time the
+    queueing. Both ends wait for every device that the models have parameters on.
+
+    Args:
+        *models: whose devices to wait for.
+    """
+
+    def __init__(self, *models: nn.Module):
+        places = {p.device for model in models for p in model.parameters()}
+        self._devices = [place for place in places if _is_queued(place)]
+        self._begun = self._now()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the timer was made."""
+        return self._now() - self._begun
+
+    def _now(self) -> float:
+        for device in self._devices:
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+
+def _is_queued(device: torch.device) -> bool:
+    """Whether a device runs beside the CPU: cuda, mps, xpu and what else torch knows."""
+    accelerator = torch.accelerator.current_accelerator()
+    return accelerator is not None and device.type == accelerator.type
+
+
+def verdict(speedup: float, low: float, high: float, ceiling: float) -> Verdict:
+    """Tell whether a timing shows a difference: the one rule for every page and table.
+
+    A ratio is noise if its quartiles include 1, or if it exceeds its ceiling, which a cut cannot.
+    """
+    if low <= 1 <= high or speedup > ceiling:
+        return "noise"
+    return "faster" if speedup > 1 else "slower"
+
+
+def speed_words(speedup: float, low: float, high: float, ceiling: float) -> str:
+    """Say a ratio as a headline: `1.06x faster`, `1.10x slower`, or `within noise`.
+
+    >>> speed_words(0.13, 0.12, 6.2, 1.07)
+    'within noise'
+    """
+    found = verdict(speedup, low, high, ceiling)
+    if found == "noise":
+        return "within noise"
+    return f"{speedup if found == 'faster' else 1 / speedup:.2f}x {found}"
 
 
 @dataclass(frozen=True)
@@ -50,44 +106,19 @@ class SpeedRow:
     device: str = ""
     repeats: int = 0
 
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the timing shows a difference, see `verdict`."""
+        return verdict(self.speedup, self.low, self.high, self.ceiling)
+
+    @property
+    def words(self) -> str:
+        """The headline: `1.06x faster`, `1.10x slower` or `within noise`."""
+        return speed_words(self.speedup, self.low, self.high, self.ceiling)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON value; `SpeedRow(**value)` reads it back."""
         return asdict(self)
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Count parameters; a tensor that is shared (tied, or a shared layer) counts once."""
-    return sum(p.numel() for p in model.parameters())
-
-
-def parameters_read(model: nn.Module) -> int:
-    """Count the parameters that every token passes through; shared tensors once.
-
-    That is every parameter except the tables of `nn.Embedding` modules (words, positions, types,
-    relative biases), of which a token reads one row. A table that is also the weight of another
-    module, as of a tied output head, is read in full and counts.
-
-    Not covered: a mixture of experts counts all its experts; a pooler or classifier counts though
-    it sees one token per sequence; the KV cache and activations are not parameters.
-    """
-    read = {
-        id(p): p.numel()
-        for module in model.modules()
-        if not isinstance(module, nn.Embedding)
-        for p in module.parameters(recurse=False)
-    }
-    return sum(read.values())
-
-
-def speed_ceiling(before: nn.Module, after: nn.Module) -> float:
-    """Divide the parameters read before by those read after.
-
-    This bounds the speedup of a step that is limited by reading weights (decoding at batch 1), and
-    the speedup of all linear layers. Long inputs can go beyond it: the part of attention that is
-    quadratic in the length has no parameters, and shrinks with the heads.
-    """
-    read = parameters_read(after)
-    return parameters_read(before) / read if read else float("nan")
 
 
 def measure_speed(
@@ -108,14 +139,24 @@ def measure_speed(
         raise DataError("there are no inputs to time; give at least input_ids")
     first = inputs.get("input_ids", next(iter(inputs.values())))
     batch, length = first.shape[0], first.shape[1] if first.ndim > 1 else 1
-    here = {id(m): _move(inputs, m) for m in (before, after)}
-
-    def run(model: nn.Module) -> Callable[[], object]:
-        return lambda: model(**here[id(model)])
-
-    times = _paired_times(before, after, run, repeats, warmup)
+    times = paired_seconds(before, after, inputs, repeats=repeats, warmup=warmup)
     setting = "prefill" if _is_causal_lm(before) else "forward"
     return _row(setting, batch, length, times, before, after)
+
+
+def paired_seconds(
+    before: nn.Module, after: nn.Module, inputs: Inputs, *, repeats: int, warmup: int = 0
+) -> np.ndarray:
+    """Time forward passes of two models in turns; shape (repeats, 2).
+
+    Raises:
+        BudgetError: `repeats` is below 1.
+    """
+    here = {
+        id(m): {name: tensor.to(_device(m)) for name, tensor in inputs.items()}
+        for m in (before, after)
+    }
+    return _paired(before, after, lambda m: lambda: m(**here[id(m)]), repeats, warmup)
 
 
 def measure_decode(
@@ -150,16 +191,16 @@ def measure_decode(
 
     def run(model: nn.Module) -> Callable[[], object]:
         where = _device(model)
-        prompt, seen = tokens[:, :-1].to(where), mask[:, :-1].to(where)
+        prompt, past = tokens[:, :-1].to(where), mask[:, :-1].to(where)
         if id(model) not in caches:
-            out = model(input_ids=prompt, attention_mask=seen, use_cache=True)
+            out = model(input_ids=prompt, attention_mask=past, use_cache=True)
             caches[id(model)] = out.past_key_values
         step = {"input_ids": tokens[:, -1:].to(where), "attention_mask": mask.to(where)}
         cache = copy.deepcopy(caches[id(model)])
         return lambda: model(**step, past_key_values=cache, use_cache=True)
 
     caches: dict[int, Any] = {}
-    times = _paired_times(before, after, run, repeats, warmup)
+    times = _paired(before, after, run, repeats, warmup)
     return _row("decode", 1, length, times, before, after)
 
 
@@ -181,19 +222,15 @@ def _decode_length(model: nn.Module, length: int) -> int:
 
 
 def _is_causal_lm(model: nn.Module) -> bool:
-    config, can = getattr(model, "config", None), getattr(model, "can_generate", None)
-    return bool(can and can()) and not getattr(config, "is_encoder_decoder", False)
+    config = getattr(model, "config", None)
+    return generates(model) and not getattr(config, "is_encoder_decoder", False)
 
 
 def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _move(inputs: Inputs, model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.to(_device(model)) for name, tensor in inputs.items()}
-
-
-def _paired_times(
+def _paired(
     before: nn.Module,
     after: nn.Module,
     prepare: Callable[[nn.Module], Callable[[], object]],
@@ -204,37 +241,16 @@ def _paired_times(
     if repeats < 1:
         raise BudgetError(f"{repeats} repeats: a timing needs at least 1")
     pairs = []
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        stack.enter_context(_evaluating((before, after)))
+    with torch.inference_mode(), eval_mode(before, after):
         for _ in range(warmup + repeats):
-            pairs.append([_seconds(prepare(m), _device(m)) for m in (before, after)])
+            pairs.append([_seconds(prepare(model), model) for model in (before, after)])
     return np.array(pairs[warmup:])
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    _synchronize(device)
-    start = time.perf_counter()
+def _seconds(call: Callable[[], object], model: nn.Module) -> float:
+    timer = Timer(model)
     call()
-    _synchronize(device)
-    return time.perf_counter() - start
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":  # kernels are queued: without this one times the queueing
-        torch.cuda.synchronize(device)
-
-
-@contextmanager
-def _evaluating(models: Iterable[nn.Module]) -> Iterator[None]:
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    return timer.seconds
 
 
 def _row(
