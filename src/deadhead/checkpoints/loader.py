@@ -6,7 +6,8 @@ and the weights load as they are. Registering is all that importing deadhead doe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -18,10 +19,10 @@ from transformers.quantizers.auto import (
 )
 from transformers.quantizers.base import HfQuantizer
 
-from deadhead.checkpoints.verify import check_shapes
+from deadhead.checkpoints.verify import check_heads, check_layers, holds_dense, tensors_for
 from deadhead.errors import CheckpointError
-from deadhead.models.heads import HeadModel
-from deadhead.surgery.manifest import QUANT_METHOD, DeadheadConfig, record_in_config
+from deadhead.models.heads import BlockHeads, HeadModel
+from deadhead.models.manifest import COPY_IT, QUANT_METHOD, DeadheadConfig
 from deadhead.surgery.output_bias import add_output_bias_
 from deadhead.surgery.remove import cut_
 from deadhead.surgery.slicing import Cut
@@ -29,7 +30,7 @@ from deadhead.surgery.slopes import set_slopes_
 
 
 class DeadheadLoader(HfQuantizer):
-    """Cut the meta model to what the checkpoint holds. Nothing is quantised."""
+    """Cut the meta model to what the checkpoint holds. Nothing is quantized."""
 
     requires_calibration = True  # a plain model becomes one by pruning, not by loading
     quantization_config: DeadheadConfig
@@ -37,19 +38,29 @@ class DeadheadLoader(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: nn.Module, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
     ) -> None:
-        cut_to_manifest_(model, self.quantization_config)
-        if checkpoint_files:
-            check_shapes(model, checkpoint_files)
+        original = self.quantization_config.original()
+        del model.config.quantization_config  # type: ignore[union-attr] - until it is cut
+        tensors = tensors_for(model, checkpoint_files or ())
+        if tensors and holds_dense(HeadModel(model), original, tensors):
+            logging.getLogger(__name__).warning(
+                "config.json says that heads have been removed, and the weights hold all of them:"
+                " they load as a dense model"
+            )
+            return
+        cut_to_manifest_(model, self.quantization_config, original)
+        if tensors:
+            check_heads(model, tensors)
+            check_layers(model, tensors)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         """Leave an ordinary model behind: it trains, casts and saves like any other."""
-        record_in_config(HeadModel(model))
         for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
             model.__dict__.pop(attribute, None)
         for module in model.modules():
             config = getattr(module, "config", None)
             if config is not None and getattr(config, "_is_quantized", False):
                 del config._is_quantized
+        HeadModel(model)  # corrects what the config claims
         return model
 
     def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -62,38 +73,39 @@ class DeadheadLoader(HfQuantizer):
         return True
 
 
-def cut_to_manifest_(model: nn.Module, manifest: DeadheadConfig) -> None:
+def cut_to_manifest_(
+    model: nn.Module, manifest: DeadheadConfig, original: Mapping[int, BlockHeads]
+) -> None:
     """Cut an uncut model to the shapes that a manifest lists.
 
     Raises:
         CheckpointError: the manifest is for another model.
     """
     view = HeadModel(model)
-    for number, held in manifest.held().items():
+    for number, heads in original.items():
         if number >= len(view.blocks):
             raise CheckpointError(
                 f"the deadhead entry of config.json lists block {number}, the model has"
-                f" {len(view.blocks)} blocks; take config.json from where it was written"
+                f" {len(view.blocks)} blocks; {COPY_IT}"
             )
         block = view.blocks[number]
-        if (held.n_heads, held.n_kv_heads) != (block.n_heads, block.n_kv_heads):
+        if (heads.n_heads, heads.n_kv_heads) != (block.n_heads, block.n_kv_heads):
             raise CheckpointError(
-                f"block {number} had {held.n_heads} heads and {held.n_kv_heads} key/value heads"
+                f"block {number} had {heads.n_heads} heads and {heads.n_kv_heads} key/value heads"
                 f" by the deadhead entry of config.json, {block.n_heads} and {block.n_kv_heads} by"
-                " the rest of it; take config.json from where it was written"
+                f" the rest of it; {COPY_IT}"
             )
         head_dim = manifest.blocks[str(number)].get("head_dim")
         if head_dim != block.head_dim:
             raise CheckpointError(
                 f"block {number} has heads of {head_dim} features by the deadhead entry of"
-                f" config.json, {block.head_dim} by the rest of it; take config.json from where it"
-                " was written"
+                f" config.json, {block.head_dim} by the rest of it; {COPY_IT}"
             )
-        cut_(block, view.architecture, Cut(held.heads, held.kv_heads))
-        if held.output_bias:
+        cut_(block, view.architecture, Cut(heads.heads, heads.kv_heads))
+        if heads.output_bias:
             add_output_bias_(view.blocks[number])
-        if held.slopes:
-            set_slopes_(block.attention, view.architecture, held, held.slopes)
+        if heads.slopes:
+            set_slopes_(block.attention, view.architecture, heads, heads.slopes)
 
 
 def register_loader() -> None:

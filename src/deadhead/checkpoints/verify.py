@@ -1,25 +1,35 @@
-"""Do a checkpoint's weights have the shapes that its config promises? Reads headers only."""
+"""Do a checkpoint's weights fit the model that its config describes? Reads headers only."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from deadhead.errors import CheckpointError
-from deadhead.models.heads import HeadModel
+from deadhead.models.architectures import architecture_of
+from deadhead.models.heads import Block, BlockHeads, HeadModel
+
+Shape = tuple[int, ...]
+Tensors = dict[str, Shape | None]
+
+SAME_CHECKPOINT = "take both files from the same checkpoint"
 
 
-def shapes_in(files: Sequence[str | Path]) -> dict[str, tuple[int, ...]]:
+def shapes_in(files: Sequence[str | Path]) -> dict[str, Shape]:
     """Read the shape of every tensor from safetensors headers.
 
     Raises:
         CheckpointError: a file is missing, truncated or not safetensors.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, Shape] = {}
     for file in map(Path, files):
         try:
             with safe_open(file, framework="pt") as tensors:
@@ -33,57 +43,134 @@ def shapes_in(files: Sequence[str | Path]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check_shapes(model: nn.Module, files: Sequence[str | Path]) -> None:
-    """Compare a model (weights may be on meta) with the tensors of its checkpoint.
+def tensors_for(model: Any, files: Sequence[str | Path]) -> Tensors:
+    """Read which tensors safetensors files hold, under the names that they load by into `model`.
 
-    Names are matched with and without the base model's prefix, since a checkpoint may carry a head
-    that the model lacks, or the other way round. Of the tensors that are missing only those of the
-    heads are refused: transformers would make them up.
+    transformers renames what older versions saved, adds or removes the base model's prefix, and
+    puts some tensors together from several; the shape of those is None.
 
     Raises:
-        CheckpointError: a tensor has another shape than the model, one that holds heads is
-            missing, an output projection has a bias that the model lacks, or a file is not whole.
+        CheckpointError: as `shapes_in`.
     """
-    files = [f for f in files if str(f).endswith(".safetensors")]
-    found = shapes_in(files)
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    of_heads = {
-        id(parameter)
-        for block in HeadModel(model).blocks
-        for module in (block.query, block.key, block.value, block.output)
-        for parameter in module.parameters()
-    }
+    biases = [name for _, name, p in _projections(HeadModel(model)) if p is None]
+    wanted = model.state_dict() | dict.fromkeys(biases, True)  # a repair may have added them
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    prefix = model.base_model_prefix
+    tensors: Tensors = {}
+    for key, shape in shapes_in([f for f in files if str(f).endswith(".safetensors")]).items():
+        name, source = rename_source_key(key, renamings, converters, prefix, wanted)
+        if name not in wanted and key in wanted:
+            name, source = key, None
+        if source is None:
+            tensors[name] = shape
+            continue
+        converter = next(c for c in converters if source in c.source_patterns)
+        first, *others = converter.target_patterns
+        tensors.update(dict.fromkeys((name, *(name.replace(first, o) for o in others))))
+    return tensors
 
-    def held(name: str) -> tuple[int, ...] | None:
-        return next(
-            (found[n] for n in (name, name.removeprefix(prefix), prefix + name) if n in found), None
+
+def holds_dense(view: HeadModel, original: Mapping[int, BlockHeads], tensors: Tensors) -> bool:
+    """Whether the weights are those of the dense model, whatever cut the manifest claims.
+
+    Such a checkpoint is what `AutoModel.from_config` makes of a cut model's config.
+
+    Args:
+        view: the dense model, on meta.
+        original: what the manifest claims.
+        tensors: what the checkpoint holds.
+    """
+    claims_a_cut = any(
+        h.output_bias or (len(h.heads), len(h.kv_heads)) != (h.n_heads, h.n_kv_heads)
+        for h in original.values()
+    )
+    projections = _projections(view)
+    return (
+        claims_a_cut
+        and all(tensors.get(n, ()) == tuple(p.shape) for _, n, p in projections if p is not None)
+        and not any(n in tensors for _, n, p in projections if p is None)
+    )
+
+
+def check_heads(model: nn.Module, tensors: Tensors) -> None:
+    """Compare the projections of a cut model with the tensors of its checkpoint.
+
+    The rest of the model is transformers' to judge.
+
+    Raises:
+        CheckpointError: a tensor has another shape than the model or is missing, or an output
+            projection has a bias that the model lacks.
+    """
+    for block, name, parameter in _projections(HeadModel(model)):
+        if parameter is None:
+            if name in tensors:
+                raise CheckpointError(
+                    f"the weights hold {name!r}, which config.json does not ask for (output_bias"
+                    f" of block {block}); {SAME_CHECKPOINT}"
+                )
+        elif name not in tensors:
+            raise CheckpointError(
+                f"the weights lack {name!r}, which config.json asks for; {SAME_CHECKPOINT}"
+            )
+        else:
+            _check_shape(name, parameter, tensors)
+
+
+def check_shapes(model: nn.Module, tensors: Tensors) -> None:
+    """Compare every tensor that a model and a checkpoint have in common.
+
+    Raises:
+        CheckpointError: one has another shape in the checkpoint than in the model.
+    """
+    for name, tensor in model.state_dict().items():
+        _check_shape(name, tensor, tensors)
+
+
+def check_layers(model: nn.Module, tensors: Tensors) -> None:
+    """Refuse weights of layers that the model does not use, as missing ones are refused.
+
+    Buffers that older versions of transformers saved are no weights.
+
+    Raises:
+        CheckpointError: the weights hold a layer, or a weight inside a layer, too many.
+    """
+    known = model.state_dict()
+    layers = architecture_of(model).blocks.replace(".", r"\.").replace("*", r"\d+")
+    inside = re.compile(rf"(^|\.){layers}\..*(weight|bias)$")
+    for name, shape in tensors.items():
+        if name not in known and inside.search(name) and len(shape or ()) in (1, 2):
+            raise CheckpointError(
+                f"the weights hold {name!r}, which the model that config.json describes does not"
+                f" use; {SAME_CHECKPOINT}"
+            )
+
+
+def _check_shape(name: str, tensor: Any, tensors: Tensors) -> None:
+    shape = tensors.get(name)
+    if shape is not None and shape != tuple(tensor.shape):
+        raise CheckpointError(
+            f"the weights hold {name!r} with shape {list(shape)}, config.json asks for"
+            f" {list(tensor.shape)}; {SAME_CHECKPOINT}"
         )
 
-    for block, name in _without_bias(model):
-        if held(name) is not None:
-            raise CheckpointError(
-                f"the weights hold {name!r}, which config.json does not ask for (output_bias of"
-                f" block {block}); take both files from the same checkpoint"
-            )
-    for name, parameter in model.named_parameters():
-        shape = held(name)
-        if shape is None and id(parameter) in of_heads and files:
-            raise CheckpointError(
-                f"the weights lack {name!r}, which config.json asks for;"
-                " take both files from the same checkpoint"
-            )
-        if shape is not None and shape != tuple(parameter.shape):
-            raise CheckpointError(
-                f"the weights hold {name!r} with shape {list(shape)}, config.json asks for"
-                f" {list(parameter.shape)}; take both files from the same checkpoint"
-            )
+
+def _projections(view: HeadModel) -> list[tuple[int, str, nn.Parameter | None]]:
+    """List (block, name, parameter) of what heads consist of; None: a bias that is not there."""
+    names = {id(module): name for name, module in view.model.named_modules()}
+    return [
+        (number, f"{names[id(module)]}.{kind}", getattr(module, kind))
+        for number, block in enumerate(view.blocks)
+        for module, kind in _parts(block)
+    ]
 
 
-def _without_bias(model: nn.Module) -> list[tuple[int, str]]:
-    """List (block, name that a bias would have) of output projections that have none."""
-    names = {id(module): name for name, module in model.named_modules()}
-    outputs = enumerate(block.output for block in HeadModel(model).blocks)
-    return [(n, f"{names[id(o)]}.bias") for n, o in outputs if getattr(o, "bias", None) is None]
+def _parts(block: Block) -> Iterator[tuple[nn.Module, str]]:
+    inputs = {id(m): m for m in (block.query, block.key, block.value)}.values()
+    yield from ((m, "weight") for m in (*inputs, block.output))
+    yield from ((m, "bias") for m in inputs if getattr(m, "bias", None) is not None)
+    yield block.output, "bias"
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -121,11 +121,14 @@ class HeadModel:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the blocks again, after surgery."""
+        """Read the blocks again, after surgery; correct a config that claims another cut."""
+        from deadhead.models.manifest import correct_config  # it imports this file
+
         base = getattr(self.model, "base_model", self.model)
         prefix = "" if base is self.model else f"{getattr(self.model, 'base_model_prefix', '')}."
         found = _expand(base, self.architecture.blocks)
         self.blocks = tuple(_block(self.architecture, prefix + p, m) for p, m in found)
+        correct_config(self)
 
     @property
     def mask(self) -> HeadMask:

@@ -19,7 +19,7 @@ from deadhead.repair.fitting import fit
 from deadhead.scoring import Scorer
 from deadhead.surgery.apply import applied, apply_
 from deadhead.surgery.fold import removal_of
-from deadhead.surgery.manifest import record_in_config
+from deadhead.models.manifest import record_in_config
 from deadhead.surgery.mask import masked
 from deadhead.surgery.output_bias import add_output_bias_
 from deadhead.surgery.remove import cuts_of

@@ -11,7 +11,7 @@ from deadhead.models.architectures import Architecture
 from deadhead.models.heads import Block, HeadModel
 from deadhead.surgery.groups import policy_named, ungroup
 from deadhead.surgery.headless import behead_, check_headless
-from deadhead.surgery.manifest import record_in_config
+from deadhead.models.manifest import record_in_config
 from deadhead.surgery.slicing import Cut, slice_
 from deadhead.types import PruningPlan
 
