@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from copies import plan_for
 from deadhead import HeadModel, PruningPlan, remove_
 from deadhead.errors import CheckpointError
+from deadhead.models.manifest import manifest_of
 from deadhead.repair import apply_repaired_, fit, repair_
 from deadhead.scoring.scorer import Scorer
-from deadhead.models.manifest import manifest_of
 from masks import random_mask
 from models import AUTO, DECODERS, MODEL_TYPES, batch, kinds_of, make, outputs
 

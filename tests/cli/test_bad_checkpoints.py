@@ -47,7 +47,7 @@ CONFIGS = {
     "format": (lambda c: entry(c).update(format=9), "has format 9 .*upgrade deadhead"),
     "no entry": (
         lambda c: c.pop("quantization_config"),
-        r"hold 'bert.*' with shape \[.*\], config.json asks for \[.*take config.json and the",
+        r"hold 'bert.*' with shape \[.*\], config.json asks for \[.*take both files",
     ),
     "entry a list": (lambda c: c.update(quantization_config=[1]), "cannot load"),
     "wider": (lambda c: c.update(hidden_size=96), "block 0 has heads of 8 features by"),

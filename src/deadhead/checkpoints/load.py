@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.quantizers.auto import AutoQuantizationConfig
 
-from deadhead.checkpoints.verify import shapes_in, weight_files
+from deadhead.checkpoints.loader import cut_to_manifest_
+from deadhead.checkpoints.verify import (
+    SAME_CHECKPOINT,
+    check_layers,
+    check_shapes,
+    shapes_in,
+    tensors_for,
+    weight_files,
+)
 from deadhead.errors import CheckpointError, DeadheadError, UnknownNameError, unknown_name
 from deadhead.models.architectures import architecture_named
+from deadhead.models.manifest import DeadheadConfig
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 DTYPES["float16"] = torch.float16
@@ -54,13 +66,15 @@ def load_model(
         raise unknown_name("dtype", dtype, DTYPES)
     path, name = _resolve(source)
     wanted = _device(device)
-    if Path(path).is_dir():
-        _check_folder(Path(path))
+    files = _check_folder(Path(path)) if Path(path).is_dir() else []
     options = {"trust_remote_code": trust_remote_code}
     try:
         config = transformers.AutoConfig.from_pretrained(path, **options)
         architecture_named(config.model_type)
-        model, found = _class_of(config).from_pretrained(
+        model_class = _class_of(config)
+        if files:
+            _check_fits(model_class, config, files, options)
+        model, found = model_class.from_pretrained(
             path,
             dtype=DTYPES.get(dtype or "", "auto"),
             use_safetensors=True,
@@ -81,18 +95,36 @@ def load_model(
     return Loaded(model.to(wanted).eval(), tokenizer, name)
 
 
+def _check_fits(model_class: Any, config: Any, files: list[Path], options: dict[str, Any]) -> None:
+    """Refuse weights that are not those of the config, before memory is taken for them."""
+    config = copy.deepcopy(config)
+    quantization = config.__dict__.pop("quantization_config", None)
+    with torch.device("meta"):
+        build = getattr(model_class, "_from_config", None)
+        model = build(config) if build else model_class.from_config(config, **options)
+    if quantization is not None:
+        manifest = AutoQuantizationConfig.from_dict(quantization)
+        if not isinstance(manifest, DeadheadConfig):
+            return  # HeadModel refuses weights that are quantized
+        cut_to_manifest_(model, manifest, manifest.original())
+    tensors = tensors_for(model, files)
+    check_shapes(model, tensors)
+    check_layers(model, tensors)
+
+
 def _check_whole(name: str, found: dict[str, Any]) -> None:
     """Refuse a model that is partly random, because its weights are not those of its config."""
-    from_other = "; take config.json and the weights from the same checkpoint"
     for key, shape, wanted in sorted(found["mismatched_keys"])[:1]:
         raise CheckpointError(
             f"the weights of {name!r} hold {key!r} with shape {list(shape)}, config.json asks for"
-            f" {list(wanted)}{from_other}"
+            f" {list(wanted)}; {SAME_CHECKPOINT}"
         )
     missing = sorted(found["missing_keys"])
     if missing:
         more = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
-        raise CheckpointError(f"the weights of {name!r} lack {missing[0]!r}{more}{from_other}")
+        raise CheckpointError(
+            f"the weights of {name!r} lack {missing[0]!r}{more}; {SAME_CHECKPOINT}"
+        )
 
 
 def _tokenizer(path: str, options: dict[str, Any]) -> Any:
@@ -166,13 +198,14 @@ def _device(device: str) -> torch.device:
     return wanted
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path) -> list[Path]:
+    """Check a folder's config without building anything, and return its weight files."""
     config = folder / "config.json"
     if not config.is_file():
         raise CheckpointError(f"{folder.name!r} has no config.json; give a model's folder")
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise CheckpointError(
             f"config.json of {folder.name!r} is not JSON ({error}); copy it again"
         ) from error
@@ -182,12 +215,36 @@ def _check_folder(folder: Path) -> None:
             " save_pretrained"
         )
     architecture_named(values["model_type"])
-    shapes_in(weight_files(folder))
+    files = weight_files(folder)
+    _check_counts(values, shapes_in(files))
+    return files
+
+
+# what transformers builds one by one; sizes of tensors cost nothing on meta
+COUNTS = re.compile(
+    r"(num_((hidden|attention|key_value|encoder|decoder)_)?|n_|inner_)"
+    r"(layers?|heads?|(hidden_)?groups?)(_num)?|num_labels"
+)
+
+
+def _check_counts(values: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Refuse counts for which transformers would build modules or labels without end."""
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    for key in filter(COUNTS.fullmatch, values):
+        value, most = values[key], largest if "head" in key or "label" in key else len(shapes)
+        most = max(1000, most)
+        if isinstance(value, (int, float)) and not 1 <= value <= most:
+            raise CheckpointError(
+                f"config.json gives {key} as {value!r}, and the weights allow 1 to {most};"
+                f" {SAME_CHECKPOINT}"
+            )
 
 
 def _class_of(config: Any) -> Any:
     import transformers
 
-    names = getattr(config, "architectures", None) or []
-    found = next((getattr(transformers, n) for n in names if hasattr(transformers, n)), None)
-    return found or transformers.AutoModel
+    for name in getattr(config, "architectures", None) or []:
+        found = getattr(transformers, str(name), None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+    return transformers.AutoModel

@@ -121,8 +121,10 @@ def record_in_config(view: HeadModel) -> None:
 def correct_config(view: HeadModel) -> None:
     """Correct what the model's config claims about cut heads, if it claims anything."""
     entry = claim_of(view.model)
+    if entry is None:
+        return
     follows = isinstance(entry, DeadheadConfig) and entry.model is view.model
-    if entry is not None and not (follows and entry.blocks == _blocks_of(view)):
+    if not follows or entry.blocks != _blocks_of(view):
         record_in_config(view)
 
 

@@ -14,12 +14,12 @@ from deadhead.data.inputs import Batch
 from deadhead.errors import HeadError
 from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel, output_rows
+from deadhead.models.manifest import record_in_config
 from deadhead.repair.base import Fits, data_repair_named
 from deadhead.repair.fitting import fit
 from deadhead.scoring import Scorer
 from deadhead.surgery.apply import applied, apply_
 from deadhead.surgery.fold import removal_of
-from deadhead.models.manifest import record_in_config
 from deadhead.surgery.mask import masked
 from deadhead.surgery.output_bias import add_output_bias_
 from deadhead.surgery.remove import cuts_of

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from deadhead.errors import GroupError, HeadError
 from deadhead.models.architectures import PARTS, features
 from deadhead.models.heads import HeadModel, is_conv1d
-from deadhead.surgery.groups import members_of, slot_of
 from deadhead.models.manifest import record_in_config
+from deadhead.surgery.groups import members_of, slot_of
 from deadhead.surgery.slopes import set_slopes_, slopes_with, with_slopes
 from deadhead.types import Head, PruningPlan
 

@@ -9,9 +9,9 @@ from torch import nn
 from deadhead.errors import HeadError
 from deadhead.models.architectures import Architecture
 from deadhead.models.heads import Block, HeadModel
+from deadhead.models.manifest import record_in_config
 from deadhead.surgery.groups import policy_named, ungroup
 from deadhead.surgery.headless import behead_, check_headless
-from deadhead.models.manifest import record_in_config
 from deadhead.surgery.slicing import Cut, slice_
 from deadhead.types import PruningPlan
 
