@@ -23,7 +23,7 @@ def legal_mask(mask: HeadMask, seed: int, gqa: str, group: int) -> HeadMask:
     rng = random.Random(seed)
     gone: list[Head] = []
     for block, heads in enumerate(mask.counts):
-        per_group = rng.randrange(group) if gqa == "equalise" else 0
+        per_group = rng.randrange(group) if gqa == "equalize" else 0
         for start in range(0, heads, group):
             members = [Head(block, i) for i in range(start, start + group)]
             whole = rng.random() < 0.4

@@ -249,7 +249,7 @@ class PruningPlan:
         copies: `{head: source}` for heads that take over another head's Q, K, V.
         action: what becomes of the dropped heads: `remove`, `mask`, `duplicate` (each takes over
             the Q, K, V of its source) or `fold` (the same logits, with the heads gone).
-        gqa: policy for shared key/value heads: `whole_groups`, `equalise` or `ungroup`.
+        gqa: policy for shared key/value heads: `whole_groups`, `equalize` or `ungroup`.
         slope: whose ALiBi slope a copy has: its own (`target`) or its source's (`source`).
         repair: how the heads that stay make up for those that go: `none`, `bias`,
             `least_squares`. The numbers are in the checkpoint, or come from calibration data.

@@ -278,7 +278,7 @@ def test_list_knows_everything(deadhead):
     found = deadhead("list", "--json").json
     assert {"taylor", "gradient_norm", "random"} <= set(found["criteria"])
     assert {"greedy", "one_shot"} <= set(found["strategies"])
-    assert {"whole_groups", "equalise", "ungroup"} == set(found["gqa policies"])
+    assert {"whole_groups", "equalize", "ungroup"} == set(found["gqa policies"])
     text = deadhead("list").out
     assert all(name in text for names in found.values() for name in names)
 

@@ -159,7 +159,7 @@ def test_a_log_of_single_heads_folds_where_keys_are_shared(deadhead, shared_keys
     assert found.json["plan"]["gqa"] == "ungroup"
     line = deadhead("apply", shared_keys, *folded, "--gqa", "whole_groups", "-o", "no").refused()
     assert "cannot remove head 0.2: it shares key/value head 0" in line
-    line = deadhead("evaluate", shared_keys, *JUDGE, *folded, "--gqa", "equalise").refused()
+    line = deadhead("evaluate", shared_keys, *JUDGE, *folded, "--gqa", "equalize").refused()
     assert "the key/value groups of block 0 would keep 2, 3 query heads" in line
     line = deadhead("apply", shared_keys, *folded, "--gqa", "ungruop", "-o", "no").refused()
     assert "gqa policy 'ungruop' is not known; did you mean 'ungroup'" in line

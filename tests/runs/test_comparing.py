@@ -20,7 +20,7 @@ from models import batch, make
 SHORTENED = ("0.1", "0.3", *(f"2.{i}" for i in range(6)))  # a block loses all its heads
 
 
-@pytest.mark.parametrize("first_token", ["keep", "renormalise"])
+@pytest.mark.parametrize("first_token", ["keep", "renormalize"])
 @pytest.mark.parametrize(
     ("model_type", "drops"), [("opt", ()), ("opt", SHORTENED), ("albert", ()), ("bert", ())]
 )

@@ -49,7 +49,7 @@ def entries_of(matrix, causal, first_token, first=0):
             keys = [k for k in keys if k != first]
             if q == first:
                 continue
-        total = math.fsum(row[k] for k in keys) if first_token == "renormalise" else 1
+        total = math.fsum(row[k] for k in keys) if first_token == "renormalize" else 1
         rows += [row[k] / total if total else 0.0 for k in keys]
     return rows
 
@@ -165,7 +165,7 @@ def test_padding_can_count_as_the_model_computed_it(model_type, first_token, sid
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("first_token", ("drop", "renormalise"))
+@pytest.mark.parametrize("first_token", ("drop", "renormalize"))
 @pytest.mark.parametrize("model_type", TYPES)
 def test_the_first_token_can_be_left_out(model_type, first_token, scope):
     expected = expected_distances(plain_vectors(model_type, first_token), scope, "euclidean")
@@ -188,7 +188,7 @@ def test_a_row_with_nothing_left_is_zero():
         head["key"][0, 0] = 1e3
     inputs = batch((6, 6))
     inputs["input_ids"][:, 0] = 1
-    found = head_grams(model, [inputs], first_token="renormalise").matrices[0]
+    found = head_grams(model, [inputs], first_token="renormalize").matrices[0]
     assert found[1, 1] == 0
     assert found[0, 0] > 0
     assert np.isfinite(found).all()
@@ -285,14 +285,14 @@ def test_without_prompts_there_is_nothing_to_compare():
 
 
 @pytest.mark.parametrize(
-    ("first_token", "length"), [("keep", 1), ("drop", 1), ("renormalise", 1), ("renormalise", 2)]
+    ("first_token", "length"), [("keep", 1), ("drop", 1), ("renormalize", 1), ("renormalize", 2)]
 )
 @pytest.mark.parametrize("scope", SCOPES)
 def test_prompts_too_short_for_heads_to_differ_are_refused(scope, first_token, length):
     model = make("gpt2")
     with pytest.raises(DataError, match=f"has {length} tokens?, so that every head's map is the"):
         head_grams(model, [batch((length,) * 3)], scope=scope, first_token=first_token)
-    longer = batch((1, 3 if first_token == "renormalise" else 2))
+    longer = batch((1, 3 if first_token == "renormalize" else 2))
     found = head_grams(model, [longer], scope=scope, first_token=first_token)
     assert distances(found, "euclidean").matrices[0].max() > 0
 
@@ -317,5 +317,5 @@ def test_maps_that_are_not_finite_are_refused(scope):
 def test_options_that_are_not_known_are_refused():
     with pytest.raises(UnknownNameError, match="did you mean 'per_block'"):
         head_grams(make("bert"), [batch()], scope="per_blok")
-    with pytest.raises(UnknownNameError, match="known: drop, keep, renormalise"):
+    with pytest.raises(UnknownNameError, match="known: drop, keep, renormalize"):
         head_grams(make("bert"), [batch()], first_token="first")

@@ -116,7 +116,7 @@ def test_per_block_takes_the_same_number_from_every_block(bert, name, per_step):
         assert [row.count(False) for row in found[-1].mask.kept] == [each] * 3
 
 
-@pytest.mark.parametrize("gqa", ["whole_groups", "equalise"])
+@pytest.mark.parametrize("gqa", ["whole_groups", "equalize"])
 def test_per_block_takes_the_same_number_of_shared_heads_too(llama, gqa):
     rules = Rules(scope="per_block", gqa=gqa)
     limit = reachable(llama, llama.mask, rules, 0.5)
@@ -138,7 +138,7 @@ def test_every_block_keeps_what_it_has_to(bert, name, scope, keep):
 @pytest.mark.parametrize("name", RANKING)
 def test_a_count_is_exact_or_refused_with_the_nearest(llama, name):
     scores = drawn(llama)
-    for gqa in ("whole_groups", "equalise", "ungroup"):
+    for gqa in ("whole_groups", "equalize", "ungroup"):
         rules = Rules(gqa=gqa)
         for asked in range(1, 19):
             try:
@@ -164,7 +164,7 @@ def test_a_count_is_exact_or_refused_with_the_nearest(llama, name):
 
 
 def test_a_fraction_is_rounded_down_to_what_the_rules_allow(llama):
-    for rules in (Rules(), Rules(scope="per_block"), Rules(keep_at_least=3), Rules(gqa="equalise")):
+    for rules in (Rules(), Rules(scope="per_block"), Rules(keep_at_least=3), Rules(gqa="equalize")):
         reached = [reachable(llama, llama.mask, rules, f) for f in np.linspace(0.01, 1, 50)]
         wanted = [count_heads(f, 18) for f in np.linspace(0.01, 1, 50)]
         assert all(r <= w for r, w in zip(reached, wanted, strict=True))
@@ -196,7 +196,7 @@ def test_shared_heads_go_in_the_units_of_their_policy(llama):
     assert set(found) == groups
     means = [np.mean([scores[h] for h in unit]) for unit in found]
     assert means == sorted(means)
-    for unit in units(llama, scores, llama.mask, Rules(gqa="equalise")):
+    for unit in units(llama, scores, llama.mask, Rules(gqa="equalize")):
         assert sorted(h.index // 3 for h in unit) == [0, 1]
     assert all(len(u) == 1 for u in units(llama, scores, llama.mask, Rules(gqa="ungroup")))
 
@@ -236,13 +236,13 @@ def test_heads_that_go_together_are_ranked_by_what_they_cost_together(llama, nam
 
 
 @pytest.mark.parametrize("inverse", [False, True])
-def test_equalise_takes_the_lowest_of_every_group_together(llama, inverse):
+def test_equalize_takes_the_lowest_of_every_group_together(llama, inverse):
     scores, sign = drawn(llama), -1 if inverse else 1
-    for unit in units(llama, scores, llama.mask, Rules(gqa="equalise", inverse=inverse))[:3]:
+    for unit in units(llama, scores, llama.mask, Rules(gqa="equalize", inverse=inverse))[:3]:
         block = unit[0].block
         peers = [
             u
-            for u in units(llama, scores, llama.mask, Rules(gqa="equalise", inverse=inverse))
+            for u in units(llama, scores, llama.mask, Rules(gqa="equalize", inverse=inverse))
             if u[0].block == block
         ]
         for slot, head in enumerate(unit):
@@ -250,7 +250,7 @@ def test_equalise_takes_the_lowest_of_every_group_together(llama, inverse):
             assert sign * scores[head] == min(sign * scores[h] for h in later)
 
 
-@pytest.mark.parametrize("gqa", ["whole_groups", "equalise", "ungroup"])
+@pytest.mark.parametrize("gqa", ["whole_groups", "equalize", "ungroup"])
 @pytest.mark.parametrize("name", RANKING)
 def test_every_mask_on_the_way_can_be_removed(llama, name, gqa):
     for move in moves(llama, drawn(llama), name=name, rules=Rules(gqa=gqa)):
@@ -316,7 +316,7 @@ def mixed():
     model = make("llama", "causal_lm")
     mask = HeadModel(model).mask
     gone = [*(Head(1, i) for i in (1, 2, 4, 5)), Head(2, 0), Head(2, 3)]
-    remove_(model, PruningPlan(mask.drop(*gone), gqa="equalise"))
+    remove_(model, PruningPlan(mask.drop(*gone), gqa="equalize"))
     view = HeadModel(model)
     found = units(view, scores_of(np.zeros((3, 6))), view.mask, Rules())
     assert {(unit[0].block, len(unit)) for unit in found} == {(0, 3), (1, 1), (2, 2)}

@@ -72,7 +72,7 @@ EVERYTHING = Sweep(
     fractions=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75),
     clusterings=(
         Clustering(),
-        Clustering("euclidean", "nearest_pairs"),
+        Clustering(distance="euclidean", grouping="nearest_pairs"),
         Clustering(grouping="random"),
     ),
     criteria=("magnitude",),
@@ -115,13 +115,13 @@ def test_what_cannot_be_exact_says_why_and_the_rest_goes_on():
 
 
 def test_what_only_a_policy_forbids_names_the_policy():
-    asked = Sweep((0.4,), (Clustering(),), actions=("remove", "fold"), gqa="equalise")
+    asked = Sweep((0.4,), (Clustering(),), actions=("remove", "fold"), gqa="equalize")
     points = swept(make("llama", "causal_lm"), asked)
     for point in points[1:]:
-        assert point.reason.startswith("gqa policy 'equalise' forbids it: cannot remove heads")
+        assert point.reason.startswith("gqa policy 'equalize' forbids it: cannot remove heads")
     rows = sweep_rows(SweepSummary("", lines_of(points))).rows
     said = [row[5] for row in rows[1:]]
-    assert all("gqa policy 'equalise'" in text for text in said)
+    assert all("gqa policy 'equalize'" in text for text in said)
     assert "not exact" not in " ".join(said)
     assert all(
         not p.reason

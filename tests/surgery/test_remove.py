@@ -26,10 +26,10 @@ def test_half_a_group_is_refused_before_anything_is_cut():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_unequal_groups_are_refused_by_equalise():
+def test_unequal_groups_are_refused_by_equalize():
     model = make("qwen2")
     with pytest.raises(GroupError, match="would keep 2, 3 query heads"):
-        remove_(model, plan_without(model, Head(0, 0), gqa="equalise"))
+        remove_(model, plan_without(model, Head(0, 0), gqa="equalize"))
 
 
 def test_ungroup_copies_keys_only_where_groups_become_uneven():

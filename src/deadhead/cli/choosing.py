@@ -100,7 +100,7 @@ KeepOption = Annotated[
 GqaOption = Annotated[
     str,
     typer.Option(
-        help="Shared key/value heads: whole_groups (shrinks the cache), equalise, or ungroup"
+        help="Shared key/value heads: whole_groups (shrinks the cache), equalize, or ungroup"
         " (exact for any mask; copies keys and values only where groups become uneven).",
         rich_help_panel="Choosing",
     ),
@@ -153,7 +153,7 @@ PaddingOption = Annotated[
 FirstTokenOption = Annotated[
     str,
     typer.Option(
-        help="keep, drop or renormalise what is attended to the first token.",
+        help="keep, drop or renormalize what is attended to the first token.",
         rich_help_panel=CLUSTERS,
     ),
 ]
@@ -246,7 +246,7 @@ PlannedGqaOption = Annotated[
     str | None,
     typer.Option(
         "--gqa",
-        help="whole_groups, equalise or ungroup, instead of what the plan says; a pruning log says"
+        help="whole_groups, equalize or ungroup, instead of what the plan says; a pruning log says"
         " nothing and means ungroup, as single heads were grouped.",
     ),
 ]

@@ -3,134 +3,167 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from deadhead.errors import BudgetError, unknown_name
-from deadhead.losses.losses import loss_named
-from deadhead.pruning.budgets import Budget
-from deadhead.pruning.stopping import StopRules
-from deadhead.repair import repair_names
-from deadhead.repair.distill.settings import Distillation
-from deadhead.scoring.combine import parts_of
-from deadhead.similarity import Clustering
-from deadhead.strategies import Rules, strategy_named
-from deadhead.types import COPYING, Head, HeadMask, PruningPlan
+from deadhead.options.amounts import parse_amount, parse_seed
+from deadhead.options.choices import Action, Gqa, Loss, Repair, RepairAt, Scope, Slope, Strategy
+from deadhead.options.clustering import Clustering
+from deadhead.options.distillation import Distillation
+from deadhead.options.fields import option, part, settings
+from deadhead.options.panels import CLUSTERS, DATA, LIMITS, METHOD
+from deadhead.types import Head, HeadMask, PruningPlan
+
+if TYPE_CHECKING:
+    from deadhead.strategies import Rules
 
 AUTO = "auto"
 NESTED = ("greedy", "one_shot", "second_look")  # strategies whose masks shrink step by step
-REPAIR_AT = ("step", "end")
 
 
-@dataclass(frozen=True)
+@settings
 class Recipe:
     """What `prune` does, as plain values.
 
-    Attributes:
-        criterion: name, perhaps with options: `gradient_norm:reduction=batch`; `auto`: see
-            `settled`.
-        strategy: `one_shot`, `greedy`, `second_look`, `search` or `clusters`; `auto`: see
-            `settled`.
-        repair: `bias`, `least_squares`, `least_squares_sequential`, `distill` (`least_squares`, and
-            in the end training against the dense model), `none`; `auto`: see `settled`.
-        repair_at: `step`: the curve is that of repaired models; `end`: the plan's model alone is
-            repaired.
-        heads: how many to drop: `int` counts, `float` in (0, 1] is a fraction of all.
-        budget: what may stay, as `parameters=80%`, see `Budget`; `heads` is then not looked at.
-        cut: how many the plan cuts in the end, if fewer than the curve covers; None: all.
-        per_step: heads (int) or fraction (float) that one move drops.
-        inverse, scope, keep_at_least, gqa: see `Rules`.
-        max_drop, patience: see `StopRules`.
-        evaluate_every: evaluate every so many moves, and the last.
-        loss: loss for gradient criteria; None: the criterion's own.
-        seed: for criteria that draw.
-        action: what becomes of the heads that go: `remove`, `mask`; of `clusters` also `duplicate`
-            and `fold`.
-        slope: see `PruningPlan`.
-        clustering: how the strategy `clusters` groups heads.
-        distillation: how the repair `distill` trains.
-        strict: refuse calibration data that is too little for what is asked, instead of a note.
+    If neither criterion nor strategy is set, `auto` picks the ranking: see `settled`.
     """
 
-    criterion: str = "auto"
-    strategy: str = "auto"
-    repair: str = "auto"
-    repair_at: str = "step"
-    heads: int | float = 0.5
-    budget: str | None = None
-    cut: int | float | None = None
-    per_step: int | float = 1
-    inverse: bool = False
-    scope: str = "global"
-    keep_at_least: int = 0
-    gqa: str = "whole_groups"
-    max_drop: float | None = None
-    patience: int = 1
-    evaluate_every: int = 1
-    loss: str | None = None
-    seed: int = 0
-    action: str = "remove"
-    slope: str = "target"
-    clustering: Clustering = field(default_factory=Clustering)
-    distillation: Distillation = field(default_factory=Distillation)
-    strict: bool = False
+    heads: int | float = option(
+        default=0.5,
+        help="How many heads to remove: 36, 50%, or 0.5. Heads that the model lost earlier count.",
+        parse=parse_amount,
+        shown="50%",
+        group="heads",
+    )
+    repair: Repair = option(
+        default="auto",
+        help="How the remaining heads make up for the removed ones. least_squares refits the output"
+        " projections; least_squares_sequential refits each block on the repaired blocks before it"
+        " (slow); bias adjusts the output bias; distill is least_squares, then training against the"
+        " dense model. auto: least_squares if the criterion is auto too, else none.",
+    )
+    criterion: str = option(
+        default="auto",
+        flags=("--criterion", "-c"),
+        help="How to score heads: 'deadhead list' names all; auto compares several rankings on"
+        " held-out calibration texts. Options follow colons: attention_entropy:normalized=true;"
+        " names joined by + are combined by rank.",
+        panel=METHOD,
+        group="scores",
+    )
+    strategy: Strategy = option(
+        default="auto",
+        flags=("--strategy", "-s"),
+        help="How to choose heads by their scores. greedy scores again after every move;"
+        " second_look is greedy, scored again at half of the heads; search is greedy, then swaps;"
+        " clusters keeps one head of each group with similar attention maps.",
+        panel=METHOD,
+    )
+    loss: Loss | None = option(
+        default=None,
+        help="Loss of gradient criteria: task needs labels, kl and logit_norm do not. By default"
+        " the criterion's own.",
+        panel=METHOD,
+        group="scores",
+    )
+    action: Action = option(
+        default="remove",
+        help="What happens to the chosen heads. Of clusters also duplicate (each takes the weights"
+        " of the head that represents it) and fold (the same logits with fewer heads).",
+        panel=METHOD,
+    )
+    gqa: Gqa = option(
+        default="whole_groups",
+        help="Shared key/value heads: whole_groups shrinks the cache; ungroup is exact for any mask"
+        " and copies keys and values only where groups become uneven.",
+        panel=METHOD,
+    )
+    scope: Scope = option(
+        default="global",
+        help="Rank all heads together, or remove the same number in every block.",
+        panel=METHOD,
+    )
+    inverse: bool = option(
+        default=False, help="Remove the heads with the highest scores first.", panel=METHOD
+    )
+    repair_at: RepairAt = option(
+        default="step",
+        help="step repairs every model of the curve; end repairs the last one alone.",
+        panel=METHOD,
+    )
+    slope: Slope = option(
+        default="target",
+        help="ALiBi slope of a copied head: its own (target, as published) or that of the head it"
+        " copies (source, which folding needs).",
+        panel=CLUSTERS,
+        group="clusters",
+    )
+    budget: str | None = option(
+        default=None,
+        help="What may remain, instead of --heads: parameters=80%, kv_bytes=50%, flops=70%, or"
+        " latency=90% (measured on cut models). Give several to meet all.",
+        panel=LIMITS,
+        parse=",".join,
+    )
+    cut: int | float | None = option(
+        default=None,
+        help="How many heads the checkpoint loses, if fewer than the curve covers: --heads 100%"
+        " --cut 25%.",
+        panel=LIMITS,
+        parse=parse_amount,
+    )
+    per_step: int | float = option(
+        default=1,
+        help="Heads that one move removes: 1, 5%.",
+        panel=LIMITS,
+        parse=parse_amount,
+        shown="1",
+        group="steps",
+    )
+    keep_at_least: int = option(default=0, help="Heads that every block keeps.", panel=LIMITS)
+    max_drop: float | None = option(
+        default=None,
+        help="Stop when the metric on the selection set is worse than the dense model's by more"
+        " than this: .01 is one point of accuracy.",
+        panel=LIMITS,
+    )
+    patience: int = option(
+        default=1,
+        help="Stop after this many evaluated steps in a row that are too bad.",
+        panel=LIMITS,
+    )
+    evaluate_every: int = option(
+        default=1, help="Evaluate every so many moves, and the last.", panel=LIMITS
+    )
+    strict: bool = option(
+        default=False,
+        help="Refuse what otherwise ends in a note: prompts longer than the model's context; fewer"
+        " calibration tokens than a repair has unknowns; blocks whose heads give the same output"
+        " for every token.",
+        panel=DATA,
+        group="strict",
+    )
+    seed: int = option(
+        default=0,
+        help="Seed of everything that is random: 0 or more.",
+        panel=DATA,
+        parse=parse_seed,
+    )
+    clustering: Clustering = part(factory=Clustering)
+    distillation: Distillation = part(factory=Distillation)
 
     def __post_init__(self) -> None:
-        chosen = self.settled()
-        if not chosen.undecided:
-            strategy_named(chosen.strategy)
-            parts_of(chosen.criterion)
-        if chosen.repair not in repair_names():
-            raise unknown_name("repair", chosen.repair, repair_names())
-        if self.repair_at not in REPAIR_AT:
-            raise unknown_name("repair_at", self.repair_at, REPAIR_AT)
-        if self.loss is not None:
-            loss_named(self.loss)
-        _ = self.rules  # checks itself
-        StopRules(0, self.max_drop, self.patience)
-        if self.evaluate_every < 1:
-            raise BudgetError(f"evaluate_every is {self.evaluate_every}; give 1 or more moves")
-        self.plan(HeadMask(()))  # checks itself
-        if self.budget is not None:
-            for budget in Budget.parse_all(self.budget):
-                self._check_budget(budget, chosen.strategy)
-        if chosen.strategy == "search" and self.inverse:
-            raise BudgetError(
-                "inverse means nothing to strategy 'search', which looks for the smallest error of"
-                " the whole mask; leave it out, or choose strategy greedy"
-            )
-        if chosen.strategy == "clusters":
-            self._check_clusters()
-        elif self.action in COPYING:
-            raise BudgetError(
-                f"action {self.action!r} needs to know whose copy a head becomes, which strategy"
-                f" {chosen.strategy!r} does not say; choose strategy clusters, or action remove,"
-                " mask"
-            )
-        if self.action == "duplicate" and chosen.repair != "none":
-            raise BudgetError(
-                "duplicated heads cannot be repaired: each keeps its own output slice; choose the"
-                " action fold (the same logits with fewer heads), mask or remove, or repair none"
-            )
+        from deadhead.pruning.checks import check_recipe  # the registries, which take seconds
 
-    def _check_budget(self, budget: Budget, strategy: str) -> None:
-        if strategy not in NESTED and (strategy != "search" or budget.of == "latency"):
-            raise BudgetError(
-                f"budget {budget} is met step by step, and strategy {strategy!r} makes one; choose"
-                f" {' or '.join(NESTED)}, or say how many --heads"
-            )
-        if self.cut is not None:
-            raise BudgetError(
-                f"cut={self.cut!r} and budget {budget} both say where to end; leave one out"
-            )
+        check_recipe(self)
 
     def settled(self) -> Recipe:
         """Return the recipe with `auto` replaced by what it stands for, as far as that is known.
 
-        Who names no method gets the order that a look at the model decides on (`decide`), repaired
-        by `least_squares`: the best of the tables in docs/results.md. Who names a strategy, a
-        budget or `inverse` only gets `reconstruction`, by itself greedy, with the same repair. Who
-        names a criterion or `clusters` gets that method alone, without repair, unless he asks for
-        one.
+        If neither criterion nor strategy is set, the ranking is chosen when the model has been run
+        (see `undecided`), with the repair `least_squares`. If only a strategy, a budget or
+        `inverse` is set, the criterion is `reconstruction`, greedy by itself, with the same repair.
+        A named criterion, or `clusters`, is used without repair unless `repair` is set.
         """
         named = self.criterion != AUTO or self.strategy == "clusters"
         values = {"repair": "none" if named else "least_squares"}
@@ -145,18 +178,11 @@ class Recipe:
         named = self.budget is not None or self.inverse
         return self.criterion == self.strategy == AUTO and not named
 
-    def _check_clusters(self) -> None:
-        plain = Recipe()
-        for name in ("cut", "inverse", "scope", "keep_at_least"):
-            if getattr(self, name) != getattr(plain, name):
-                raise BudgetError(
-                    f"{name}={getattr(self, name)!r} means nothing to strategy 'clusters', which"
-                    " groups all heads at once; leave it out"
-                )
-
     @property
     def rules(self) -> Rules:
-        """What may be dropped."""
+        """What may be removed."""
+        from deadhead.strategies import Rules
+
         gqa = self.gqa
         if self.strategy == "clusters":  # whole key/value heads by unit; heads alone in any number
             gqa = "whole_groups" if self.clustering.unit == "kv" else "ungroup"

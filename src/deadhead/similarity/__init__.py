@@ -1,9 +1,8 @@
 """How alike heads are: distances between their attention maps, and groups of heads alike."""
 
+from deadhead.options.clustering import Clustering
 from deadhead.similarity.agreement import adjusted_rand, agreement, removed_share
 from deadhead.similarity.clustering import (
-    UNITS,
-    Clustering,
     GramFn,
     check_units,
     cluster,
@@ -30,7 +29,6 @@ __all__ = [
     "METRICS",
     "REPRESENTATIVES",
     "SCOPES",
-    "UNITS",
     "WARD_ON",
     "Clustering",
     "GramFn",

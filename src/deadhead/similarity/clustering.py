@@ -3,86 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from deadhead.errors import HeadError, unknown_name
+from deadhead.errors import HeadError
 from deadhead.models.heads import HeadModel
-from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON
-from deadhead.similarity.distances import METRICS, HeadDistances, distances, kv_units
-from deadhead.similarity.gram import FIRST_TOKEN, HeadGrams
-from deadhead.similarity.groupings import GROUPINGS, group
+from deadhead.options.clustering import Clustering
+from deadhead.similarity.distances import HeadDistances, distances, kv_units
+from deadhead.similarity.gram import HeadGrams
+from deadhead.similarity.groupings import group
 from deadhead.similarity.groups import Group
 from deadhead.surgery.groups import members_of
 from deadhead.types import Head, HeadScores
 
-UNITS = ("head", "kv")
 GramFn = Callable[[str], HeadGrams]
-
-
-@dataclass(frozen=True)
-class Clustering:
-    """How heads are grouped by what they attend to, as plain values.
-
-    Attributes:
-        distance: `cosine` or `euclidean`.
-        grouping: `balanced`, `nearest_pairs`, `importance_budget`, `global`, or the baseline
-            `random`.
-        representative: who stays of a group: `medoid` or `random`.
-        unit: `head`; or `kv` for whole key/value heads with all their query heads.
-        ward_on: `unit` (Ward on unit vectors) or `raw` (on cosine distances, as published).
-        include_padding: let padding into the head vectors, as published.
-        first_token: `keep`, `drop` or `renormalise`; see `head_grams`.
-        importance: file of importance scores for `importance_budget`, with `:KEY` behind it if it
-            holds several tables; None: score by a criterion.
-        seed: for what is drawn.
-
-    Raises:
-        UnknownNameError: a name that is not known.
-    """
-
-    distance: str = "cosine"
-    grouping: str = "balanced"
-    representative: str = "medoid"
-    unit: str = "head"
-    ward_on: str = "unit"
-    include_padding: bool = False
-    first_token: str = "keep"
-    importance: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for kind, given, known in (
-            ("distance", self.distance, METRICS),
-            ("grouping", self.grouping, GROUPINGS),
-            ("representative", self.representative, REPRESENTATIVES),
-            ("unit", self.unit, UNITS),
-            ("ward_on", self.ward_on, WARD_ON),
-            ("first_token", self.first_token, FIRST_TOKEN),
-        ):
-            if given not in known:
-                raise unknown_name(kind, given, known)
-
-    @property
-    def scope(self) -> str:
-        """What grams the grouping needs: `per_block` or `global`."""
-        return "global" if self.grouping == "global" else "per_block"
-
-    @property
-    def needs_prompts(self) -> bool:
-        """Whether grouping looks at distances: random groups with random representatives do not."""
-        return (self.grouping, self.representative) != ("random", "random")
-
-    @property
-    def needs_scores(self) -> bool:
-        """Whether grouping looks at scores by a criterion."""
-        return self.grouping == "importance_budget" and self.importance is None
-
-    @property
-    def name(self) -> str:
-        """Short name for tables: `cosine balanced`."""
-        return self.grouping if self.grouping == "random" else f"{self.distance} {self.grouping}"
 
 
 def measured(view: HeadModel, grams: HeadGrams, clustering: Clustering) -> HeadDistances:

@@ -17,7 +17,7 @@ from deadhead.models.maps import hook_maps
 from deadhead.types import Head
 
 SCOPES = ("global", "per_block")
-FIRST_TOKEN = ("drop", "keep", "renormalise")
+FIRST_TOKEN = ("drop", "keep", "renormalize")
 
 _WIDE = 1 << 21  # elements of maps that are held as float64 at once
 _STORED = 1 << 24  # elements of maps that wait for the last block (scope="global")
@@ -61,7 +61,7 @@ def head_grams(
         scope: `per_block` compares heads of the same block, `global` all heads of the model.
         include_padding: let the rows and columns of padding count, as the model computed them on
             the batch as it is: vectors as published, which depend on padding side and length.
-        first_token: `keep` it; `drop` its row and its column; or `renormalise`: drop both, and
+        first_token: `keep` it; `drop` its row and its column; or `renormalize`: drop both, and
             scale each row that is left to sum to 1 (a row with nothing left is 0).
         on_batch: called after every batch, for progress.
 
@@ -126,7 +126,7 @@ def per_block(grams: HeadGrams, n_blocks: int) -> HeadGrams:
 def _check_prompts(prompts: int, longest: int, first_token: str) -> None:
     if not prompts:
         raise DataError("there are no prompts; give at least one of 2 tokens or more")
-    least = 3 if first_token == "renormalise" else 2
+    least = 3 if first_token == "renormalize" else 2
     if longest < least:
         raise DataError(
             f"the longest prompt has {longest} token{'s' * (longest != 1)}, so that every head's"
@@ -167,8 +167,8 @@ class _PerBlock:
 
     def observe(self, block: int, rows: slice, maps: Tensor, visible: Tensor | None) -> None:
         entries = _entries(self.counted[rows].to(maps.device), visible)
-        if self.first_token == "renormalise":
-            maps = _renormalised(maps, entries)
+        if self.first_token == "renormalize":
+            maps = _renormalized(maps, entries)
         self.take(block, rows, maps, entries)
 
     def take(self, block: int, rows: slice, maps: Tensor, entries: Tensor) -> None:
@@ -254,7 +254,7 @@ def _entries(counted: Tensor, visible: Tensor | None) -> Tensor:
     return entries & (lower | ~causal[:, None, None])
 
 
-def _renormalised(maps: Tensor, entries: Tensor) -> Tensor:
+def _renormalized(maps: Tensor, entries: Tensor) -> Tensor:
     rest = maps.masked_fill(~entries[:, None], 0)
     total = rest.sum(-1, keepdim=True)
     return rest / total.masked_fill(total == 0, 1)

@@ -89,7 +89,7 @@ def _bound(
     groups = [g for g in groups if g]
     if rules.gqa == "whole_groups":
         return [tuple(g) for g in groups]
-    # equalise: one head of every group at a time, each group's lowest first
+    # equalize: one head of every group at a time, each group's lowest first
     ranked = [sorted(g, key=lambda h: -scores[h] if rules.inverse else scores[h]) for g in groups]
     return [tuple(heads) for heads in zip(*ranked, strict=True)]
 

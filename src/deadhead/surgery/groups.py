@@ -27,7 +27,7 @@ def whole_groups(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int,
     return tuple(s for s, members in enumerate(members_of(block)) if members[0] in kept)
 
 
-def equalise(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...]:
+def equalize(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...]:
     """Keep the same number of query heads in every key/value group that stays."""
     sizes = Counter(slot_of(block, h) for h in kept)
     if len(set(sizes.values())) > 1:
@@ -43,7 +43,7 @@ def equalise(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...
 def ungroup(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...]:
     """Copy keys and values, a pair to each query head, in blocks whose groups become uneven.
 
-    Any mask is exact. Blocks whose groups stay even are cut as by `equalise`: the cache shrinks.
+    Any mask is exact. Blocks whose groups stay even are cut as by `equalize`: the cache shrinks.
     """
     slots = tuple(slot_of(block, h) for h in kept)
     sizes = Counter(slots)
@@ -51,7 +51,7 @@ def ungroup(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...]
 
 
 Policy = Callable[[int, Block, tuple[int, ...]], tuple[int, ...]]
-POLICIES: dict[str, Policy] = {f.__name__: f for f in (whole_groups, equalise, ungroup)}
+POLICIES: dict[str, Policy] = {f.__name__: f for f in (whole_groups, equalize, ungroup)}
 
 
 def policy_named(name: str) -> Policy:
@@ -60,6 +60,7 @@ def policy_named(name: str) -> Policy:
     Raises:
         UnknownNameError: there is none of that name.
     """
+    name = {"equalise": "equalize"}.get(name, name)  # as plans of older versions spell it
     if name not in POLICIES:
         raise unknown_name("gqa policy", name, POLICIES)
     return POLICIES[name]

@@ -1,6 +1,7 @@
 """distill: the cut model trained for a few minutes against the dense one, on unlabelled text."""
 
+from deadhead.options.distillation import Distillation
+from deadhead.repair.distill.report import DistillPoint, DistillReport
 from deadhead.repair.distill.run import check_packages, distill_
-from deadhead.repair.distill.settings import Distillation, DistillPoint, DistillReport
 
 __all__ = ["DistillPoint", "DistillReport", "Distillation", "check_packages", "distill_"]

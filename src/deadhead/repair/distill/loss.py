@@ -15,7 +15,7 @@ from deadhead.data.inputs import Batch, call, to_device, valid_tokens
 from deadhead.errors import HeadError
 from deadhead.losses.losses import logits_of
 from deadhead.models.heads import HeadModel
-from deadhead.repair.distill.settings import Distillation
+from deadhead.options.distillation import Distillation
 
 Outputs = dict[int, list[Tensor]]
 

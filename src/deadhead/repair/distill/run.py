@@ -12,11 +12,12 @@ from torch import nn
 from deadhead.data.inputs import Batch
 from deadhead.errors import HeadError, MissingDependencyError, ScoreError
 from deadhead.models.heads import HeadModel
+from deadhead.options.distillation import Distillation
 from deadhead.repair.distill.batches import HasBatches, training_batches
 from deadhead.repair.distill.judge import Best, Selection, judge_by, judge_by_distance
 from deadhead.repair.distill.loss import Distance, output_paths
 from deadhead.repair.distill.pace import Pace
-from deadhead.repair.distill.settings import Distillation, DistillPoint, DistillReport
+from deadhead.repair.distill.report import DistillPoint, DistillReport
 from deadhead.repair.distill.state import same_surroundings
 from deadhead.repair.distill.weights import Weights
 

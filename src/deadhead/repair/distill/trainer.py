@@ -14,9 +14,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from deadhead.data.inputs import Batch
 from deadhead.errors import ScoreError
+from deadhead.options.distillation import Distillation
 from deadhead.repair.distill.loss import Distance
 from deadhead.repair.distill.pace import Pace
-from deadhead.repair.distill.settings import Distillation
 
 
 class Student(nn.Module):

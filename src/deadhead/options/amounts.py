@@ -1,0 +1,86 @@
+"""Amounts as people type them: heads, shares of the heads, numbers of examples, lists of names."""
+
+from __future__ import annotations
+
+import math
+
+from deadhead.errors import BudgetError
+
+
+def parse_amount(text: str | float) -> int | float:
+    """Read an amount of heads: `36`, `50%` or `0.5`.
+
+    Raises:
+        BudgetError: it is neither a count nor a percentage nor a fraction.
+    """
+    if not isinstance(text, str):
+        return text
+    try:
+        if text.endswith("%"):
+            value: int | float = float(text[:-1]) / 100  # NaN is refused below
+        else:
+            value = int(text) if text.lstrip("+-").isdecimal() else float(text)
+    except ValueError as error:
+        raise BudgetError(
+            f"{text!r} is not an amount of heads; write a count (36), a percentage (50%) or a"
+            " fraction (0.5)"
+        ) from error
+    if not (0 < value <= 1 if isinstance(value, float) else value > 0):
+        raise BudgetError(
+            f"{text!r} is not an amount of heads: write 1% to 100%, or a count of 1 or more"
+        )
+    return value
+
+
+def show_amount(amount: int | float) -> str:
+    """Write an amount as it is typed: `36` or `50%`."""
+    if isinstance(amount, int):
+        return str(amount)
+    percent = amount * 100
+    return f"{percent:.0f}%" if math.isclose(percent, round(percent)) else f"{percent:.6g}%"
+
+
+def parse_shares(text: str) -> tuple[float, ...]:
+    """Read shares of the heads with commas: `25%,50%`; each once.
+
+    Raises:
+        BudgetError: one of them is no share.
+    """
+    return tuple(dict.fromkeys(_share(name) for name in parse_names(text)))
+
+
+def _share(text: str) -> float:
+    amount = parse_amount(text)
+    if not isinstance(amount, float):
+        raise BudgetError(f"{text!r} is a number of heads; give a share of them, as 25% or 0.25")
+    return amount
+
+
+def parse_size(text: str) -> int | None:
+    """Read a number of examples, or `all`, which is None.
+
+    Raises:
+        BudgetError: it is neither.
+    """
+    if text == "all":
+        return None
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
+        raise BudgetError(f"{text!r} is not a number of examples; write 1 or more, or all")
+    return int(text)
+
+
+def parse_seed(seed: int) -> int:
+    """Check a seed.
+
+    Raises:
+        BudgetError: it is negative.
+    """
+    if seed < 0:
+        raise BudgetError(f"seed {seed} cannot be used; give 0 or more")
+    return seed
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Read names with commas, each once; `none` is empty."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return () if names == ["none"] else tuple(dict.fromkeys(names))

@@ -1,0 +1,120 @@
+"""A field of a settings dataclass that is also an option of the command and of Python.
+
+`option` writes down what the command line needs to know of a field: its help, its panel, its flags,
+how its text is read. `deadhead.cli` makes the command line from that, and `asdict` makes run.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
+from typing import (
+    Any,
+    Literal,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from deadhead.errors import unknown_name
+
+KEY = "deadhead"  # of the metadata of a field
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OptionFacts:
+    """What the command line knows of a field.
+
+    Attributes:
+        help: one sentence or two.
+        panel: heading in the help; None: among the first options.
+        flags: as typed; the first long one names the parameter. Empty: made from the field's name.
+        parse: reads the text that was typed. None: the value is of a type that Typer reads.
+        shown: the default as it would be typed, where `parse` is set.
+        group: options that do nothing in the same cases; see `idle` of the settings.
+        argument: given by position instead of by a flag.
+        without: of nested settings: fields that are no options of this command.
+    """
+
+    help: str = ""
+    panel: str | None = None
+    flags: tuple[str, ...] = ()
+    parse: Callable[[Any], Any] | None = None
+    shown: str | None = None
+    group: str = ""
+    argument: bool = False
+    without: Collection[str] = ()
+
+
+def option(
+    *,
+    help: str,
+    default: Any = MISSING,
+    flags: tuple[str, ...] = (),
+    panel: str | None = None,
+    parse: Callable[[Any], Any] | None = None,
+    shown: str | None = None,
+    group: str = "",
+    kw_only: bool = True,
+) -> Any:
+    """Make a field that is an option; see `OptionFacts`. By position if it is not `kw_only`."""
+    facts = OptionFacts(help, panel, flags, parse, shown, group, argument=not kw_only)
+    return field(default=default, metadata={KEY: facts}, kw_only=kw_only)
+
+
+def part(*, default: Any = MISSING, factory: Any = MISSING, without: Collection[str] = ()) -> Any:
+    """Make a field of nested settings; their options are the command's, but those in `without`."""
+    metadata = {KEY: OptionFacts(without=without)}
+    return field(default=default, default_factory=factory, metadata=metadata, kw_only=True)
+
+
+@dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(option, part, field)
+)
+def settings(cls: type[T]) -> type[T]:
+    """Make a frozen dataclass of options; its docstring says what each is for."""
+    made: Any = dataclass(frozen=True, kw_only=True)(cls)
+    lines = [
+        f"    {each.name}: {facts.help}"
+        for each in fields(made)
+        if (facts := facts_of(each)) is not None and facts.help
+    ]
+    if lines and made.__doc__:
+        made.__doc__ = "\n".join([made.__doc__.rstrip(), "", "Options:", *lines])
+    return made
+
+
+def facts_of(each: Field[Any]) -> OptionFacts | None:
+    """Return what the command line knows of a field; None if it is no option."""
+    return each.metadata.get(KEY)
+
+
+@cache
+def hints_of(settings: type) -> Mapping[str, Any]:
+    """Return the types of the fields of a settings dataclass."""
+    return get_type_hints(settings)
+
+
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """Return what a `Literal` allows, also one among others: `Literal[...] | None`."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(choice for each in get_args(hint) for choice in choices_of(each))
+
+
+def check_choices(settings: Any, *, but: Collection[str] = ()) -> None:
+    """Check every field whose type is a `Literal`.
+
+    Raises:
+        UnknownNameError: a value that its type does not allow; names the nearest one.
+    """
+    hints = hints_of(type(settings))
+    for each in fields(settings):
+        known = choices_of(hints[each.name])
+        given = getattr(settings, each.name)
+        if known and each.name not in but and given is not None and given not in known:
+            raise unknown_name(each.name, given, known)
