@@ -99,7 +99,7 @@ FILES = {
     ),
     "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
     "config not JSON": (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
-    "config a list": (lambda f: (f / "config.json").write_text("[]"), "names no model_type"),
+    "config a list": (lambda f: (f / "config.json").write_text("[]"), "is not a JSON object"),
     "no tokenizer": (
         lambda f: [p.unlink() for p in f.glob("tokenizer*")],
         "the model has no tokenizer to read text with; put",

@@ -141,7 +141,7 @@ def test_tables_that_are_no_scores_of_the_model_are_refused(tmp_path, name, tabl
         ("x.json", '[[1, "a", 2], [1, 2, 3]]', "has 'a' among its scores"),
         ("x.json", "[[1, true, 2], [1, 2, 3]]", "has True among its scores"),
         ("x.json", '[[1, "inf", 2], [1, 2, 3]]', "scores head 0.1 inf"),
-        ("x.json", f"[[1, {10**400}, 2], [1, 2, 3]]", "a whole number that no float holds"),
+        ("x.json", f"[[1, {10**400}, 2], [1, 2, 3]]", "an integer has 401 digits"),
         ("x.safetensors", b"\x00" * 20, "is not safetensors"),
         ("x.pkl", b"garbage", "is damaged or no pickle"),
         ("x.pkl", pickle.dumps("text"), "holds a str, not a table"),

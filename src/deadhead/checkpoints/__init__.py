@@ -2,14 +2,12 @@
 
 from deadhead.checkpoints.load import DTYPES, Loaded, load_model
 from deadhead.checkpoints.loader import register_loader
-from deadhead.checkpoints.save import check_empty, save_model, whole_folder
+from deadhead.checkpoints.save import save_model
 
 __all__ = [
     "DTYPES",
     "Loaded",
-    "check_empty",
     "load_model",
     "register_loader",
     "save_model",
-    "whole_folder",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from deadhead.checkpoints.verify import (
     weight_files,
 )
 from deadhead.errors import CheckpointError, DeadheadError, UnknownNameError, unknown_name
+from deadhead.files import as_path, one_line, read_json
 from deadhead.models.architectures import architecture_named
 from deadhead.models.manifest import DeadheadConfig
 
@@ -88,7 +88,7 @@ def load_model(
         raise
     except Exception as error:  # transformers, its hub and its tokenizers: each has its own
         text = repr(error) if isinstance(error, LookupError) else str(error)  # a key says little
-        first = next(iter(text.strip().splitlines()), repr(error)).rstrip(".:; ")
+        first = (one_line(text, longest=400) or repr(error)).rstrip(".:; ")
         raise CheckpointError(
             f"cannot load {source!r}: {first}; give a folder written by save_pretrained"
         ) from error
@@ -148,7 +148,7 @@ def _resolve(source: str) -> tuple[str, str]:
         except ValueError as error:
             known = ("bundled:encoder", "bundled:decoder")
             raise unknown_name("bundled model", source, known) from error
-    path = Path(source).expanduser()
+    path = as_path(source, "a model")
     if path.exists():
         if not path.is_dir():
             raise CheckpointError(f"{source!r} is a file; give the folder that holds config.json")
@@ -203,13 +203,8 @@ def _check_folder(folder: Path) -> list[Path]:
     config = folder / "config.json"
     if not config.is_file():
         raise CheckpointError(f"{folder.name!r} has no config.json; give a model's folder")
-    try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(
-            f"config.json of {folder.name!r} is not JSON ({error}); copy it again"
-        ) from error
-    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+    values = read_json(config, what="the settings of a model", error=CheckpointError)
+    if not isinstance(values.get("model_type"), str):
         raise CheckpointError(
             f"config.json of {folder.name!r} names no model_type; give a folder written by"
             " save_pretrained"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from deadhead.errors import CheckpointError
+from deadhead.files import read_json
 from deadhead.models.architectures import architecture_of
 from deadhead.models.heads import Block, BlockHeads, HeadModel
 
@@ -182,7 +182,7 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            names = read_json(index, what="a weight index")["weight_map"].values()
             files = [folder / name for name in sorted(set(names))]
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index.name!r} is not a weight index; copy it again") from error

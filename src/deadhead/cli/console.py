@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,13 +20,31 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
+
+from deadhead.files import printable
 
 _WIDE = 240  # a file or pipe cuts no table off
 
+
+class _PrintableConsole(Console):
+    """Prints names and texts of users with control characters as escapes."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Render; the control codes of rich itself are segments of their own and stay."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(printable(segment.text, keep="\n\t"), segment.style)
+
+
 # no markup: names and texts of users may hold brackets, and print as they are
-OUT = Console(width=None if sys.stdout.isatty() else _WIDE, markup=False, emoji=False)
-ERR = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
+OUT = _PrintableConsole(width=None if sys.stdout.isatty() else _WIDE, markup=False, emoji=False)
+ERR = _PrintableConsole(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def typed_command() -> str:
@@ -50,8 +68,8 @@ def stopped(*, waits: bool, trains: bool = False) -> None:
 
 
 def fail(message: object) -> NoReturn:
-    """Print an error to stderr and end with exit code 2."""
-    ERR.print(Text("error:", style="bold red"), str(message))
+    """Print an error to stderr, in one line, and end with exit code 2."""
+    ERR.print(Text("error:", style="bold red"), printable(" ".join(str(message).split("\n"))))
     sys.exit(2)
 
 

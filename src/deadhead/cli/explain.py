@@ -12,7 +12,7 @@ from deadhead.cli import options as o
 from deadhead.cli.console import OUT, progress_bar, say, show, show_json
 from deadhead.cli.unused import refuse_typed
 from deadhead.errors import DataError
-from deadhead.files.atomic import replacing
+from deadhead.files import replacing
 from deadhead.losses.losses import loss_named
 from deadhead.models.heads import HeadModel
 from deadhead.report import legend, rank_rows, removed_rows

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from deadhead.checkpoints import check_empty, load_model, whole_folder
+from deadhead.checkpoints import load_model
 from deadhead.cli import options as o
 from deadhead.cli.console import show, show_json, typed_command
+from deadhead.files import check_empty, whole_folder
 from deadhead.report.figures import require_matplotlib, save_figure
 from deadhead.report.similarity_figures import attention_figure
 from deadhead.runs import versions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from deadhead.checkpoints import check_empty, load_model, save_model
+from deadhead.checkpoints import load_model, save_model
 from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
@@ -21,7 +20,7 @@ from deadhead.cli.repairing import fits_of
 from deadhead.cli.unused import check_prompts, check_recipe
 from deadhead.criteria.base import criterion_class
 from deadhead.errors import DataError
-from deadhead.files.atomic import replacing
+from deadhead.files import check_empty, write_json
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import Decision
 from deadhead.pruning.prune import choose
@@ -183,8 +182,7 @@ def plan(
     if recipe.budget is None and recipe.strategy != "clusters" and short:
         say(f"note: {short}")
     chosen = replace(chosen, provenance=provenance)
-    with replacing(output) as temporary:
-        temporary.write_text(json.dumps(chosen.to_json(), indent=1) + "\n", encoding="utf-8")
+    write_json(output, chosen.to_json())
     if as_json:
         show_json(chosen.to_json())
     else:

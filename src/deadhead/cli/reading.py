@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from deadhead.cli.console import say
 from deadhead.errors import DataError, FileFormatError, HeadError, unknown_name
+from deadhead.files import one_line, read_json
 from deadhead.interop import read_pruning_log
 from deadhead.pruning.recipe import AUTO
 from deadhead.repair import repair_names
@@ -73,7 +73,7 @@ def _of_log(file: Path, mask: HeadMask) -> PruningPlan:
 
 def _plan_json(file: Path) -> dict[str, Any]:
     try:
-        return read_json(file, "a plan")
+        return read_json(file, what="a plan")
     except FileFormatError as error:
         if file.suffix.lower() == ".json":
             raise
@@ -89,14 +89,15 @@ def read_scores(file: Path, criterion: str) -> HeadScores:
         FileFormatError: the file is not scores.
         DataError: none of the criteria it holds is the one asked for.
     """
-    data = read_json(file, "scores")
+    data = read_json(file, what="scores")
     entries = [data] if "values" in data else data.values()
     try:
         read = [HeadScores.from_json(entry) for entry in entries]
         held = {s.criterion: replace(s, provenance=dict(s.provenance)) for s in read}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileFormatError(
-            f"{str(file)!r} does not hold scores ({error!r}); make it with 'deadhead score -o'"
+            f"{str(file)!r} does not hold scores ({one_line(repr(error))});"
+            " make it with 'deadhead score -o'"
         ) from error
     if criterion == AUTO and len(held) == 1:
         return next(iter(held.values()))
@@ -106,23 +107,3 @@ def read_scores(file: Path, criterion: str) -> HeadScores:
             " name one with --criterion"
         )
     return held[criterion]
-
-
-def read_json(file: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        DataError: there is no such file.
-        FileFormatError: it is not a JSON object.
-    """
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{str(file)!r} is not there; give the file that holds {what}") from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise FileFormatError(
-            f"{str(file)!r} is not JSON ({error}); it should hold {what}"
-        ) from error
-    if not isinstance(data, dict):
-        raise FileFormatError(f"{str(file)!r} is not a JSON object; it should hold {what}")
-    return data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
 from deadhead.criteria.base import criterion_class
-from deadhead.files.atomic import replacing
+from deadhead.files import write_json
 from deadhead.losses.losses import loss_named
 from deadhead.models.heads import HeadModel
 from deadhead.report import score_table
@@ -103,8 +102,7 @@ def score(
     }
     values = {name: s.to_json() for name, s in scores.items()}
     if output is not None:
-        with replacing(output) as temporary:
-            temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_json(output, values)
     if as_json:
         show_json(values)
         return

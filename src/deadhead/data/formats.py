@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Set
 
 import pandas as pd
 
 from deadhead.errors import FileFormatError
+from deadhead.files import decode, lines_of, parse_json
 
 Reader = Callable[[bytes, str, Set[str]], pd.DataFrame]
 
@@ -19,32 +19,6 @@ _USUAL_COLUMNS = {
     2: ["sentence", "label"],
     3: ["sentence1", "sentence2", "label"],
 }
-
-
-def decode(content: bytes, path: str) -> str:
-    """Decode UTF-8 text, with or without a byte order mark.
-
-    Raises:
-        FileFormatError: the file is binary or in another encoding.
-    """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FileFormatError(
-            f"{path!r} is not UTF-8 text (byte {content[error.start]:#04x} at {error.start});"
-            " give a text file, or convert it to UTF-8"
-        ) from error
-    if "\0" in text:
-        raise FileFormatError(f"{path!r} is binary, not text; give a text file")
-    return text
-
-
-def lines_of(text: str) -> list[str]:
-    """Split at line ends only: texts may hold other separators that `splitlines` would cut at."""
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return lines
 
 
 def name_columns(records: list[list[str]], path: str, labels: Set[str]) -> pd.DataFrame:
@@ -105,11 +79,7 @@ def read_jsonl(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
     for number, line in enumerate(lines_of(decode(content, path)), 1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", "too deep")
-            raise FileFormatError(f"line {number} of {path!r} is not JSON: {reason}") from error
+        record = parse_json(line, f"line {number} of {path!r}", "one JSON object")
         if not isinstance(record, dict):
             raise FileFormatError(f"line {number} of {path!r} is not a JSON object; write {{...}}")
         records.append(record)
@@ -118,15 +88,8 @@ def read_jsonl(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
 
 def read_json(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
     """Read a list of objects, an object of columns, or either under the key `data`."""
-    try:
-        found = json.loads(decode(content, path))
-    except json.JSONDecodeError as error:
-        hint = "; for one object a line the ending is .jsonl" if error.msg == "Extra data" else ""
-        raise FileFormatError(
-            f"line {error.lineno} of {path!r} is not JSON: {error.msg}{hint}"
-        ) from error
-    except RecursionError as error:
-        raise FileFormatError(f"{path!r} is not a table: it is nested too deep") from error
+    what = "a table; for one object a line the ending is .jsonl"
+    found = parse_json(decode(content, path), repr(path), what)
     if isinstance(found, dict) and "data" in found:
         found = found["data"]
     if isinstance(found, list) and all(isinstance(row, dict) for row in found):

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from deadhead.data import hub
-from deadhead.data.formats import READERS, decode, lines_of
+from deadhead.data.formats import READERS
 from deadhead.data.rows import Rows, data_files, read_file, split_slice
 from deadhead.data.splits import read_split
 from deadhead.errors import DataError, FileFormatError
-from deadhead.files.foreign import read_content
+from deadhead.files import lines_of, read_text
 
 PROMPT_COLUMNS = ("prompt", "text", "sentence_good", "sentence")
 
@@ -75,7 +75,7 @@ def read_task_file(path: Path, *, column: str | None = None) -> Rows:
 
     Source: tasks/*.tsv of explainabloomity, which pandas wrote and read.
     """
-    text = decode(read_content(path, "prompts"), str(path))
+    text = read_text(path, "prompts", limit=None)
     records = _quoted(text)
     if records is None:
         records = [line.split("\t") for line in lines_of(text) if line.strip()]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from deadhead.data.formats import READERS
 from deadhead.errors import DataError, unknown_name
+from deadhead.files import read_bytes
 
 # what makes a table one of minimal pairs
 PAIR_COLUMNS = {"sentence_good", "sentence_bad"}
@@ -158,10 +159,7 @@ def read_file(path: Path, *, labels: Iterable[str] = ()) -> Rows:
     if reader is None:
         known = ", ".join(sorted(READERS))
         raise DataError(f"cannot read {str(path)!r}: its ending is none of {known}; convert it")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {str(path)!r}: {error.strerror}; check its rights") from error
+    content = read_bytes(path, "data", limit=None)
     frame = reader(content, str(path), frozenset(labels)) if content.strip() else pd.DataFrame()
     if frame.empty:
         raise DataError(f"{str(path)!r} has no rows; give a file with at least one")

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from deadhead.errors import DataError, FileFormatError, HeadError, ScoreError, unknown_name
-from deadhead.files.foreign import blocks_of, fingerprint, one_line, read_content
-from deadhead.interop.tables import READERS
-from deadhead.interop.unpickle import LARGEST
+from deadhead.files import fingerprint, one_line, read_bytes
+from deadhead.interop.tables import READERS, blocks_of
 from deadhead.types import HeadScores
 
 ENDINGS = tuple(sorted(READERS))
@@ -54,7 +53,7 @@ def read_importance(
             f"cannot read {str(path)!r} as an importance table: its ending is none of"
             f" {', '.join(ENDINGS)}; convert it"
         )
-    content = read_content(path, "an importance table", largest=LARGEST)
+    content = read_bytes(path, "an importance table")
     rows, table = _choose(reader(content, str(path), counts), key, str(path))
     values = _check(rows, counts, str(path))
     provenance: dict[str, Any] = {"file": path.name, "fingerprint": fingerprint(content)}

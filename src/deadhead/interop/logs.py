@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from deadhead.data.formats import decode, lines_of
 from deadhead.errors import FileFormatError, HeadError
-from deadhead.files.atomic import replacing
-from deadhead.files.foreign import blocks_of, fingerprint, read_content
+from deadhead.files import decode, fingerprint, lines_of, read_bytes, write_text
+from deadhead.interop.tables import blocks_of
 from deadhead.types import Head, HeadMask, PruningPlan
 
 _FORMS = {3: "layer, kept, removed", 4: "layer, kept, layer, removed"}
@@ -58,7 +57,7 @@ def read_pruning_log(
     Source: the logs in pruning_logs/ of explainabloomity (its README is the reference).
     """
     path = Path(path)
-    content = read_content(path, "a pruning log (a missing log is never the unpruned model)")
+    content = read_bytes(path, "a pruning log (a missing log is never the unpruned model)")
     lines, columns = _parse(decode(content, str(path)), str(path))
     direct: dict[Head, Head] = {}
     for line in lines:
@@ -109,8 +108,7 @@ def write_pruning_log(plan: PruningPlan, path: str | Path, *, columns: Literal[3
             )
         end = (head.index,) if columns == 3 else head
         rows.append(", ".join(map(str, (*source, *end))))
-    with replacing(Path(path)) as temporary:
-        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(rows) + "\n")
 
 
 def _parse(text: str, name: str) -> tuple[list[_Line], int]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from deadhead.data.formats import decode
 from deadhead.errors import FileFormatError, HeadError
-from deadhead.files.foreign import blocks_of, one_line
+from deadhead.files import decode, one_line, parse_json
 from deadhead.interop.unpickle import unpickle_bytes
 
 # from the content, the name of the file for messages, and the heads per block of the model
@@ -21,7 +19,7 @@ TableReader = Callable[[bytes, str, Sequence[int]], Any]
 LONG_FORM = ("block", "head", "score")
 
 
-def read_npy(content: bytes, name: str, counts: Sequence[int]) -> Any:
+def npy_table(content: bytes, name: str, counts: Sequence[int]) -> Any:
     """Read one array; pickled objects in it are refused."""
     try:
         return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
@@ -29,7 +27,7 @@ def read_npy(content: bytes, name: str, counts: Sequence[int]) -> Any:
         raise _no_table(name, ".npy", error) from error
 
 
-def read_csv(content: bytes, name: str, counts: Sequence[int]) -> Any:
+def csv_table(content: bytes, name: str, counts: Sequence[int]) -> Any:
     """Read a row of numbers per block, or a header with `LONG_FORM` and a row per head."""
     text = decode(content, name)
     try:
@@ -84,12 +82,9 @@ def _number(field: str, name: str, row: int, *, blank: float | None = None) -> f
         ) from error
 
 
-def read_json(content: bytes, name: str, counts: Sequence[int]) -> Any:
+def json_table(content: bytes, name: str, counts: Sequence[int]) -> Any:
     """Read a list of rows, or the rows of each criterion in a scores.json."""
-    try:
-        found = json.loads(decode(content, name))
-    except (ValueError, RecursionError) as error:
-        raise _no_table(name, "JSON", error) from error
+    found = parse_json(decode(content, name), repr(name), "an importance table")
     if isinstance(found, dict):  # scores.json: of one criterion, or by criterion
         entries = {str(found.get("criterion", "values")): found} if "values" in found else found
         return {
@@ -99,7 +94,7 @@ def read_json(content: bytes, name: str, counts: Sequence[int]) -> Any:
     return found
 
 
-def read_safetensors(content: bytes, name: str, counts: Sequence[int]) -> Any:
+def safetensors_table(content: bytes, name: str, counts: Sequence[int]) -> Any:
     """Read all tensors by name."""
     import safetensors
     import safetensors.torch
@@ -110,18 +105,25 @@ def read_safetensors(content: bytes, name: str, counts: Sequence[int]) -> Any:
         raise _no_table(name, "safetensors", error) from error
 
 
-def read_pickle(content: bytes, name: str, counts: Sequence[int]) -> Any:
+def pickle_table(content: bytes, name: str, counts: Sequence[int]) -> Any:
     """Read what `unpickle` lets through."""
     return unpickle_bytes(content, name)
 
 
 READERS: dict[str, TableReader] = {
-    ".npy": read_npy,
-    ".csv": read_csv,
-    ".json": read_json,
-    ".safetensors": read_safetensors,
-    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".bin"), read_pickle),
+    ".npy": npy_table,
+    ".csv": csv_table,
+    ".json": json_table,
+    ".safetensors": safetensors_table,
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".bin"), pickle_table),
 }
+
+
+def blocks_of(counts: Sequence[int]) -> str:
+    """Say how many heads a model has: `40 blocks of 40 heads`, or `blocks of [3, 4] heads`."""
+    if counts and len(set(counts)) == 1:
+        return f"{len(counts)} block{'s' * (len(counts) != 1)} of {counts[0]} heads"
+    return f"blocks of {list(counts)} heads"
 
 
 def _no_table(name: str, kind: str, error: Exception) -> FileFormatError:

@@ -19,11 +19,9 @@ from typing import Any, ClassVar
 import torch
 
 from deadhead.errors import DeadheadError, FileFormatError
-from deadhead.files.foreign import one_line, read_content
+from deadhead.files import one_line, read_bytes
+from deadhead.files.reading import LARGEST
 from deadhead.interop.rebuild import REBUILD, Rebuilt
-
-# far more than one number for every head of any model
-LARGEST = 64 * 2**20
 
 _LEGACY = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 _ZIP = b"PK\x03\x04"
@@ -51,7 +49,7 @@ def unpickle(path: str | Path) -> Any:
         FileFormatError: it wants to call anything else, or is damaged, too large or no pickle.
     """
     path = Path(path)
-    return unpickle_bytes(read_content(path, "a table of numbers", largest=LARGEST), str(path))
+    return unpickle_bytes(read_bytes(path, "a table of numbers"), str(path))
 
 
 def unpickle_bytes(content: bytes, name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deadhead.errors import DataError, MissingDependencyError
-from deadhead.files.atomic import replacing
+from deadhead.files import replacing
 from deadhead.pruning.trajectory import Trajectory
 from deadhead.report.wording import number
 from deadhead.studies.baseline import RandomBaseline

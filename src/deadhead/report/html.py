@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deadhead.errors import MissingDependencyError
-from deadhead.files.atomic import replacing
+from deadhead.files import write_text
 from deadhead.report.contents import cost_rows, data_rows, facts_of
 from deadhead.report.explained import legend, removed_rows
 from deadhead.report.figures import curve_figure, head_map_figure, save_figure
@@ -30,8 +30,7 @@ def write_report(summary: RunSummary, folder: Path | str) -> Path:
         figures = _write_figures(summary, folder / "figures")
     except MissingDependencyError:
         figures = {}
-    with replacing(folder / "report.html") as temporary:
-        temporary.write_text(render(summary, figures), encoding="utf-8")
+    write_text(folder / "report.html", render(summary, figures))
     return folder / "report.html"
 
 

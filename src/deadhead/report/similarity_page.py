@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deadhead.errors import MissingDependencyError
-from deadhead.files.atomic import replacing
+from deadhead.files import write_text
 from deadhead.report.contents import data_rows
 from deadhead.report.dendrograms import dendrogram_figure, dendrogram_grid
 from deadhead.report.figures import save_figure
@@ -38,8 +38,7 @@ def write_similarity_report(summary: SimilaritySummary, folder: Path) -> Path:
         figures = _write_figures(summary, folder / "figures")
     except MissingDependencyError:
         figures = {}
-    with replacing(folder / "report.html") as temporary:
-        temporary.write_text(render_similarity(summary, figures), encoding="utf-8")
+    write_text(folder / "report.html", render_similarity(summary, figures))
     return folder / "report.html"
 
 

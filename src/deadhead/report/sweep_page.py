@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deadhead.errors import MissingDependencyError
-from deadhead.files.atomic import replacing
+from deadhead.files import write_text
 from deadhead.report.contents import data_rows
 from deadhead.report.figures import (
     COLOURS,
@@ -220,8 +220,7 @@ def write_sweep_page(summary: SweepSummary, folder: Path) -> Path:
             *((k, str(summary.run[k])) for k in ("seed", "date") if k in summary.run),
         ],
     )
-    with replacing(folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(folder / "report.html", page)
     return folder / "report.html"
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from deadhead.checkpoints import Loaded, check_empty, load_model, save_model, whole_folder
+from deadhead.checkpoints import Loaded, load_model, save_model
 from deadhead.data.inputs import to_device
 from deadhead.data.prompts import Prompts
 from deadhead.errors import BudgetError, CheckpointError, DataError, OutputExistsError
+from deadhead.files import check_empty, locked, whole_folder
 from deadhead.measure import SpeedRow, measure_all
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import Decision
@@ -60,9 +61,13 @@ def conduct(
     Raises:
         DeadheadError: of any kind; the folder is then not there, and the journal is.
     """
-    watch = watch or Watch()
-    begun = time.perf_counter()
     check_empty(settings.output)  # before anything that takes long
+    with locked(settings.output):
+        return _conduct(settings, resume, watch or Watch())
+
+
+def _conduct(settings: RunSettings, resume: bool, watch: Watch) -> RunSummary:
+    begun = time.perf_counter()
     loaded = load_model(**settings.model.__dict__)
     view = HeadModel(loaded.model)
     tasks = settings.data.open(loaded.tokenizer, loaded.model.config)

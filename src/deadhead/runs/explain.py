@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from deadhead.checkpoints import Loaded, load_model
 from deadhead.errors import DataError, DeadheadError, FileFormatError
+from deadhead.files import one_line, read_json
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.prune import Pruning
 from deadhead.pruning.recipe import Recipe
@@ -84,12 +84,13 @@ class FinishedRun:
                 " give the folder that the run wrote"
             )
         try:
-            values = _read(folder / "run.json") | {"plan": _read(folder / "plan.json")}
+            values = read_json(folder / "run.json", what="a run")
+            values["plan"] = read_json(folder / "plan.json", what="a plan")
             scores = folder / "scores.json"
-            values["scores"] = _read(scores) if scores.is_file() else None
+            values["scores"] = read_json(scores, what="scores") if scores.is_file() else None
             summary = RunSummary.from_json(values)
         except (DeadheadError, ValueError, TypeError, LookupError, AttributeError) as error:
-            reason = str(error) if isinstance(error, DeadheadError) else repr(error)
+            reason = error if isinstance(error, DeadheadError) else one_line(repr(error))
             raise FileFormatError(
                 f"{str(folder)!r} cannot be read as a run of 'deadhead prune': {reason}"
             ) from error
@@ -231,7 +232,3 @@ def _known(kind: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that this version knows of those that some version recorded."""
     names = {f.name for f in fields(kind)}
     return {name: value for name, value in recorded.items() if name in names}
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deadhead.checkpoints import check_empty
 from deadhead.errors import CheckpointError, DataError, OutputExistsError
+from deadhead.files import as_path, check_empty, decode, one_line, parse_json, write_json
 from deadhead.pruning.auto import Decision
 from deadhead.pruning.prune import Done
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.trajectory import Step
 from deadhead.types import HeadScores
 
+JOURNAL = "journal.jsonl"
+
 
 def partial_folder(output: Path) -> Path:
     """Return where an interrupted run waits to go on: beside the output folder, hidden."""
-    whole = Path(output).expanduser().absolute()  # "." has no name to put another beside
+    whole = as_path(output, "the output").absolute()  # "." has no name to put another beside
     return whole.with_name(f".{whole.name}.partial")
 
 
@@ -51,11 +53,16 @@ class Journal:
         """
         folder = partial_folder(output)
         check_empty(output)
-        file = folder / "journal.jsonl"
+        file = folder / JOURNAL
         if not resume:
             if file.exists():
                 raise OutputExistsError(
                     f"an interrupted run is in {str(folder)!r}; go on with --resume, or remove it"
+                )
+            if folder.exists() and not (folder.is_dir() and _is_ours(folder)):
+                raise OutputExistsError(
+                    f"{str(folder)!r} holds files that are not deadhead's; move them elsewhere, or"
+                    " choose another output with -o"
                 )
             journal = cls(folder)
             journal._start(header)
@@ -69,29 +76,24 @@ class Journal:
     def _start(self, header: Mapping[str, Any]) -> None:
         """Write the header: whole, or there is no journal."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            new = self.folder / "journal.new"
-            new.write_text(json.dumps({"header": header}) + "\n", encoding="utf-8")
-            new.replace(self.folder / "journal.jsonl")
-        except OSError as error:
+            write_json(self.folder / JOURNAL, {"header": header}, indent=None)
+        except CheckpointError:
             self.remove()
-            raise CheckpointError(
-                f"cannot write to {str(self.folder.parent)!r}: {error};"
-                " make room or choose another folder with -o"
-            ) from error
+            raise
 
     @classmethod
     def _read(cls, folder: Path, file: Path, header: Mapping[str, Any]) -> Journal:
         journal = cls(folder)
         try:
-            entries = [json.loads(line) for line in _whole_lines(file)]
+            lines = [decode(line, str(file)) for line in _whole_lines(file)]
+            entries = [parse_json(line, "a line", "a part of a run") for line in lines]
             before = dict(entries[0]["header"])
             for entry in entries[1:]:
                 journal._take(entry)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"{str(file)!r} is not a journal ({error!r}); remove {str(folder)!r} and start"
-                " again without --resume"
+                f"{str(file)!r} is not a journal ({one_line(repr(error))});"
+                f" remove {str(folder)!r} and start again without --resume"
             ) from error
         if before != header:
             parts = [k for k in header if before.get(k) != header[k]]
@@ -135,7 +137,7 @@ class Journal:
         Raises:
             CheckpointError: it could not be written (disk full); what was there is intact.
         """
-        file = self.folder / "journal.jsonl"
+        file = self.folder / JOURNAL
         try:
             with file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({kind: value}) + "\n")
@@ -146,7 +148,14 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the journal, once the run is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.folder / JOURNAL).unlink(missing_ok=True)
+            self.folder.rmdir()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nothing is in a folder but what a killed start of a journal left there."""
+    return all(path.match(".deadhead-*.tmp") for path in folder.iterdir())
 
 
 def _whole_lines(file: Path) -> list[bytes]:

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from deadhead.checkpoints import check_empty, load_model, whole_folder
+from deadhead.checkpoints import load_model
 from deadhead.errors import BudgetError
+from deadhead.files import check_empty, locked, whole_folder
 from deadhead.interop import write_pruning_log
 from deadhead.models.heads import HeadModel
 from deadhead.report.similarity_page import write_similarity_report
@@ -61,8 +62,13 @@ def conduct_similarity(
     Raises:
         DeadheadError: of any kind; the folder is then not there.
     """
-    watch, begun = watch or SimilarityWatch(), time.perf_counter()
     check_empty(settings.output)  # before anything that takes long
+    with locked(settings.output):
+        return _conduct_similarity(settings, watch or SimilarityWatch())
+
+
+def _conduct_similarity(settings: SimilaritySettings, watch: SimilarityWatch) -> SimilaritySummary:
+    begun = time.perf_counter()
     _ = settings.sources  # checks itself
     clustering = settings.clustering
     loaded = load_model(**asdict(settings.model))

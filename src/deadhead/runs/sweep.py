@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from deadhead.checkpoints import Loaded, check_empty, load_model, whole_folder
+from deadhead.checkpoints import Loaded, load_model
 from deadhead.data.inputs import to_device
 from deadhead.data.prompts import Prompts
 from deadhead.errors import CheckpointError, DataError, UnknownNameError
+from deadhead.files import check_empty, locked, whole_folder
 from deadhead.measure import measure_all
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import Decider
@@ -91,6 +92,16 @@ def conduct_sweep(
         DeadheadError: of any kind; the folder is then not there, and the journal is.
     """
     check_empty(settings.output)
+    with locked(settings.output):
+        return _conduct_sweep(settings, resume, on_start, on_point)
+
+
+def _conduct_sweep(
+    settings: SweepSettings,
+    resume: bool,
+    on_start: Callable[[Loaded, TaskSet, int], None],
+    on_point: Callable[[Point], None],
+) -> SweepSummary:
     if settings.sweep.trains:
         check_packages(settings.distillation)
     named = lm_eval_names(settings.lm_eval)  # before anything is loaded

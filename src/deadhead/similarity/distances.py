@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from deadhead.errors import DataError, DeadheadError, FileFormatError, HeadError, unknown_name
-from deadhead.files.atomic import replacing
+from deadhead.errors import DataError, DeadheadError, HeadError, unknown_name
+from deadhead.files import read_json, write_json
+from deadhead.files.reading import MIB
 from deadhead.models.heads import HeadModel
 from deadhead.similarity.gram import HeadGrams
 from deadhead.surgery.groups import members_of
@@ -155,8 +156,7 @@ def kv_units(view: HeadModel) -> tuple[Unit, ...]:
 
 def save_distances(distances: HeadDistances, path: Path) -> None:
     """Write distances as JSON; an older file stays until the new one is whole."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(distances.to_json()) + "\n", encoding="utf-8")
+    write_json(path, distances.to_json(), indent=None)
 
 
 def read_distances(path: Path) -> HeadDistances:
@@ -165,13 +165,7 @@ def read_distances(path: Path) -> HeadDistances:
     Raises:
         DataError: the file cannot be read, or holds no distances or broken ones.
     """
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {str(path)!r}: {error.strerror}; check the path") from error
-    except ValueError as error:
-        raise FileFormatError(f"{str(path)!r} is not JSON ({error}); give a whole file") from error
-    return HeadDistances.from_json(data)
+    return HeadDistances.from_json(read_json(path, what="distances of heads", limit=1024 * MIB))
 
 
 def _distances(gram: Any, metric: str) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch import nn
 
 from deadhead.data.batching import evaluating
 from deadhead.errors import DataError, DeadheadError
-from deadhead.files.atomic import replacing
+from deadhead.files import write_text
 from deadhead.tasks.likelihood import refuse_other_models
 from deadhead.tasks.lm_eval_names import check_lm_eval_tasks, find_tasks, first_line, make_tasks
 
@@ -104,9 +104,7 @@ def run_lm_eval(
 
 def write_lm_eval(results: Mapping[str, Any], path: Path) -> None:
     """Write results as JSON, in lm-eval's form, whole or not at all."""
-    with replacing(Path(path)) as temporary:
-        text = json.dumps(results, indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
 def primary(results: Mapping[str, Any]) -> dict[str, tuple[str, float, float | None]]:
