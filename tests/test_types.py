@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deadhead import Head, HeadMask, HeadScores, PruningPlan
-from deadhead.errors import BudgetError, DeadheadError, HeadError
+from deadhead.errors import BudgetError, DeadheadError, HeadError, ScoreError
 from deadhead.types import count_heads
 
 MASK = HeadMask.full([3, 2, 4])
@@ -19,7 +19,20 @@ def test_heads_print_and_read_as_block_and_index():
     assert Head.parse("3.7") == Head(3, 7)
 
 
-@pytest.mark.parametrize("text", ("3", "3.", ".7", "a.b", "-1.2", "1.2.3", ""))
+@pytest.mark.parametrize("given", (Head(3, 7), (3, 7), [3, 7], "3.7", (np.int64(3), 7)))
+def test_a_head_may_be_given_as_a_pair_or_as_text(given):
+    mask = HeadMask.full([1, 1, 1, 8])
+    assert Head.parse(given) == Head(3, 7)
+    assert mask.drop(given).dropped == (Head(3, 7),)
+    assert mask.keeps(given)
+    assert HeadScores(tuple(np.arange(n) for n in mask.counts), "x")[given] == 7
+
+
+NO_HEADS = ("3", "3.", ".7", "a.b", "-1.2", "1.2.3", "", "1." + "1" * 5000, "\u0663.1")
+NO_HEADS += (3.7, None, (1,), (1, 2, 3), (1.0, 2), (True, 1), ["1", "2"], {3: 7})
+
+
+@pytest.mark.parametrize("text", NO_HEADS)
 def test_what_is_not_a_head_is_refused(text):
     with pytest.raises(HeadError, match=r"is not a head; write block\.index"):
         Head.parse(text)
@@ -58,13 +71,17 @@ def test_masks_of_different_models_do_not_mix():
 
 
 @pytest.mark.parametrize(
-    ("amount", "heads"), [(0, 0), (5, 5), (10, 10), (0.5, 5), (1.0, 10), (0.25, 2), (0.01, 0)]
+    ("amount", "heads"),
+    [(0, 0), (5, 5), (10, 10), (0.5, 5), (1.0, 10), (0.25, 2), (0.01, 0)]
+    + [("50%", 5), ("7", 7), ("0.25", 2), (np.int64(3), 3), (np.float32(0.5), 5)],
 )
 def test_int_counts_and_float_is_a_fraction(amount, heads):
     assert count_heads(amount, 10) == heads
 
 
-@pytest.mark.parametrize("amount", (-1, 11, 0.0, 1.5, -0.1, True, "5", float("nan")))
+@pytest.mark.parametrize(
+    "amount", (-1, 11, 0.0, 1.5, -0.1, True, "11", "0%", "x", "9" * 5000, None, [], float("nan"))
+)
 def test_an_amount_out_of_range_is_refused(amount):
     with pytest.raises(BudgetError):
         count_heads(amount, 10)
@@ -111,12 +128,6 @@ def test_plans_survive_json_and_say_what_will_be_cut():
     assert "block 1: heads 0, 1; 0 of 2 stay" in str(plan)
 
 
-@pytest.mark.parametrize("data", ({}, {"mask": 3}, {"mask": [[1]], "copies": 1}))
-def test_what_is_not_a_plan_is_refused(data):
-    with pytest.raises(HeadError, match="this is not a pruning plan"):
-        PruningPlan.from_json(data)
-
-
 def test_every_error_is_ours_and_also_a_built_in():
     from deadhead import errors
 
@@ -126,3 +137,67 @@ def test_every_error_is_ours_and_also_a_built_in():
             assert len(builtins) > 3, f"{name} specialises no built-in"
             assert name in (errors.__doc__ or ""), f"{name} is not in the tree"
             assert str(cls("as it is: 'x'")) == "as it is: 'x'"
+
+
+NO_MASKS = (None, 3, "11", [1, 0], [[2]], [["x"]], [[None]], [[[1]]], [np.ones((2, 2))])
+
+
+@pytest.mark.parametrize("kept", NO_MASKS)
+def test_what_is_not_a_mask_is_refused(kept):
+    for make in (HeadMask, HeadMask.of, PruningPlan):
+        with pytest.raises(HeadError, match=r"is not a mask .*; give a row of 0 and 1 per block"):
+            make(kept)
+    with pytest.raises(HeadError, match="is not a mask"):
+        PruningPlan.from_json({"mask": kept})
+
+
+NO_PLANS = (None, 3, [], {}, {"mask": [[1]], "copies": 3}, {"mask": [[1]], "provenance": 3})
+
+
+@pytest.mark.parametrize("data", NO_PLANS)
+def test_what_is_not_a_plan_is_refused(data):
+    with pytest.raises(HeadError, match="is not a pruning plan"):
+        PruningPlan.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("copies", {"0.9": "0.0"}, "there is no head 0.9"),
+        ("copies", {"0.0": "9.0"}, "there is no head 9.0"),
+        ("copies", {"0": "1.0"}, "'0' is not a head"),
+        ("action", ["remove"], "is not known"),
+        ("action", "cut", "action 'cut' is not known"),
+        ("gqa", 3, "gqa policy '3' is not known"),
+        ("gqa", "whole_group", "did you mean 'whole_groups'"),
+        ("slope", None, "slope 'None' is not known"),
+    ],
+)
+def test_a_plan_that_cannot_be_meant_is_refused(field, value, said):
+    with pytest.raises(DeadheadError, match=said):
+        PruningPlan.from_json({"mask": [[1, 1, 1], [1, 1]], field: value})
+
+
+def test_a_provenance_that_json_cannot_hold_is_refused():
+    with pytest.raises(DeadheadError, match="JSON cannot hold the provenance of a plan"):
+        PruningPlan(MASK, provenance={"model": object()}).to_json()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(None, 3, {}, {"values": 3, "criterion": "x"}, {"values": [["x"]], "criterion": "x"}),
+        *({"values": rows, "criterion": "x"} for rows in (3, [["x"]], [[[1]]], [3])),
+        {"values": [[1]], "criterion": 3},
+        {"values": [[1]], "criterion": "x", "provenance": 3},
+    ],
+)
+def test_what_are_not_scores_is_refused(data):
+    with pytest.raises(ScoreError, match=r"these are not scores .*; make them with"):
+        HeadScores.from_json(data)
+
+
+@pytest.mark.parametrize("head", ("0.3", "5.0", (0, -1), (-1, 0)))
+def test_a_score_that_is_not_there_is_refused(head):
+    with pytest.raises(HeadError, match=r"there is no score of head|is not a head"):
+        HeadScores((np.zeros(3), np.zeros(2)), "x")[head]

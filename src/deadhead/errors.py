@@ -77,6 +77,6 @@ class MissingDependencyError(DeadheadError, ImportError):
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for a name that `known` does not hold, with the nearest one."""
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return UnknownNameError(f"{kind} {given!r} is not known{hint} known: {', '.join(names)}")
+    return UnknownNameError(f"{kind} {given!r:.200} is not known{hint} known: {', '.join(names)}")

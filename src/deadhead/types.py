@@ -5,19 +5,25 @@ Heads are named by their original (block, index) for ever, also after surgery.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from numbers import Integral, Real
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from deadhead.errors import BudgetError, DeadheadError, HeadError, unknown_name
+from deadhead.errors import BudgetError, DeadheadError, HeadError, ScoreError, unknown_name
+from deadhead.files import as_json, one_line
+from deadhead.options.amounts import parse_amount
+from deadhead.options.choices import Action, Gqa, Slope
 
 Counts = Sequence[int]
-ACTIONS = ("remove", "mask", "duplicate", "fold")
+ACTIONS: tuple[str, ...] = get_args(Action)
 COPYING = ("duplicate", "fold")  # actions that look at a plan's copies
-SLOPES = ("target", "source")
+SLOPES: tuple[str, ...] = get_args(Slope)
+_HEAD = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
+_MALFORMED = (TypeError, ValueError, LookupError, AttributeError, OverflowError, RuntimeError)
 
 
 class Head(NamedTuple):
@@ -30,32 +36,48 @@ class Head(NamedTuple):
         return f"{self.block}.{self.index}"
 
     @classmethod
-    def parse(cls, text: str) -> Head:
-        """Read `"3.7"`.
+    def parse(cls, given: HeadLike) -> Head:
+        """Return the head that a caller names: `Head(3, 7)`, `(3, 7)` or `"3.7"`.
 
         Raises:
-            HeadError: the text is not two whole numbers with a dot between them.
+            HeadError: it is none of these.
         """
-        block, dot, index = text.partition(".")
-        if not (dot and block.isdecimal() and index.isdecimal()):
-            raise HeadError(f"{text!r} is not a head; write block.index, as in 3.7")
-        return cls(int(block), int(index))
+        if isinstance(given, str):
+            found = _HEAD.fullmatch(given)
+            pair: Any = found and tuple(map(int, found.groups()))
+        else:
+            pair = given
+        if not (
+            isinstance(pair, (tuple, list))
+            and len(pair) == 2
+            and all(isinstance(n, Integral) and not isinstance(n, bool) for n in pair)
+        ):
+            raise HeadError(f"{given!r:.80} is not a head; write block.index, as in 3.7")
+        return cls(int(pair[0]), int(pair[1]))
 
 
-def count_heads(amount: int | float, total: int) -> int:
+HeadLike = Head | tuple[int, int] | str
+
+
+def count_heads(amount: int | float | str, total: int) -> int:
     """Turn an amount of heads into a count: `int` counts, `float` in (0, 1] is a fraction.
+
+    Text is read as `parse_amount` does: `"36"`, `"50%"` or `"0.5"`.
 
     A fraction is rounded to the nearest count, halves down, so `.5` of 7 is 3.
 
     Raises:
         BudgetError: a count outside 0..total, or a fraction outside (0, 1].
     """
-    if isinstance(amount, bool) or not isinstance(amount, (int, float)):
-        raise BudgetError(f"{amount!r} heads: give a count (int) or a fraction (float) in (0, 1]")
-    if isinstance(amount, int):
+    if isinstance(amount, bool) or not isinstance(amount, (Real, str)):
+        raise BudgetError(
+            f"{amount!r:.80} heads: give a count (int), a fraction (float) in (0, 1], or '50%'"
+        )
+    amount = parse_amount(amount)
+    if isinstance(amount, Integral):
         if not 0 <= amount <= total:
-            raise BudgetError(f"{amount} heads were asked for, but the model has {total}")
-        return amount
+            raise BudgetError(f"{amount:.6g} heads were asked for, but the model has {total}")
+        return int(amount)
     if not 0 < amount <= 1:
         raise BudgetError(f"{amount!r} of the heads: a fraction is in (0, 1]; for a count give int")
     return int(np.ceil(amount * total - 0.5 - 1e-9))
@@ -70,6 +92,16 @@ class HeadMask:
 
     kept: tuple[tuple[bool, ...], ...]
 
+    def __post_init__(self) -> None:
+        try:
+            rows = tuple(tuple(_truth(x) for x in row) for row in self.kept)
+        except _MALFORMED as error:
+            raise HeadError(
+                f"{self.kept!r:.80} is not a mask ({one_line(error)}); give a row of 0 and 1 per"
+                " block"
+            ) from error
+        object.__setattr__(self, "kept", rows)
+
     @classmethod
     def full(cls, counts: Counts) -> HeadMask:
         """Keep every head of blocks with `counts` heads."""
@@ -77,8 +109,12 @@ class HeadMask:
 
     @classmethod
     def of(cls, rows: Iterable[Iterable[Any]]) -> HeadMask:
-        """Build from anything that looks like rows of truth values."""
-        return cls(tuple(tuple(bool(x) for x in row) for row in rows))
+        """Build from anything that looks like rows of truth values.
+
+        Raises:
+            HeadError: it does not.
+        """
+        return cls(rows)  # type: ignore[arg-type]
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -114,23 +150,24 @@ class HeadMask:
         """Original indices of the heads kept in one block."""
         return tuple(i for i, k in enumerate(self.kept[block]) if k)
 
-    def keeps(self, head: Head) -> bool:
+    def keeps(self, head: HeadLike) -> bool:
         """Whether one head is kept.
 
         Raises:
             HeadError: the model has no such head.
         """
+        head = head if isinstance(head, Head) else Head.parse(head)
         if not (0 <= head.block < len(self.kept) and 0 <= head.index < len(self.kept[head.block])):
             raise HeadError(f"there is no head {head}; the blocks have {list(self.counts)} heads")
         return self.kept[head.block][head.index]
 
-    def drop(self, *heads: Head) -> HeadMask:
+    def drop(self, *heads: HeadLike) -> HeadMask:
         """Return a mask without `heads` as well; dropping twice changes nothing.
 
         Raises:
             HeadError: the model has no such head.
         """
-        gone = {h for h in heads if self.keeps(h)}
+        gone = {h for h in map(Head.parse, heads) if self.keeps(h)}
         rows = (
             tuple(k and (b, i) not in gone for i, k in enumerate(row))
             for b, row in enumerate(self.kept)
@@ -164,6 +201,12 @@ class HeadMask:
         return [[int(k) for k in row] for row in self.kept]
 
 
+def _truth(value: Any) -> bool:
+    if value not in (0, 1):
+        raise ValueError(f"{value!r:.40} is neither 0 nor 1")
+    return bool(value)
+
+
 def all_heads(counts: Counts) -> Iterator[Head]:
     """Yield every head of blocks with `counts` heads, by block, then index."""
     return (Head(b, i) for b, n in enumerate(counts) for i in range(n))
@@ -184,10 +227,17 @@ class HeadScores:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        rows = tuple(np.array(row, dtype=np.float64) for row in self.values)
+        try:
+            rows = tuple(np.array(row, dtype=np.float64) for row in self.values)
+            if any(row.ndim != 1 for row in rows) or not isinstance(self.criterion, str):
+                raise TypeError("they are a row of numbers per block, and the criterion's name")
+            provenance = dict(self.provenance)
+        except _MALFORMED as error:
+            raise _no_scores(error) from error
         for row in rows:
             row.setflags(write=False)
         object.__setattr__(self, "values", rows)
+        object.__setattr__(self, "provenance", provenance)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, HeadScores) or self.criterion != other.criterion:
@@ -203,8 +253,11 @@ class HeadScores:
         """Number of heads per block."""
         return tuple(len(row) for row in self.values)
 
-    def __getitem__(self, head: Head) -> float:
-        return float(self.values[head.block][head.index])
+    def __getitem__(self, head: HeadLike) -> float:
+        block, index = head if isinstance(head, Head) else Head.parse(head)
+        if not (0 <= block < len(self.values) and 0 <= index < len(self.values[block])):
+            raise HeadError(f"there is no score of head {block}.{index}")
+        return float(self.values[block][index])
 
     def ranking(self, mask: HeadMask | None = None, *, inverse: bool = False) -> list[Head]:
         """List the scored heads that `mask` keeps, least important first.
@@ -226,11 +279,22 @@ class HeadScores:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> HeadScores:
-        """Read what `to_json` returned."""
-        rows = tuple(
-            np.array([np.nan if x is None else float(x) for x in r]) for r in data["values"]
-        )
-        return cls(rows, data["criterion"], data.get("provenance", {}))
+        """Read what `to_json` returned.
+
+        Raises:
+            ScoreError: the data is not scores.
+        """
+        try:
+            rows = [[np.nan if x is None else float(x) for x in row] for row in data["values"]]
+            return cls(tuple(map(np.array, rows)), data["criterion"], data.get("provenance", {}))
+        except _MALFORMED as error:
+            raise _no_scores(error) from error
+
+
+def _no_scores(error: Exception) -> ScoreError:
+    return ScoreError(
+        f"these are not scores ({one_line(repr(error))}); make them with 'deadhead score'"
+    )
 
 
 def json_number(value: float) -> float | str | None:
@@ -265,9 +329,25 @@ class PruningPlan:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for kind, given, known in (("action", self.action, ACTIONS), ("slope", self.slope, SLOPES)):
+        for kind, given, known in (
+            ("action", self.action, ACTIONS),
+            ("gqa policy", self.gqa, get_args(Gqa)),
+            ("slope", self.slope, SLOPES),
+        ):
             if given not in known:
                 raise unknown_name(kind, given, known)
+        mask = self.mask if isinstance(self.mask, HeadMask) else HeadMask.of(self.mask)
+        try:
+            copies = {Head.parse(h): Head.parse(s) for h, s in dict(self.copies).items()}
+            provenance = dict(self.provenance)
+        except _MALFORMED as error:
+            if isinstance(error, DeadheadError):
+                raise
+            raise _no_plan(error) from error
+        for head in (*copies, *copies.values()):
+            mask.keeps(head)  # or there is no such head
+        for name, value in (("mask", mask), ("copies", copies), ("provenance", provenance)):
+            object.__setattr__(self, name, value)
 
     def describe(self) -> str:
         """Say what will be cut, a line per block."""
@@ -303,7 +383,7 @@ class PruningPlan:
             "gqa": self.gqa,
             "slope": self.slope,
             "repair": self.repair,
-            "provenance": json.loads(json.dumps(dict(self.provenance))),
+            "provenance": as_json(self.provenance, "the provenance of a plan"),
         }
 
     @classmethod
@@ -314,21 +394,22 @@ class PruningPlan:
             HeadError: the data is not a plan.
         """
         try:
-            rows = [list(row) for row in data["mask"]]
-            if any(kept not in (0, 1) for row in rows for kept in row):
-                raise TypeError("a mask is rows of 0 and 1")
             return cls(
-                mask=HeadMask.of(rows),
-                copies={Head.parse(k): Head.parse(v) for k, v in data.get("copies", {}).items()},
+                mask=HeadMask.of(data["mask"]),
+                copies=data.get("copies", {}),
                 action=str(data.get("action", "remove")),
                 gqa=str(data.get("gqa", "whole_groups")),
                 slope=str(data.get("slope", "target")),
                 repair=str(data.get("repair", "none")),
-                provenance=dict(data.get("provenance", {})),
+                provenance=data.get("provenance", {}),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except _MALFORMED as error:
             if isinstance(error, DeadheadError):
                 raise
-            raise HeadError(
-                f"this is not a pruning plan ({error!r}); make one with 'deadhead plan'"
-            ) from error
+            raise _no_plan(error) from error
+
+
+def _no_plan(error: Exception) -> HeadError:
+    return HeadError(
+        f"this is not a pruning plan ({one_line(repr(error))}); make one with 'deadhead plan'"
+    )

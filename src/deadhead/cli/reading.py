@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from deadhead.cli.console import say
-from deadhead.errors import DataError, FileFormatError, HeadError, unknown_name
-from deadhead.files import one_line, read_json
+from deadhead.errors import DataError, FileFormatError, HeadError, ScoreError, unknown_name
+from deadhead.files import read_json
 from deadhead.interop import read_pruning_log
 from deadhead.pruning.recipe import AUTO
 from deadhead.repair import repair_names
@@ -92,13 +92,9 @@ def read_scores(file: Path, criterion: str) -> HeadScores:
     data = read_json(file, what="scores")
     entries = [data] if "values" in data else data.values()
     try:
-        read = [HeadScores.from_json(entry) for entry in entries]
-        held = {s.criterion: replace(s, provenance=dict(s.provenance)) for s in read}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileFormatError(
-            f"{str(file)!r} does not hold scores ({one_line(repr(error))});"
-            " make it with 'deadhead score -o'"
-        ) from error
+        held = {s.criterion: s for s in map(HeadScores.from_json, entries)}
+    except ScoreError as error:
+        raise FileFormatError(f"{str(file)!r} does not hold scores: {error}") from error
     if criterion == AUTO and len(held) == 1:
         return next(iter(held.values()))
     if criterion not in held:

@@ -3,6 +3,7 @@
 from deadhead.files.folders import check_empty, whole_folder
 from deadhead.files.locks import locked
 from deadhead.files.reading import (
+    as_json,
     as_path,
     fingerprint,
     parse_json,
@@ -14,6 +15,7 @@ from deadhead.files.text import decode, lines_of, one_line, printable
 from deadhead.files.writing import replacing, write_json, write_text
 
 __all__ = [
+    "as_json",
     "as_path",
     "check_empty",
     "decode",

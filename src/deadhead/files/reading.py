@@ -163,6 +163,18 @@ def _check_depth(found: Any) -> None:
     raise RecursionError
 
 
+def as_json(value: Any, what: str) -> Any:
+    """Return a value as reading its JSON would: tuples as lists, keys as text.
+
+    Raises:
+        DataError: JSON cannot hold it.
+    """
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"JSON cannot hold {what} ({one_line(error)}); leave that out") from error
+
+
 def fingerprint(content: bytes) -> str:
     """Return 12 hex digits that change with any byte."""
     return blake2b(content, digest_size=6).hexdigest()

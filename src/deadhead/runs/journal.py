@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deadhead.errors import CheckpointError, DataError, OutputExistsError
+from deadhead.errors import CheckpointError, DataError, DeadheadError, OutputExistsError
 from deadhead.files import as_path, check_empty, decode, one_line, parse_json, write_json
 from deadhead.pruning.auto import Decision
 from deadhead.pruning.prune import Done
@@ -84,13 +84,14 @@ class Journal:
     @classmethod
     def _read(cls, folder: Path, file: Path, header: Mapping[str, Any]) -> Journal:
         journal = cls(folder)
+        lines = _whole_lines(file)
         try:
-            lines = [decode(line, str(file)) for line in _whole_lines(file)]
-            entries = [parse_json(line, "a line", "a part of a run") for line in lines]
+            texts = [decode(line, str(file)) for line in lines]
+            entries = [parse_json(text, "a line", "a part of a run") for text in texts]
             before = dict(entries[0]["header"])
             for entry in entries[1:]:
                 journal._take(entry)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (DeadheadError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{str(file)!r} is not a journal ({one_line(repr(error))});"
                 f" remove {str(folder)!r} and start again without --resume"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deadhead.errors import DataError, DeadheadError, HeadError, unknown_name
-from deadhead.files import read_json, write_json
+from deadhead.files import as_json, read_json, write_json
 from deadhead.files.reading import MIB
 from deadhead.models.heads import HeadModel
 from deadhead.similarity.gram import HeadGrams
@@ -81,7 +80,7 @@ class HeadDistances:
             "metric": self.metric,
             "units": [[[str(head) for head in unit] for unit in cell] for cell in self.units],
             "matrices": [matrix.tolist() for matrix in self.matrices],
-            "provenance": json.loads(json.dumps(dict(self.provenance))),
+            "provenance": as_json(dict(self.provenance), "the provenance of distances"),
         }
 
     @classmethod
