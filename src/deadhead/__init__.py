@@ -7,8 +7,10 @@ from deadhead.checkpoints import load_model, register_loader, save_model
 from deadhead.criteria import register_criterion
 from deadhead.models.architectures import Architecture, register_architecture
 from deadhead.models.heads import HeadModel
-from deadhead.pruning.prune import Pruning, choose, prune
+from deadhead.pruning.choose import choose
+from deadhead.pruning.prune import prune
 from deadhead.pruning.recipe import Recipe
+from deadhead.pruning.result import Pruning
 from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import repair_
 from deadhead.scoring import score, score_all

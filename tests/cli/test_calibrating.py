@@ -77,7 +77,7 @@ def test_text_that_is_judged_too_is_refused(deadhead, tmp_path):
 BUDGETS = [
     (("--budget", "parameters"), "'parameters' is not a budget; write what may stay"),
     (("--budget", "memory=50%"), "budget 'memory' is not known; known: flops"),
-    (("--budget", "parameters=1%"), "budget parameters=0.01 cannot be had: "),
+    (("--budget", "parameters=1%"), "budget parameters=0.01 cannot be reached: "),
     (("--budget", "flops=90%", "--budget", "flops=80%"), "has flops twice"),
     (("--budget", "kv_bytes=50%"), "BertForSequenceClassification keeps no keys and values"),
     (("--budget", "flops=90%", "--heads", "3"), "--heads and --budget both say where to end"),
@@ -99,7 +99,7 @@ def test_a_latency_that_cannot_be_had_leaves_no_run_behind(deadhead, no_figures,
     judged = ("--test", "bundled:sentiment", "--test-size", "16", "--no-speed")
     asked = ("prune", MODEL, "--calibration", "plain.txt", *judged, "-o", "out", "-s", "one_shot")
     said = deadhead(*asked, "-c", "magnitude", "--budget", "latency=0.1%").refused()
-    assert "budget latency=0.001 cannot be had" in said
+    assert "budget latency=0.001 cannot be reached" in said
     assert not list(tmp_path.glob(".out*"))
 
 

@@ -18,7 +18,10 @@ from deadhead.errors import BudgetError, DataError
 from deadhead.losses.divergence import Probe, held_out, preference_from
 from deadhead.moments.sums import HELD_OUT_EVERY
 from deadhead.pruning.auto import ORDERS, Decider, Decision, divergences_of
-from deadhead.pruning.prune import Done, Progress, choose, moves_to, prune
+from deadhead.pruning.choose import choose
+from deadhead.pruning.loop import Completed, Progress
+from deadhead.pruning.moves import moves_to
+from deadhead.pruning.prune import prune
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import apply_repaired_, fit
 from deadhead.scoring import Scorer
@@ -184,8 +187,8 @@ def test_a_second_look_that_was_interrupted_ends_the_same(sentiment):
     half = choose(model, tasks.calibration.batches(), Recipe(strategy="greedy")).mask
     assert half in masks
     for at in (3, len(seen) - 2):  # before the second look, and after it
-        done = Done(whole.scores, tuple(seen[:at]))
-        again = prune(model, tasks, recipe, done=done)
+        done = Completed(whole.scores, tuple(seen[:at]))
+        again = prune(model, tasks, recipe, completed=done)
         assert [step.mask for step in again.trajectory.steps] == masks
 
 
@@ -203,8 +206,8 @@ def test_a_second_look_is_at_the_half_that_the_run_came_by(sentiment, per_step, 
     whole = prune(model, tasks, recipe)
     masks = [step.mask for step in whole.trajectory]
     for at in range(2, len(masks)):
-        done = Done(whole.scores, (whole.trajectory.start, *whole.trajectory.steps[: at - 1]))
-        again = prune(model, tasks, recipe, done=done)
+        done = Completed(whole.scores, (whole.trajectory.start, *whole.trajectory.steps[: at - 1]))
+        again = prune(model, tasks, recipe, completed=done)
         assert [step.mask for step in again.trajectory] == masks
 
 
@@ -215,10 +218,15 @@ def test_what_was_decided_is_not_decided_again(sentiment, monkeypatch):
     decision = Decision.from_json(told, Recipe())
     assert decision == whole.decision
     said = []
-    monkeypatch.setattr("deadhead.pruning.prune.Decider", None)  # would be called
-    for done in (Done(decision=decision), Done(whole.scores, whole.trajectory.steps[:3], decision)):
+    monkeypatch.setattr("deadhead.pruning.loop.Decider", None)  # would be called
+    for done in (
+        Completed(decision=decision),
+        Completed(whole.scores, whole.trajectory.steps[:3], decision),
+    ):
         done = replace(done, steps=(whole.trajectory.start, *done.steps))
-        again = prune(model, tasks, Recipe(), done=done, progress=Progress(on_decision=said.append))
+        again = prune(
+            model, tasks, Recipe(), completed=done, progress=Progress(on_decision=said.append)
+        )
         assert again.plan == whole.plan
         assert again.recipe == whole.recipe
         for number, found in whole.fits.items():
@@ -231,8 +239,8 @@ def test_who_was_decided_on_is_scored_by_the_loss_that_decided(sentiment):
     made = prune(model, tasks, Recipe(criterion="taylor", strategy="one_shot", loss="kl")).plan
     told = {"strategy": "one_shot", "criterion": "taylor", "mask": made.mask.to_json()}
     told |= {"divergences": {}, "passes": 1.0, "few": False}
-    done = Done(decision=Decision.from_json(told, Recipe()))
-    assert prune(model, tasks, Recipe(), done=done).plan.mask == made.mask
+    done = Completed(decision=Decision.from_json(told, Recipe()))
+    assert prune(model, tasks, Recipe(), completed=done).plan.mask == made.mask
     by_labels = Recipe(criterion="taylor", strategy="one_shot", loss="task")
     assert prune(model, tasks, by_labels).plan.mask != made.mask, "or the test could not tell"
 

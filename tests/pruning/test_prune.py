@@ -9,7 +9,8 @@ import pytest
 
 from deadhead import Head, HeadMask, HeadModel, HeadScores, Recipe, TaskSet, prune
 from deadhead.errors import BudgetError, HeadError, ScoreError
-from deadhead.pruning.prune import Progress, choose
+from deadhead.pruning.choose import choose
+from deadhead.pruning.loop import Progress
 from deadhead.similarity import Clustering
 from deadhead.surgery import remove_
 from deadhead.types import PruningPlan
@@ -115,7 +116,7 @@ def test_heads_that_cannot_be_ranked_are_not_dropped_silently():
     values = [np.arange(6.0), np.full(6, np.nan), np.arange(6.0)]
     scores = HeadScores(tuple(values), "file")
     recipe = Recipe(criterion="magnitude", strategy="one_shot", heads=15)
-    with pytest.raises(ScoreError, match="only 12 of 15 heads could be dropped"):
+    with pytest.raises(ScoreError, match="only 12 of 15 heads can be removed"):
         choose(model, None, recipe, scores=scores)
     fewer = dataclasses.replace(recipe, heads=12)
     assert choose(model, None, fewer, scores=scores).mask.kept[1] == (True,) * 6

@@ -9,7 +9,8 @@ import pytest
 
 from deadhead import HeadModel, prune
 from deadhead.errors import BudgetError, UnknownNameError
-from deadhead.pruning.prune import Recipe
+from deadhead.pruning.loop import PruneLoop
+from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.stopping import StopRules
 from deadhead.tasks import Evaluation, TaskSet
 from models import make
@@ -98,6 +99,57 @@ def test_every_so_many_moves_are_evaluated_and_the_last(every):
     assert [not math.isnan(s.metric) for s in found.trajectory] == [
         n in task.seen for n in range(9)
     ]
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "one_shot"])
+@pytest.mark.parametrize(("heads", "per_step"), [(18, 1), (14, 1), (9, 1), (18, 2), (17, 3)])
+def test_a_curve_is_judged_at_about_ten_points_and_its_end(strategy, heads, per_step):
+    curve = [0.9] * (heads + 1)
+    found, task = run(curve, strategy=strategy, per_step=per_step)
+    every, all_ = run(curve, strategy=strategy, per_step=per_step, every_step=True)
+    assert [s.mask for s in found.trajectory] == [s.mask for s in every.trajectory]
+    assert found.plan == every.plan
+    assert len(all_.seen) == len(every.trajectory) + 1
+    assert len(task.seen) == min(11, len(all_.seen))
+    assert (task.seen[0], task.seen[-1]) == (0, heads)
+    gaps = np.diff(task.seen)
+    assert gaps.max() - gaps.min() <= per_step
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        {"per_step": 5},
+        {"every_step": True},
+        {"evaluate_every": 4},
+        {"cut": 7},
+        {"cut": 9},
+        {"heads": 18, "cut": 9, "strategy": "greedy"},
+        {"max_drop": 1.0},
+    ],
+)
+def test_a_run_says_before_how_often_it_judges(recipe):
+    view = Counting(make("bert"))
+    task = Planted(view, [0.9] * 19)
+    options = {"criterion": "magnitude", "strategy": "one_shot", "heads": 16, **recipe}
+    loop = PruneLoop(view, TaskSet(task, task, task), Recipe(**options))
+    forecast = loop.forecast()
+    assert task.seen == []
+    steps = list(loop)
+    assert (forecast.judgements, forecast.moves) == (len(task.seen), len(steps) - 1)
+    assert f"judge {forecast.judgements} models" in forecast.describe()
+    assert "about 90 s" not in forecast.describe(0.1)
+
+
+def test_a_stopping_rule_looks_at_every_step():
+    _, task = run([0.9] * 19, max_drop=0.1)
+    assert task.seen == list(range(19))
+
+
+def test_two_ways_to_say_which_steps_are_judged_are_refused():
+    with pytest.raises(BudgetError, match="every_step and evaluate_every=3 both say"):
+        Recipe(every_step=True, evaluate_every=3)
 
 
 def test_a_step_that_was_not_evaluated_is_never_the_plan():

@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from deadhead.pruning.prune import Recipe
+from deadhead.pruning.recipe import Recipe
 from deadhead.runs import DataSettings, ModelSettings, RunSettings
 
 

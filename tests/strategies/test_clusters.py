@@ -11,7 +11,8 @@ import torch
 
 from deadhead import Head, HeadModel, Recipe, load_model, open_task, prune
 from deadhead.errors import BudgetError, DataError, HeadError, UnknownNameError
-from deadhead.pruning.prune import Done, choose
+from deadhead.pruning.choose import choose
+from deadhead.pruning.loop import Completed
 from deadhead.similarity import Clustering, head_grams, measured
 from deadhead.surgery import applied, fold_, remove_
 from deadhead.types import PruningPlan
@@ -174,7 +175,7 @@ def test_what_cannot_be_is_refused(values, error, message):
 
 @pytest.mark.parametrize("action", ["duplicate", "fold"])
 def test_other_strategies_have_nothing_to_copy(action):
-    with pytest.raises(BudgetError, match=f"action '{action}' needs to know whose copy"):
+    with pytest.raises(BudgetError, match=f"action '{action}' needs to know which head a copy"):
         Recipe(strategy="greedy", action=action)
 
 
@@ -191,13 +192,13 @@ def test_prune_judges_what_the_plan_does_and_a_resumed_run_knows_its_copies():
     whole = prune(loaded.model, tasks, recipe)
     fold = whole.trajectory.steps[-1].metric
     assert len(whole.plan.copies) == 8
-    done = Done(whole.scores, (whole.trajectory.start, *whole.trajectory.steps))
-    again = prune(loaded.model, tasks, recipe, done=done)
+    done = Completed(whole.scores, (whole.trajectory.start, *whole.trajectory.steps))
+    again = prune(loaded.model, tasks, recipe, completed=done)
     assert again.plan == whole.plan
     dense = done.steps[0]
     other = replace(done.steps[1], mask=dense.mask.drop(*dense.mask.heads[:8]))
     with pytest.raises(DataError, match="grouped the heads in another way"):
-        prune(loaded.model, tasks, recipe, done=Done(whole.scores, (dense, other)))
+        prune(loaded.model, tasks, recipe, completed=Completed(whole.scores, (dense, other)))
     mask = prune(loaded.model, tasks, replace(recipe, action="mask"))
     assert mask.plan.mask == whole.plan.mask
     assert mask.trajectory.steps[-1].metric != fold

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from deadhead import Head, HeadModel, masked
 from deadhead.criteria.base import make_criterion
 from deadhead.errors import BudgetError, ScoreError
-from deadhead.pruning.prune import choose
+from deadhead.pruning.choose import choose
 from deadhead.pruning.recipe import Recipe
 from deadhead.scoring import Scorer
 from deadhead.strategies import Rules, units

@@ -23,7 +23,7 @@ from deadhead.errors import DataError
 from deadhead.files import check_empty, write_json
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import Decision
-from deadhead.pruning.prune import choose
+from deadhead.pruning.choose import choose
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import apply_repaired_

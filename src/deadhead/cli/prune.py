@@ -84,9 +84,18 @@ def prune(
             rich_help_panel="Stopping",
         ),
     ] = 1,
+    every_step: Annotated[
+        bool,
+        typer.Option(
+            "--every-step",
+            help="Judge the model after every step, not at about ten points of the curve.",
+            rich_help_panel="Stopping",
+        ),
+    ] = False,
     evaluate_every: Annotated[
-        int, typer.Option(help="Evaluate every so many moves.", rich_help_panel="Stopping")
-    ] = 1,
+        int | None,
+        typer.Option(help="Judge the model after every so many steps.", rich_help_panel="Stopping"),
+    ] = None,
     random: Annotated[
         int,
         typer.Option(help="Also evaluate this many random orders, as a baseline (20 or more)."),
@@ -161,6 +170,7 @@ def prune(
             gqa=gqa,
             max_drop=max_drop,
             patience=patience,
+            every_step=every_step,
             evaluate_every=evaluate_every,
             loss=loss,
             seed=seed,

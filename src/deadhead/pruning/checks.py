@@ -29,8 +29,13 @@ def check_recipe(recipe: Recipe) -> None:
     check_choices(recipe, but=("strategy", "repair", "gqa"))  # open registries, checked otherwise
     _ = recipe.rules  # checks itself
     StopRules(0, recipe.max_drop, recipe.patience)
-    if recipe.evaluate_every < 1:
-        raise BudgetError(f"evaluate_every is {recipe.evaluate_every}; give 1 or more moves")
+    every = recipe.evaluate_every
+    if every is not None and every < 1:
+        raise BudgetError(f"evaluate_every is {every}; give 1 or more moves")
+    if recipe.every_step and every not in (None, 1):
+        raise BudgetError(
+            f"every_step and evaluate_every={every} both say which steps are judged; leave one out"
+        )
     recipe.plan(HeadMask(()))  # checks itself
     if recipe.budget is not None:
         for budget in Budget.parse_all(recipe.budget):

@@ -132,8 +132,14 @@ class Recipe:
         help="Stop after this many evaluated steps in a row that are too bad.",
         panel=LIMITS,
     )
-    evaluate_every: int = option(
-        default=1, help="Evaluate every so many moves, and the last.", panel=LIMITS
+    every_step: bool = option(
+        default=False,
+        help="Judge the model after every step. By default, at about ten points of the curve and"
+        " its end; with --max-drop, after every step.",
+        panel=LIMITS,
+    )
+    evaluate_every: int | None = option(
+        default=None, help="Judge the model after every so many steps, and the last.", panel=LIMITS
     )
     strict: bool = option(
         default=False,
@@ -177,6 +183,13 @@ class Recipe:
         """Whether the method depends on the model: nothing is named; see `decide`."""
         named = self.budget is not None or self.inverse
         return self.criterion == self.strategy == AUTO and not named
+
+    @property
+    def judged_every(self) -> int | None:
+        """After how many moves the model is judged; None: at about ten points of the curve."""
+        if self.every_step or (self.evaluate_every is None and self.max_drop is not None):
+            return 1
+        return self.evaluate_every
 
     @property
     def rules(self) -> Rules:

@@ -22,7 +22,9 @@ from deadhead.files import check_empty, locked, whole_folder
 from deadhead.measure import SpeedRow, measure_all
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import Decision
-from deadhead.pruning.prune import Progress, Pruning, prune
+from deadhead.pruning.loop import Progress
+from deadhead.pruning.prune import prune
+from deadhead.pruning.result import Pruning
 from deadhead.pruning.trajectory import Step
 from deadhead.repair import Fits, apply_repaired_, fit, repaired
 from deadhead.repair.distill import DistillReport, distill_
@@ -98,7 +100,7 @@ def _conduct(settings: RunSettings, resume: bool, watch: Watch) -> RunSummary:
             tasks,
             settings.recipe,
             prompts=None if prompts is None else prompts.batches(),
-            done=journal.done(settings.recipe),
+            completed=journal.completed(settings.recipe),
             progress=_journalled(journal, watch),
         )
     except CheckpointError:  # the disk is full: what is written waits for --resume

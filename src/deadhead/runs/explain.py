@@ -13,8 +13,8 @@ from deadhead.checkpoints import Loaded, load_model
 from deadhead.errors import DataError, DeadheadError, FileFormatError
 from deadhead.files import one_line, read_json
 from deadhead.models.heads import HeadModel
-from deadhead.pruning.prune import Pruning
 from deadhead.pruning.recipe import Recipe
+from deadhead.pruning.result import Pruning
 from deadhead.repair import data_repair_named
 from deadhead.report import RunSummary
 from deadhead.runs.settings import DataSettings, ModelSettings

@@ -13,7 +13,7 @@ from typing import Any
 from deadhead.errors import CheckpointError, DataError, DeadheadError, OutputExistsError
 from deadhead.files import as_path, check_empty, decode, one_line, parse_json, write_json
 from deadhead.pruning.auto import Decision
-from deadhead.pruning.prune import Done
+from deadhead.pruning.loop import Completed
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.trajectory import Step
 from deadhead.types import HeadScores
@@ -118,7 +118,7 @@ class Journal:
         elif "point" in entry:  # of a sweep
             self.points.append(entry["point"])
 
-    def done(self, recipe: Recipe) -> Done:
+    def completed(self, recipe: Recipe) -> Completed:
         """Return what `prune` need not do again by this recipe.
 
         Raises:
@@ -130,7 +130,7 @@ class Journal:
                 f"the interrupted run in {str(self.folder)!r} does not say what auto had decided;"
                 " remove it and start again"
             )
-        return Done(self.scores, tuple(self.steps), made)
+        return Completed(self.scores, tuple(self.steps), made)
 
     def write(self, kind: str, value: Any) -> None:
         """Append one entry.

@@ -2,13 +2,7 @@
 
 from deadhead.options.clustering import Clustering
 from deadhead.similarity.agreement import adjusted_rand, agreement, removed_share
-from deadhead.similarity.clustering import (
-    GramFn,
-    check_units,
-    cluster,
-    measured,
-    unmeasured,
-)
+from deadhead.similarity.clustering import GramFn, check_units, cluster, measured, unmeasured
 from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON, cut, linkage
 from deadhead.similarity.distances import (
     METRICS,

@@ -15,7 +15,8 @@ from deadhead.errors import BudgetError, HeadError
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.pruning.auto import Decider
-from deadhead.pruning.prune import check_reached, choose, moves_to
+from deadhead.pruning.choose import choose
+from deadhead.pruning.moves import check_reached, moves_to
 from deadhead.pruning.recipe import AUTO, NESTED
 from deadhead.repair import applied_repaired, apply_repaired_, fit, notes_of
 from deadhead.repair.base import BEGINS_WITH

@@ -1,0 +1,103 @@
+"""choose: from a recipe and calibration data to a plan, without judging anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from deadhead.data.inputs import Batch
+from deadhead.errors import HeadError
+from deadhead.losses.divergence import Probe
+from deadhead.models.heads import HeadModel
+from deadhead.pruning.auto import Decider, Decision
+from deadhead.pruning.moves import grams_of, limits_of, moves_within
+from deadhead.pruning.recipe import Recipe
+from deadhead.repair import fit
+from deadhead.scoring import Scorer
+from deadhead.similarity import GramFn
+from deadhead.strategies import Move, ScoreFn
+from deadhead.types import HeadScores, PruningPlan
+
+
+def choose(
+    model: nn.Module | HeadModel,
+    batches: Iterable[Batch] | None,
+    recipe: Recipe,
+    *,
+    scores: HeadScores | None = None,
+    prompts: Iterable[Batch] | None = None,
+    probes: Sequence[Probe] | None = None,
+    grams: GramFn | None = None,
+    on_decision: Callable[[Decision], None] = lambda decision: None,
+    on_move: Callable[[Move], None] = lambda move: None,
+    on_batch: Callable[[], None] | None = None,
+) -> PruningPlan:
+    """Choose which heads are removed, without evaluating anything.
+
+    Args:
+        model: the model.
+        batches: calibration batches; None if `scores` are given or need none.
+        recipe: what to do; stopping rules (`max_drop`, `patience`) need `prune`.
+        scores: scores to use instead of scoring (for `one_shot`, and the budgets of `clusters`).
+        prompts: batches that `clusters` compares heads on (random groups with random
+            representatives on none); None: the calibration batches.
+        probes: what rankings are compared on if no method is named (`task.probes()`); None: the
+            batches' own answers.
+        grams: what `head_grams` found on the prompts already.
+        on_decision: called with what `auto` picked.
+        on_move: called after every move.
+        on_batch: called after every batch of a scoring.
+
+    Cost: the scorings of the strategy.
+
+    Raises:
+        BudgetError: the rules do not let so many heads be removed.
+        HeadError: the scores are for another model, or as `prune`.
+    """
+    recipe = recipe.settled()
+    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    data = None if batches is None else list(batches)
+    if scores is not None and scores.counts != view.mask.counts:
+        raise HeadError(
+            f"the scores are of blocks with {list(scores.counts)} heads, the model has"
+            f" {list(view.mask.counts)}; score this model"
+        )
+    if recipe.undecided and scores is not None:
+        recipe = replace(recipe, strategy="one_shot", criterion="file")  # the scores are given
+    limits = limits_of(view, recipe, lambda: data)
+    limits = replace(limits, curve=limits.plan)
+    how = {"seed": recipe.seed, "strict": recipe.strict, "on_batch": on_batch}
+    if recipe.undecided:
+        decider = Decider(view, data or (), probes, loss=recipe.loss, **how)
+        decision = decider(recipe, limits.curve)
+        recipe = decision.recipe
+        on_decision(decision)
+        scorer = decider.scorer.only(recipe.criterion)
+    else:
+        criteria = [] if scores is not None else [recipe.criterion]
+        scorer = Scorer(view, data, criteria, loss=recipe.loss, **how)
+    score: ScoreFn = scorer if scores is None else lambda mask: scores
+    grams = grams or grams_of(view, data if prompts is None else prompts, recipe, on_batch)
+    mask, copies = view.mask, {}
+    for move in moves_within(view, score, grams, recipe, limits, start=mask):
+        on_move(move)
+        mask, copies = move.mask, move.copies
+        if limits.meter is not None and limits.meter.met(mask):
+            break
+    limits.check(mask)
+    return _checked(view, recipe.plan(mask, copies), scorer, data, recipe)
+
+
+def _checked(
+    view: HeadModel,
+    plan: PruningPlan,
+    scorer: Scorer,
+    data: list[Batch] | None,
+    recipe: Recipe,
+) -> PruningPlan:
+    """Return a plan; if `strict`, refuse it where its repair would have too little data."""
+    if recipe.strict and plan.repair != "none" and data is not None:
+        fit(view, plan, scorer.moments, plan.repair, batches=data, strict=True)
+    return plan

@@ -1,0 +1,372 @@
+"""The loop of a run: its set-up, its steps one at a time, and its outcome."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from deadhead.data.inputs import Batch
+from deadhead.errors import BudgetError, DataError
+from deadhead.models.heads import HeadModel
+from deadhead.moments import Moments
+from deadhead.pruning.auto import Decider, Decision
+from deadhead.pruning.moves import (
+    Limits,
+    check_met,
+    count_moves,
+    count_scorings,
+    grams_of,
+    limits_of,
+    moves_within,
+)
+from deadhead.pruning.recipe import Recipe
+from deadhead.pruning.result import Pruning
+from deadhead.pruning.stopping import StopRules
+from deadhead.pruning.trajectory import Step, Trajectory
+from deadhead.repair import Fits, applied_repaired, fit, notes_of
+from deadhead.scoring import Scorer
+from deadhead.strategies import Move, shortfall
+from deadhead.surgery import masked
+from deadhead.tasks import Task, TaskSet
+from deadhead.types import Head, HeadMask, HeadScores
+
+POINTS = 10  # of a curve that are judged, the dense model aside, unless the recipe says otherwise
+
+
+@dataclass
+class Progress:
+    """Callbacks of a run; all optional.
+
+    Attributes:
+        on_step: called after every step.
+        on_decision: called once if no method was named, with what `auto` picked.
+        on_scores: called once, with the scores of the model as it was given, if it is scored.
+        on_work: called with the name of what was just done: `score` or `evaluate`.
+    """
+
+    on_step: Callable[[Step], None] = lambda step: None
+    on_decision: Callable[[Decision], None] = lambda decision: None
+    on_scores: Callable[[HeadScores], None] = lambda scores: None
+    on_work: Callable[[str], None] = lambda what: None
+
+
+@dataclass(frozen=True)
+class Completed:
+    """The completed part of an interrupted run: its first scores, its steps, its decision.
+
+    The decision is not made again: on another machine, a near tie could go the other way.
+    """
+
+    scores: HeadScores | None = None
+    steps: tuple[Step, ...] = ()
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run is going to do.
+
+    Attributes:
+        heads: how many heads it removes at most.
+        n_heads: how many the model has.
+        moves: in how many moves; under a budget or a stopping rule, at most.
+        judgements: how often a model is judged, the dense one included; likewise at most.
+        examples: how many examples it is judged on.
+        scorings: passes over the calibration data, forward and backward.
+        calibration: how many calibration examples there are.
+        on: the set that judges.
+    """
+
+    heads: int
+    n_heads: int
+    moves: int
+    judgements: int
+    examples: int
+    scorings: int
+    calibration: int
+    on: str = "test"
+
+    def seconds(self, judgement: float) -> float:
+        """Estimate the time of the run from the time of one judgement.
+
+        A backward pass is taken to cost two forward passes.
+        """
+        pass_ = 3 * judgement * self.calibration / max(1, self.examples)
+        return judgement * self.judgements + pass_ * self.scorings
+
+    def describe(self, judgement: float | None = None) -> str:
+        """Say in one line what will be done, and about how long it takes."""
+        said = (
+            f"remove up to {self.heads} of {self.n_heads} heads in {self.moves} steps, and judge"
+            f" {self.judgements} models on {self.examples:,} {self.on} examples"
+        )
+        if judgement is None:
+            return said
+        seconds = self.seconds(judgement)
+        return f"{said}: about {f'{seconds / 60:.0f} min' if seconds >= 90 else f'{seconds:.0f} s'}"
+
+
+class PruneLoop:
+    """A run of `prune`, one step at a time; the model is only masked.
+
+    Iterating yields every new step, the dense model first; then `outcome` returns what was found.
+
+    Args: as of `prune`.
+
+    Raises:
+        BudgetError, HeadError: as `prune`, before any work.
+    """
+
+    def __init__(
+        self,
+        view: HeadModel,
+        tasks: TaskSet,
+        recipe: Recipe,
+        *,
+        prompts: Iterable[Batch] | None = None,
+        completed: Completed | None = None,
+        progress: Progress | None = None,
+    ):
+        self.view, self.tasks, self.prompts = view, tasks, prompts
+        self.recipe = recipe.settled()
+        self.completed = completed or Completed()
+        self.progress = progress or Progress()
+        self.origin = view.mask
+        self.limits = limits_of(view, self.recipe, tasks.calibration.batches)
+        self.stop = StopRules(self.limits.curve, self.recipe.max_drop, self.recipe.patience)
+        self.on, self.judge = _judge_of(tasks, self.recipe)
+        self.steps = list(self.completed.steps)
+        self.decision: Decision | None = None
+        self._copies: dict[HeadMask, Mapping[Head, Head]] = {}
+
+    def forecast(self) -> Forecast:
+        """Say what is going to be done, before anything is."""
+        moves = count_moves(self.view, self.recipe, self.limits)
+        every = self.recipe.judged_every
+        judged = min(POINTS, moves) if every is None else -(-moves // every)
+        first = len(self.origin.dropped)
+        extra = 0 < self.limits.plan < self.limits.curve and not self._is_point(
+            self.limits.plan - 1, self.limits.plan
+        )
+        return Forecast(
+            heads=self.limits.curve - first,
+            n_heads=self.origin.n_heads,
+            moves=moves,
+            judgements=1 + judged + extra,
+            examples=self.judge.size,
+            scorings=count_scorings(self.view, self.recipe),
+            calibration=self.tasks.calibration.size,
+            on=self.on,
+        )
+
+    def __iter__(self) -> Iterator[Step]:
+        """Yield every step that the completed part does not have."""
+        if not self.steps:
+            begun = time.perf_counter()
+            dense = self.judge.evaluate(self.view.model).value
+            self.progress.on_work("evaluate")
+            self.steps.append(Step(self.origin, (), dense, time.perf_counter() - begun))
+            yield self.steps[0]
+        self._set_up()
+        if self.recipe.needs_scores:
+            self.score(self.origin)
+        moves = self._moves(self.steps[-1].mask)
+        while not self._ended():
+            begun = time.perf_counter()
+            move = next(moves, None)
+            if move is None:
+                self.limits.check(self.steps[-1].mask)
+                return
+            self._copies[move.mask] = move.copies
+            metric = self._metric(move) if self._is_due(move) else float("nan")
+            seconds = time.perf_counter() - begun
+            self.steps.append(Step(move.mask, move.dropped, metric, seconds, move.scores))
+            yield self.steps[-1]
+        if self.limits.meter is not None and self.recipe.max_drop is None:
+            check_met(self.limits.meter, self.steps[-1].mask)
+
+    def outcome(self) -> Pruning:
+        """Return what the run found.
+
+        Cost: the fits of the plan's repair.
+        """
+        judge, dense = self.judge, self.steps[0].metric
+        better = judge.greater_is_better
+        good = [
+            step
+            for step in self.steps[1:]
+            if len(step.mask.dropped) <= self.limits.plan
+            and self.stop.acceptable(step, dense, greater_is_better=better)
+        ]
+        mask = (good or self.steps[:1])[-1].mask
+        copies = self._copies_of(mask)
+        fits, recipe = self._fits(mask, copies), self.recipe
+        notes = [*(self.scorer.notes if recipe.needs_scores else ()), *notes_of(fits)]
+        short = shortfall(self.view, self.origin, recipe.rules, recipe.heads)
+        if recipe.budget is None and short:
+            notes.insert(0, short)
+        return Pruning(
+            trajectory=Trajectory(self.steps[0], tuple(self.steps[1:]), judge.metric, better),
+            scores=self.score.first,
+            plan=recipe.plan(mask, copies),
+            fits=fits,
+            moments=self.scorer.moments if recipe.repair != "none" else None,
+            evaluated_on=self.on,
+            recipe=recipe,
+            decision=self.decision,
+            notes=tuple(notes),
+        )
+
+    def _set_up(self) -> None:
+        """Settle the recipe, if `auto` has to, and make what scores by it."""
+        # how many will be removed is not known where a metric stops it: then at half of them
+        most = self.limits.plan
+        at = most if self.recipe.max_drop is None else (len(self.origin.dropped) + most + 1) // 2
+        self.scorer = self._scorer(at)
+        if self.decision is not None:
+            self.progress.on_decision(self.decision)
+        self.score = _Scores(
+            self.scorer, self.origin, self.progress, self.completed.scores, self.steps
+        )
+        prompts = self.prompts
+        if prompts is None and self.recipe.needs_prompts:
+            prompts = self.tasks.calibration.batches()
+        self.grams = grams_of(self.view, prompts, self.recipe)
+
+    def _scorer(self, at: int) -> Scorer:
+        view, calibration, recipe = self.view, self.tasks.calibration, self.recipe
+        self.decision = self.completed.decision if recipe.undecided else None
+        if recipe.undecided and self.decision is None:
+            decider = Decider(
+                view,
+                calibration.batches(),
+                calibration.probes(),
+                loss=recipe.loss,
+                seed=recipe.seed,
+                strict=recipe.strict,
+            )
+            self.decision = decider(recipe, at)
+            self.recipe = self.decision.recipe
+            return decider.scorer.only(self.recipe.criterion)
+        if self.decision is not None:
+            recipe = self.recipe = self.decision.recipe
+        repairs = recipe.repair != "none"
+        return Scorer(
+            view,
+            calibration.batches() if recipe.needs_scores or repairs else None,
+            [recipe.criterion] if recipe.needs_scores else [],
+            moments=repairs,
+            loss=recipe.loss,
+            seed=recipe.seed,
+            strict=recipe.strict,
+        )
+
+    def _moves(self, start: HeadMask, limits: Limits | None = None) -> Iterator[Move]:
+        limits = limits or self.limits
+        return moves_within(self.view, self.score, self.grams, self.recipe, limits, start=start)
+
+    def _ended(self) -> bool:
+        better, dense = self.judge.greater_is_better, self.steps[0].metric
+        if self.stop.met(self.steps[1:], dense, greater_is_better=better):
+            return True
+        return self.limits.meter is not None and self.limits.meter.met(self.steps[-1].mask)
+
+    def _is_due(self, move: Move) -> bool:
+        """Whether the model is judged after a move: at the limits always, else at its points."""
+        removed = len(move.mask.dropped)
+        if removed == self.limits.plan or self.limits.reached(move.mask):
+            return True
+        every = self.recipe.judged_every
+        if every is not None:
+            return len(self.steps) % every == 0
+        return self._is_point(removed - len(move.dropped), removed)
+
+    def _is_point(self, before: int, after: int) -> bool:
+        """Whether one of `POINTS` evenly spaced numbers of heads lies in (before, after]."""
+        first, last = len(self.origin.dropped), self.limits.curve
+        places = [POINTS * (n - first) // (last - first) for n in (before, after)]
+        return places[0] < places[1]
+
+    def _metric(self, move: Move) -> float:
+        mask, copies = move.mask, move.copies
+        fits = self._fits(mask, copies) if self.recipe.repair_at == "step" else {}
+        simple = not copies and not fits  # no rules of surgery to check at every step
+        plan = self.recipe.plan(mask, copies)
+        with masked(self.view, mask) if simple else applied_repaired(self.view, plan, fits):
+            value = self.judge.evaluate(self.view.model).value
+        self.progress.on_work("evaluate")
+        return value
+
+    def _fits(self, mask: HeadMask, copies: Mapping[Head, Head]) -> Fits:
+        recipe = self.recipe
+        if recipe.repair == "none" or mask == self.origin:
+            return {}
+        return fit(
+            self.view,
+            recipe.plan(mask, copies),
+            self.scorer.moments,
+            recipe.repair,
+            batches=self.tasks.calibration.batches(),
+            strict=recipe.strict,
+        )
+
+    def _copies_of(self, mask: HeadMask) -> Mapping[Head, Head]:
+        """Return whose copies the removed heads become; of a resumed run, grouped once more."""
+        if self.recipe.strategy != "clusters" or mask == self.origin or mask in self._copies:
+            return self._copies.get(mask, {})
+        limits = Limits(self.limits.curve, self.limits.curve)
+        move = next(self._moves(self.origin, limits))
+        if move.mask != mask:
+            raise DataError(
+                "the interrupted run had grouped the heads in another way: its prompts or its table"
+                " of importance have changed; remove it and start again"
+            )
+        return move.copies
+
+
+class _Scores:
+    """The scores of a run: those of the dense model are reported once, and kept."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        origin: HeadMask,
+        progress: Progress,
+        first: HeadScores | None,
+        steps: Sequence[Step],
+    ):
+        self.steps = steps
+        self.scorer, self.origin, self.progress, self.first = scorer, origin, progress, first
+        self.errors, self.gains, self.joint = scorer.errors, scorer.gains, scorer.joint
+        self.at_once = scorer.at_once
+        self.again, self.looks_again = scorer.again, scorer.looks_again
+
+    @property
+    def moments(self) -> Moments:
+        return self.scorer.moments
+
+    @property
+    def passed(self) -> list[HeadMask]:
+        return [step.mask for step in self.steps]
+
+    def __call__(self, mask: HeadMask) -> HeadScores:
+        if mask == self.origin and self.first is not None:
+            return self.first
+        scores = self.scorer(mask)
+        if self.first is None:
+            self.first = scores
+            self.progress.on_scores(scores)
+        self.progress.on_work("score")
+        return scores
+
+
+def _judge_of(tasks: TaskSet, recipe: Recipe) -> tuple[str, Task]:
+    if recipe.max_drop is None:
+        return "test", tasks.test
+    if tasks.selection is None:
+        raise BudgetError(
+            "max_drop stops on a selection set, and there is none; give one with --selection"
+            " (the test set is for reporting only)"
+        )
+    return "selection", tasks.selection
