@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from deadhead import HeadModel
-from deadhead.criteria.base import make_criterion
 from deadhead.moments import Moments
-from deadhead.scoring.scorer import observe_all
+from deadhead.scoring.observe import observe_all
+from deadhead.scoring.spec import make_criterion
 
 
 def each_alone(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:

@@ -22,6 +22,7 @@ from deadhead import (
     score,
     score_all,
 )
+from deadhead.criteria import CRITERIA
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures import record
 from masks import random_mask
@@ -183,15 +184,10 @@ def test_maps_that_cannot_be_seen_are_named(data, maps):
 
 
 def test_the_example_criterion_works_and_shares_the_pass(model, data):
-    from deadhead.criteria import base
-
-    before = dict(base._REGISTRY)
-    try:
+    with CRITERIA.restored():
         exec(BLOCKS["criterion"], {})
         scores = score_all(model, data, ["fisher_sketch", "taylor"])
-    finally:
-        base._REGISTRY.clear()
-        base._REGISTRY.update(before)
+    assert "fisher_sketch" not in CRITERIA
     fisher, taylor = (np.concatenate(scores[n].values) for n in ("fisher_sketch", "taylor"))
     assert (fisher >= taylor**2 - 1e-15).all()  # mean of squares over square of mean
     assert (fisher <= 2 * taylor**2 + 1e-15).all()  # two samples

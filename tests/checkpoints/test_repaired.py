@@ -13,7 +13,7 @@ from deadhead import HeadModel, PruningPlan, remove_
 from deadhead.errors import CheckpointError
 from deadhead.models.manifest import manifest_of
 from deadhead.repair import apply_repaired_, fit, repair_
-from deadhead.scoring.scorer import Scorer
+from deadhead.scoring import Scorer
 from masks import random_mask
 from models import AUTO, DECODERS, MODEL_TYPES, batch, kinds_of, make, outputs
 
@@ -23,7 +23,7 @@ CALIBRATION = batch((9, 6, 4, 7, 5), seed=5)
 
 def repair(model, plan, name="least_squares"):
     view = HeadModel(model)
-    moments = Scorer(view, [CALIBRATION], [], moments=True, loss="kl").moments
+    moments = Scorer(view, [CALIBRATION], None, moments=True, loss="kl").moments
     apply_repaired_(model, plan, fit(view, plan, moments, name))
     return model
 

@@ -84,7 +84,7 @@ def test_each_criterion_can_have_its_own_loss(deadhead, run):
     assert own == {"reconstruction": "kl", "taylor": "task", "gradient_norm": "logit_norm"}
 
 
-def test_a_repair_felt_by_another_loss_than_the_scores_is_the_runs(deadhead, run):
+def test_a_repair_weighted_by_another_loss_than_the_scores_is_the_runs(deadhead, run):
     how = ("--json", "-c", "none")
     as_run = deadhead("explain", run, *how).json["rows"]
     by_task = deadhead("explain", run, *how, "--loss", "task").json["rows"]

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from deadhead import HeadModel, masked, score_all
-from deadhead.criteria import criterion_names
+from deadhead.criteria import CRITERIA
 from deadhead.errors import ScoreError
 from deadhead.models.maps import hook_maps
 from models import MODEL_TYPES, batch, make, outputs
 
 SHORT = {"shapley": "shapley:permutations=2"}
-EVERYTHING = [SHORT.get(name, name) for name in criterion_names() if name != "file"]
+EVERYTHING = [SHORT.get(name, name) for name in CRITERIA if name != "file"]
 
 
 def state(model):

@@ -11,7 +11,7 @@ from copies import plan_for
 from deadhead import HeadModel, PruningPlan, masked
 from deadhead.errors import HeadError
 from deadhead.repair import applied_repaired, apply_repaired_, fit, repair_names, repaired
-from deadhead.scoring.scorer import Scorer
+from deadhead.scoring import Scorer
 from deadhead.surgery import POLICIES
 from masks import legal_mask, random_mask
 from models import MODEL_TYPES, batch, kinds_of, make, outputs
@@ -23,7 +23,7 @@ CALIBRATION = batch((9, 6, 4, 7, 5, 9, 8, 3), seed=5)
 
 @functools.cache
 def moments_of(model_type, kind):
-    return Scorer(make(model_type, kind), [CALIBRATION], ["reconstruction"], loss="kl").moments
+    return Scorer(make(model_type, kind), [CALIBRATION], "reconstruction", loss="kl").moments
 
 
 def check(model_type, kind, plan, repair):
@@ -87,7 +87,7 @@ def test_a_repaired_model_is_cut_and_repaired_again(model_type):
     for mask in (first, second):
         view = HeadModel(model)
         plan = PruningPlan(mask, gqa="ungroup")
-        fits = fit(view, plan, Scorer(view, [CALIBRATION], [], moments=True).moments, "bias")
+        fits = fit(view, plan, Scorer(view, [CALIBRATION], None, moments=True).moments, "bias")
         with repaired(view, mask, fits):
             expected = outputs(model, inputs)
         apply_repaired_(view, plan, fits)

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from deadhead import Head, HeadModel, PruningPlan, masked, remove_, score, score_all
-from deadhead.criteria import criterion_names
-from deadhead.criteria.base import criterion_class
+from deadhead.criteria import CRITERIA
+from deadhead.criteria.base import ScoresMasks
 from masks import random_mask
 from models import BACKENDS, DECODERS, MODEL_TYPES, batch, make
 
 SHORT = {"shapley": "shapley:permutations=2:precision=0:tolerance=0"}
-CRITERIA = [
-    *(SHORT.get(c, c) for c in criterion_names() if c != "file"),  # which looks at nothing
+EVERYTHING = [
+    *(SHORT.get(c, c) for c in CRITERIA if c != "file"),  # which looks at nothing
     "attention_entropy:normalized=true",
     "reconstruction:weight=none",
     "fisher+output_norm",
@@ -25,11 +25,11 @@ CRITERIA = [
 
 def class_of(name):
     """The class of a criterion, or of the first of several."""
-    return criterion_class(name.split("+")[0].split(":")[0])
+    return CRITERIA[name.split("+")[0].split(":")[0]]
 
 
-# a criterion that lasts knows what a mask leaves from the whole model, without running it
-ANEW = [c for c in CRITERIA if class_of(c).needs and not getattr(class_of(c), "lasting", False)]
+# the others score every mask from one pass over the dense model
+ANEW = [c for c in EVERYTHING if class_of(c).needs and not issubclass(class_of(c), ScoresMasks)]
 LENGTHS = (9, 6, 4, 7, 5, 9, 2, 3) * 4
 
 
@@ -55,28 +55,28 @@ def assert_same(found, expected, *, relative=1e-6):
 
 @functools.cache
 def reference(model_type):
-    return score_all(make(model_type), [batch(LENGTHS)], CRITERIA)
+    return score_all(make(model_type), [batch(LENGTHS)], EVERYTHING)
 
 
 @pytest.mark.parametrize("size", (1, 8))
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_scores_do_not_depend_on_batch_size(model_type, size):
     batches = list(rows_of(batch(LENGTHS), size))
-    assert_same(score_all(make(model_type), batches, CRITERIA), reference(model_type))
+    assert_same(score_all(make(model_type), batches, EVERYTHING), reference(model_type))
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_scores_do_not_depend_on_the_padding_side(model_type):
     left = batch(LENGTHS, padding_side="left")
-    assert_same(score_all(make(model_type), [left], CRITERIA), reference(model_type))
+    assert_same(score_all(make(model_type), [left], EVERYTHING), reference(model_type))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_scores_do_not_depend_on_the_backend_or_on_company(model_type, backend):
     model = make(model_type, backend=backend)
-    together = score_all(model, [batch(LENGTHS)], CRITERIA, loss="task")
-    for name in CRITERIA:
+    together = score_all(model, [batch(LENGTHS)], EVERYTHING, loss="task")
+    for name in EVERYTHING:
         alone = {name: score(model, [batch(LENGTHS)], name, loss="task")}
         # transformers' own attention may take the softmax in float32; ours takes it in float64
         assert_same(alone, {name: together[name]}, relative=1e-5)

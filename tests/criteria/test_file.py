@@ -9,7 +9,6 @@ import pytest
 
 from deadhead import Head, HeadModel, PruningPlan, remove_, score, score_all
 from deadhead.errors import DataError, HeadError, ScoreError, UnknownNameError
-from deadhead.scoring.scorer import Scorer
 from masks import random_mask
 from models import batch, make
 
@@ -61,10 +60,9 @@ def test_heads_that_the_table_does_not_score_are_not_scored(tmp_path):
 
 def test_beside_others_it_looks_at_nothing(table):
     seen = []
-    model = make("bert")
     names = ["taylor", f"file:path={table}"]
-    scorer = Scorer(model, [batch()], names, on_batch=lambda: seen.append(1))
-    assert set(scorer.all_of()) == set(names)
+    scores = score_all(make("bert"), [batch()], names, on_batch=lambda: seen.append(1))
+    assert set(scores) == set(names)
     assert len(seen) == 1
 
 

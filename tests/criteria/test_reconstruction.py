@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from deadhead import Head, HeadModel, PruningPlan, remove_, score
-from deadhead.criteria.base import make_criterion
 from deadhead.errors import BudgetError, DataError, ScoreError, UnknownNameError
 from deadhead.losses.losses import kl
 from deadhead.repair import fit, repaired
-from deadhead.scoring.scorer import Scorer
+from deadhead.scoring import Scorer, ScorerGroup
+from deadhead.scoring.spec import make_criterion
 from explicit import each_alone, in_batches, refit_error, seen_alone
 from masks import random_mask
 from models import BACKENDS, MODEL_TYPES, batch, make, outputs
@@ -45,7 +45,7 @@ def brute_force(model, inputs, *, weighted, ridge=0.01):
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_it_is_what_a_refit_leaves_also_after_several_heads(model_type, name):
     model, inputs = make(model_type), batch(LENGTHS)
-    scorer = Scorer(model, [inputs], [name])
+    scorer = Scorer(model, [inputs], name)
     left_by = brute_force(model, inputs, weighted="none" not in name)
     # gradients through norms or a softmax in float32 are not those of float64
     near = 1e-8 if "none" in name or model_type in ("bert", "gpt2", "opt") else 1e-4
@@ -65,7 +65,7 @@ def test_it_is_what_a_refit_leaves_also_after_several_heads(model_type, name):
 
 def test_gains_are_what_a_head_that_comes_back_saves():
     model, inputs = make("llama"), batch(LENGTHS)
-    scorer = Scorer(model, [inputs], ["reconstruction"])
+    scorer = Scorer(model, [inputs], "reconstruction")
     mask = random_mask(HeadModel(model).mask, 0)
     gains, whole = scorer.gains(mask), scorer.error(mask)
     assert {h for h in mask.heads if not np.isnan(gains[h])} == set()
@@ -80,10 +80,10 @@ def test_scores_of_a_mask_do_not_depend_on_what_was_scored_before(name):
     whole = HeadModel(model).mask
     masks = [random_mask(whole, seed, share=0.2 * seed) for seed in (1, 2, 3)]
     masks += [masks[0] & masks[1], whole, masks[2]]  # heads go, and come back
-    scorer = Scorer(model, [inputs], [name])
+    scorer = Scorer(model, [inputs], name)
     for mask in masks:
         found = scorer(mask)
-        fresh = Scorer(model, [inputs], [name])(mask)
+        fresh = Scorer(model, [inputs], name)(mask)
         for a, b in zip(found.values, fresh.values, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9)
 
@@ -112,7 +112,7 @@ def test_of_two_heads_that_are_the_same_either_is_cheap_but_not_both(model_type,
         for part, slice_ in view.head_weights(two).items():
             if not part.startswith("output"):
                 slice_.copy_(view.head_weights(one)[part])
-    scorer = Scorer(model, [batch(LENGTHS)], [name])
+    scorer = Scorer(model, [batch(LENGTHS)], name)
     scores = scorer()
     ranking = [h for h in scores.ranking() if h.block == 1]
     assert set(ranking[:2]) == {one, two}
@@ -129,13 +129,13 @@ def test_a_head_that_puts_out_a_constant_costs_its_ridge_alone(name):
     view, dead = HeadModel(model), Head(2, 3)
     with torch.no_grad():
         view.head_weights(dead)["value"].zero_()  # the output bias makes up for what is left
-    scorer = Scorer(model, [batch(LENGTHS)], [name])
+    scorer = Scorer(model, [batch(LENGTHS)], name)
     scores = scorer()
     assert scores.ranking()[0] == dead
-    felt = "none" not in name
-    moments = (scorer.moments.felt if felt else scorer.moments.blocks)[2]
+    weighted = "none" not in name
+    moments = (scorer.moments.gradient_weighted if weighted else scorer.moments.blocks)[2]
     weight = view.head_weights(dead)["output"].detach()
-    squared = weight.T @ (scorer.moments.gradient[2] @ weight if felt else weight)
+    squared = weight.T @ (scorer.moments.gradient[2] @ weight if weighted else weight)
     ridge = 0.01 * moments.covariance.diagonal().mean()
     assert scores[dead] == pytest.approx(float(ridge * squared.trace()), rel=1e-6)
 
@@ -144,10 +144,12 @@ def test_a_metric_makes_heads_cheap_that_the_loss_does_not_feel():
     model = make("bert")
     with torch.no_grad():
         model.classifier.weight.mul_(1e-3)
-    plain, felt = ([score(m, [batch(LENGTHS)], n) for m in (make("bert"), model)] for n in NAMES)
-    plain, felt = felt, plain
+    plain, weighted = (
+        [score(m, [batch(LENGTHS)], n) for m in (make("bert"), model)] for n in NAMES
+    )
+    plain, weighted = weighted, plain
     np.testing.assert_allclose(np.stack(plain[0].values), np.stack(plain[1].values), rtol=1e-9)
-    assert max(felt[1].values[0]) < 1e-3 * min(felt[0].values[0])
+    assert max(weighted[1].values[0]) < 1e-3 * min(weighted[0].values[0])
 
 
 def test_it_works_on_a_cut_model_in_original_indices():
@@ -155,7 +157,7 @@ def test_it_works_on_a_cut_model_in_original_indices():
     mask = random_mask(HeadModel(model).mask, 0)
     remove_(model, PruningPlan(mask, gqa="ungroup"))
     view = HeadModel(model)
-    scorer = Scorer(view, [inputs], ["reconstruction:weight=none"])
+    scorer = Scorer(view, [inputs], "reconstruction:weight=none")
     left_by = brute_force(model, inputs, weighted=False)
     smaller = mask.drop(mask.heads[0])
     for now in (mask, smaller):
@@ -207,7 +209,7 @@ def constant_block(number, model_type="bert"):
 @pytest.mark.parametrize("model_type", ("bert", "gpt2", "llama"))
 def test_a_block_that_says_nothing_scores_nothing_and_the_rest_goes_on(model_type, name):
     model = constant_block(1, model_type)
-    scorer = Scorer(model, [batch(LENGTHS)], [name])
+    scorer = Scorer(model, [batch(LENGTHS)], name)
     whole = HeadModel(model).mask
     some = whole.drop(Head(0, 1), Head(1, 0), Head(1, 3))
     for mask in (whole, some):
@@ -217,7 +219,7 @@ def test_a_block_that_says_nothing_scores_nothing_and_the_rest_goes_on(model_typ
     gone = whole.drop(*(h for h in whole.heads if h.block == 1))
     assert scorer.error(gone) == 0
     assert scorer.gains(gone)[Head(1, 2)] == 0
-    assert scorer.joint(whole, [(Head(1, 2), Head(1, 4))]) == [0]
+    assert scorer.group_errors(whole, [(Head(1, 2), Head(1, 4))]) == [0]
     with repaired(HeadModel(model), gone, fits_of(scorer, gone)):
         changed = outputs(model, batch())
     assert (changed - outputs(model, batch())).abs().max() < 1e-9, "a bias says it all"
@@ -228,26 +230,26 @@ def fits_of(scorer, mask):
 
 
 def test_a_block_that_says_nothing_is_told_or_refused():
-    scorer = Scorer(constant_block(2), [batch(LENGTHS)], ["reconstruction", "magnitude"])
-    (note,) = scorer.notes
+    scorers = ScorerGroup(constant_block(2), [batch(LENGTHS)], ["reconstruction", "magnitude"])
+    (note,) = scorers.of("reconstruction").notes
     assert "heads of block 2 put out the same for every calibration token and score 0" in note
-    found = scorer.all_of()
-    assert found["reconstruction"].provenance["notes"] == [note]
-    assert "notes" not in found["magnitude"].provenance
-    strict = Scorer(constant_block(2), [batch(LENGTHS)], ["reconstruction"], strict=True)
+    assert scorers.of("reconstruction")().provenance["notes"] == [note]
+    assert "notes" not in scorers.of("magnitude")().provenance
+    assert scorers.of("magnitude").notes == []
+    strict = Scorer(constant_block(2), [batch(LENGTHS)], "reconstruction", strict=True)
     for _ in range(2):
         with pytest.raises(
             DataError, match=r"block 2 put out the same .* without strict$"
         ) as error:
             strict()
         assert "\n" not in str(error.value)
-    healthy = Scorer(make("bert"), [batch(LENGTHS)], ["reconstruction"], strict=True)
+    healthy = Scorer(make("bert"), [batch(LENGTHS)], "reconstruction", strict=True)
     assert "notes" not in healthy().provenance
     assert healthy.notes == []
 
 
 def test_a_covariance_that_cannot_be_inverted_names_the_block(monkeypatch):
-    inv, scorer = torch.linalg.inv, Scorer(make("bert"), [batch(LENGTHS)], [NAMES[0]])
+    inv, scorer = torch.linalg.inv, Scorer(make("bert"), [batch(LENGTHS)], NAMES[0])
     calls = []
 
     def singular(matrix):

@@ -10,7 +10,8 @@ from deadhead import HeadModel, PruningPlan, remove_
 from deadhead.errors import ScoreError
 from deadhead.models.observation import Observation
 from deadhead.moments import MomentSums
-from deadhead.scoring.scorer import Scorer, observe_all
+from deadhead.scoring import Scorer
+from deadhead.scoring.observe import observe_all
 from explicit import class_loss, in_batches, plain_moments, seen_alone
 from masks import random_mask
 from models import MODEL_TYPES, batch, make
@@ -49,7 +50,7 @@ def test_mean_and_covariance_are_those_of_the_real_tokens(model_type):
             found = moments_of(model, in_batches(batch(LENGTHS, padding_side=side), size))
             assert found.samples == 8
             assert list(found.gradient) == [None] * len(found.blocks)
-            assert list(found.felt) == list(found.blocks), "nobody asked for gradients"
+            assert list(found.gradient_weighted) == list(found.blocks), "nobody asked for gradients"
             for moments, x, sample in zip(found.blocks, expected, samples, strict=True):
                 assert sum(moments.tokens) == len(x)  # of ALBERT: at each application
                 np.testing.assert_allclose(moments.mean, x.mean(0), atol=1e-9)
@@ -68,7 +69,7 @@ def test_gradients_are_those_of_each_sample_alone(model_type):
     expected = seen_alone(model, inputs, class_loss)
     for side, size in (("right", 3), ("left", 8)):
         batches = in_batches(batch(LENGTHS, padding_side=side), size)
-        found = Scorer(model, batches, ["reconstruction"], loss="task").moments
+        found = Scorer(model, batches, "reconstruction", loss="task").moments
         for number, applied in enumerate(expected):
             x, g = (np.concatenate([a[i] for a in applied]) for i in (1, 2))
             second = g.T @ g / len(g)
@@ -77,14 +78,15 @@ def test_gradients_are_those_of_each_sample_alone(model_type):
             np.testing.assert_allclose(found.gradient[number], second, **near)
             share = (g**2).sum(1) / (g**2).sum()
             weight = len(x) * (share / 2 + 1 / (2 * len(x)))
-            felt, near = found.felt[number], {"rtol": 1e-5, "atol": 1e-5 * np.abs(x).max() ** 2}
-            np.testing.assert_allclose(felt.mean, np.average(x, axis=0, weights=weight), **near)
+            weighted = found.gradient_weighted[number]
+            near = {"rtol": 1e-5, "atol": 1e-5 * np.abs(x).max() ** 2}
+            np.testing.assert_allclose(weighted.mean, np.average(x, axis=0, weights=weight), **near)
             covariance = np.cov(x.T, bias=True, aweights=weight)
-            np.testing.assert_allclose(felt.covariance, covariance, **near)
+            np.testing.assert_allclose(weighted.covariance, covariance, **near)
             held_out = np.concatenate([np.full(len(a[1]), a[0] % 4 == 3) for a in applied])
-            assert felt.tokens[1] == pytest.approx(weight[held_out].sum(), rel=1e-5)
+            assert weighted.tokens[1] == pytest.approx(weight[held_out].sum(), rel=1e-5)
             np.testing.assert_allclose(
-                felt.fold(1)[1],
+                weighted.fold(1)[1],
                 np.cov(x[held_out].T, bias=True, aweights=weight[held_out]),
                 **near,
             )
@@ -92,9 +94,9 @@ def test_gradients_are_those_of_each_sample_alone(model_type):
 
 def test_a_loss_that_feels_nothing_leaves_every_token_alike():
     flat = lambda model, outputs, inputs: outputs.logits[:, 0] * 0  # noqa: E731
-    found = Scorer(make("bert"), [batch()], ["reconstruction"], loss=flat).moments
-    for felt, plain in zip(found.felt, found.blocks, strict=True):
-        assert torch.equal(felt.covariance, plain.covariance)
+    found = Scorer(make("bert"), [batch()], "reconstruction", loss=flat).moments
+    for weighted, plain in zip(found.gradient_weighted, found.blocks, strict=True):
+        assert torch.equal(weighted.covariance, plain.covariance)
 
 
 def tensors_in(value):
@@ -150,7 +152,7 @@ def test_gradients_that_are_not_finite_name_the_block():
         return outputs.logits[:, 0] + (outputs.logits[:, 1] * 0).sqrt()
 
     with pytest.raises(ScoreError, match=r"gradient .* block \d .* not finite in batch 0"):
-        Scorer(make("bert"), [batch()], ["reconstruction"], loss=loss)()
+        Scorer(make("bert"), [batch()], "reconstruction", loss=loss)()
 
 
 def test_moments_of_a_cut_model_are_those_of_the_heads_that_are_left():
@@ -178,7 +180,7 @@ def test_half_precision_is_summed_in_double():
 def test_sums_in_float32_score_the_same_to_a_thousandth(model_type, name):
     model, batches = make(model_type), in_batches(batch(LENGTHS * 4), 8)
     how = {"moments_dtype": torch.float32, "moments_device": "cpu"}
-    single, double = (Scorer(model, batches, [name], **h) for h in (how, {}))
+    single, double = (Scorer(model, batches, name, **h) for h in (how, {}))
     mask = random_mask(HeadModel(model).mask, 1)
     for given in (None, mask):
         one, other = (np.stack(scorer(given).values) for scorer in (single, double))
@@ -231,14 +233,14 @@ def test_moments_come_with_the_dense_pass_or_in_one_of_their_own():
     model = make("bert")
     tick = lambda: seen.append(1)  # noqa: E731
     scorer = Scorer(
-        model, [batch(), batch(seed=2)], ["taylor"], loss="kl", moments=True, on_batch=tick
+        model, [batch(), batch(seed=2)], "taylor", loss="kl", moments=True, on_batch=tick
     )
     scorer()
     shared = scorer.moments
     assert len(seen) == 2
-    own = Scorer(model, [batch(), batch(seed=2)], ["taylor"], on_batch=tick)
-    own()  # by the task's loss; repairs are felt by kl
-    for kind in ("blocks", "felt"):
+    own = Scorer(model, [batch(), batch(seed=2)], "taylor", on_batch=tick)
+    own()  # by the task's loss; repairs are weighted by kl
+    for kind in ("blocks", "gradient_weighted"):
         for one, other in zip(getattr(own.moments, kind), getattr(shared, kind), strict=True):
             assert torch.equal(one.second, other.second)
     assert len(seen) == 6

@@ -20,13 +20,12 @@ from deadhead.moments.sums import HELD_OUT_EVERY
 from deadhead.pruning.auto import ORDERS, Decider, Decision, divergences_of
 from deadhead.pruning.choose import choose
 from deadhead.pruning.loop import Completed, Progress
-from deadhead.pruning.moves import moves_to
+from deadhead.pruning.moves import context_of, moves_to
 from deadhead.pruning.prune import prune
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import apply_repaired_, fit
 from deadhead.scoring import Scorer
-from deadhead.strategies import Rules, strategy_named
-from deadhead.strategies.base import no_grams
+from deadhead.strategies import STRATEGIES
 from deadhead.studies.sweep import Sweep
 from deadhead.types import Head, HeadScores, PruningPlan
 from models import batch, make
@@ -122,7 +121,7 @@ def test_the_nearest_order_is_taken_unless_the_first_is_as_near(model_type):
     assert decision.mask == choose(model, DATA, decision.recipe).mask
     assert decision.recipe.loss == "kl"
     # by hand: fits without the probes, answers to the probes, the rule of one standard error
-    fitting = Scorer(view, DATA, [], moments=True).moments.fitting
+    fitting = Scorer(view, DATA, None, moments=True).moments.fitting
     apart = {}
     for strategy, criterion in ORDERS:
         recipe = Recipe(strategy=strategy, criterion=criterion, loss="kl", heads=0.75)
@@ -170,7 +169,7 @@ def test_the_second_look_sees_the_model_that_was_cut_and_repaired(model_type):
     view = HeadModel(model)
     greedy = Recipe(strategy="greedy", criterion="reconstruction")
     half = choose(model, DATA, greedy, scores=None).mask
-    moments = Scorer(view, DATA, [], moments=True).moments
+    moments = Scorer(view, DATA, None, moments=True).moments
     plan = PruningPlan(half)
     cut = apply_repaired_(copy.deepcopy(model), plan, fit(view, plan, moments, "least_squares"))
     on_cut = choose(cut, DATA, Recipe(strategy="greedy", criterion="reconstruction", heads=0.75))
@@ -307,11 +306,9 @@ def test_the_second_look_is_made_once(monkeypatch):
     decision = decider(Recipe(heads=0.75), 14)
     assert decision.recipe.strategy == "second_look"
     assert len(seen) == 2 * len(DATA)
-    scorer, view = decider.scorer.only("reconstruction"), decider.view
-    moves = strategy_named("second_look")(
-        view, scorer, None, origin=view.mask, start=view.mask, per_step=1, limit=14, rules=Rules()
-    )
-    assert list(moves)[-1].mask == decision.mask
+    scorer = decider.scorers.of("reconstruction")
+    context = context_of(decider.view, Recipe(), scorer, scorer=scorer, limit=14)
+    assert list(STRATEGIES["second_look"](context))[-1].mask == decision.mask
     assert len(seen) == 2 * len(DATA)
 
 
@@ -329,16 +326,8 @@ def test_a_curve_beyond_its_cut_drops_no_head_twice():
     model = make("bert")
     recipe = Recipe(strategy="second_look", criterion="reconstruction", heads=0.9, per_step=4)
     view = HeadModel(model)
-    moves = list(
-        moves_to(
-            view,
-            Scorer(view, DATA, ["reconstruction"]),
-            no_grams,
-            recipe,
-            start=view.mask,
-            limits=(3, 10),
-        )
-    )
+    scorer = Scorer(view, DATA, "reconstruction")
+    moves = moves_to(context_of(view, recipe, scorer, scorer=scorer), recipe.strategy, (3, 10))
     heads = [head for move in moves for head in move.dropped]
     assert len(heads) == len(set(heads)) == 10
 

@@ -90,7 +90,7 @@ def test_search_keeps_a_budget_with_as_many_heads_as_greedy_needs():
     meter = BudgetMeter(HeadModel(model), Budget("parameters", 0.97), gqa="whole_groups")
     assert meter.met(masks["search"])
     assert len(masks["search"].dropped) == len(masks["greedy"].dropped)
-    errors = Scorer(model, data, ["reconstruction"]).errors(list(masks.values()))
+    errors = Scorer(model, data, "reconstruction").errors(list(masks.values()))
     assert errors[1] <= errors[0]
 
 

@@ -25,7 +25,7 @@ from deadhead.repair import (
     repaired,
     write_fits_,
 )
-from deadhead.scoring.scorer import Scorer
+from deadhead.scoring import Scorer
 from deadhead.surgery import apply_
 from masks import random_mask
 from models import MODEL_TYPES, batch, make, outputs
@@ -36,7 +36,7 @@ SEQUENTIAL = "least_squares_sequential"
 
 
 def moments_of(model):
-    return Scorer(model, [batch(LENGTHS)], ["reconstruction"], loss="kl").moments
+    return Scorer(model, [batch(LENGTHS)], "reconstruction", loss="kl").moments
 
 
 def fit_on(view, plan, repair):
@@ -84,7 +84,7 @@ def test_a_block_that_loses_every_head_adds_its_mean_output(model_type, repair):
     moments = moments_of(model)
     found = fit_on(view, PruningPlan(mask), repair)[1]
     output = view.blocks[1].output
-    weighted = moments.blocks if repair == SEQUENTIAL else moments.felt
+    weighted = moments.blocks if repair == SEQUENTIAL else moments.gradient_weighted
     expected = output_rows(output).detach() @ weighted[1].mean
     expected = expected if output.bias is None else expected + output.bias.detach()
     torch.testing.assert_close(found.bias, expected, atol=1e-12, rtol=0)
@@ -98,7 +98,7 @@ def test_bias_is_the_mean_of_what_went():
     gone = [Head(2, 1), Head(2, 4)]
     found = fit(view, PruningPlan(view.mask.drop(*gone)), moments, "bias")
     assert set(found) == {2}
-    mean = moments.felt[2].mean
+    mean = moments.gradient_weighted[2].mean
     slices = [
         view.head_weights(h)["output"].detach() @ mean[4 * h.index : 4 * h.index + 4] for h in gone
     ]
@@ -227,7 +227,7 @@ def test_fewer_tokens_than_unknowns_are_told_or_refused(repair):
     view = HeadModel(make("bert"))
     plan = PruningPlan(view.mask.drop(Head(0, 0), Head(0, 1), Head(1, 0)))  # 16 and 20 left
     enough, few = batch((9, 9, 6)), batch((9, 9))
-    moments = Scorer(view, [few], []).moments
+    moments = Scorer(view, [few], None).moments
     found = fit(view, plan, moments, repair, batches=[few])
     (note,) = notes_of(found)
     assert "block 1 has 18 calibration tokens for 20 unknowns per output feature" in note
@@ -237,14 +237,14 @@ def test_fewer_tokens_than_unknowns_are_told_or_refused(repair):
         fit(view, plan, moments, repair, batches=[few], strict=True)
     with pytest.raises(DataError, match="18 calibration tokens"):
         repair_(make("bert"), replace(plan, repair=repair), [few], strict=True)
-    moments = Scorer(view, [enough], []).moments
+    moments = Scorer(view, [enough], None).moments
     assert notes_of(fit(view, plan, moments, repair, batches=[enough], strict=True)) == []
 
 
 def test_a_bias_has_no_unknowns_to_be_short_of():
     view = HeadModel(make("bert"))
     plan = PruningPlan(view.mask.drop(Head(0, 0)))
-    few = Scorer(view, [batch((3,))], []).moments
+    few = Scorer(view, [batch((3,))], None).moments
     assert notes_of(fit(view, plan, few, "bias", strict=True)) == []
 
 

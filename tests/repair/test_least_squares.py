@@ -14,30 +14,30 @@ from deadhead.models.heads import output_rows
 from deadhead.moments import BlockMoments
 from deadhead.repair import apply_repaired_, fit, least_squares
 from deadhead.repair.base import Job
-from deadhead.scoring.scorer import Scorer
+from deadhead.scoring import Scorer
 from explicit import plain_moments, seen_alone
 from masks import random_mask
 from models import MODEL_TYPES, batch, make, outputs
 
 LENGTHS = (9, 6, 4, 7, 5, 9, 8, 3) * 2
 PLAIN = "reconstruction:weight=none"  # whose moments weigh every token alike
-FELT = "reconstruction"
+WEIGHTED = "reconstruction"
 
 
 def fits_of(model, mask, repair="least_squares", name=PLAIN, inputs=None):
     view = HeadModel(model)
     batches = [inputs or batch(LENGTHS)]
-    moments = plain_moments(view, batches) if name == PLAIN else Scorer(view, batches, []).moments
+    moments = plain_moments(view, batches) if name == PLAIN else Scorer(view, batches, None).moments
     return fit(view, PruningPlan(mask), moments, repair)
 
 
-def stored(model, *, felt):
+def stored(model, *, weighted):
     """Per block: what enters the output projection, and the weight of each token."""
     loss = lambda outputs, row: kl(model, outputs, row)  # noqa: E731
     for applied in seen_alone(model, batch(LENGTHS), loss):
         x, g = (np.concatenate([a[i] for a in applied]) for i in (1, 2))
         share = (g**2).sum(1) / (g**2).sum()
-        yield x, share / 2 + 1 / (2 * len(x)) if felt else np.full(len(x), 1 / len(x))
+        yield x, share / 2 + 1 / (2 * len(x)) if weighted else np.full(len(x), 1 / len(x))
 
 
 def features(mask, block):
@@ -45,14 +45,14 @@ def features(mask, block):
     return [4 * i + f for i in mask.kept_in(block) for f in range(4)]
 
 
-@pytest.mark.parametrize("name", (PLAIN, FELT))
+@pytest.mark.parametrize("name", (PLAIN, WEIGHTED))
 @pytest.mark.parametrize("model_type", ("bert", "gpt2", "albert", "opt"))
 def test_without_a_ridge_it_is_the_least_squares_solution(model_type, name, monkeypatch):
     monkeypatch.setattr(least_squares, "RIDGES", (1e-15,))
     model = make(model_type)
     mask = random_mask(HeadModel(model).mask, 2)
     fits = fits_of(model, mask, name=name)
-    seen = list(stored(model, felt=name == FELT))
+    seen = list(stored(model, weighted=name == WEIGHTED))
     assert set(fits) == {h.block for h in mask.dropped}
     for number, found in fits.items():
         x, share = seen[number]
@@ -69,14 +69,14 @@ def test_without_a_ridge_it_is_the_least_squares_solution(model_type, name, monk
         assert not found.weight[:, gone].any()
 
 
-@pytest.mark.parametrize("name", (PLAIN, FELT))
+@pytest.mark.parametrize("name", (PLAIN, WEIGHTED))
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_on_calibration_data_it_is_at_least_as_near_as_bias_and_bias_as_nothing(model_type, name):
     model = make(model_type)
     for seed in range(3):
         mask = random_mask(HeadModel(model).mask, seed)
         both = {r: fits_of(model, mask, r, name) for r in ("bias", "least_squares")}
-        for number, (x, share) in enumerate(stored(model, felt=name == FELT)):
+        for number, (x, share) in enumerate(stored(model, weighted=name == WEIGHTED)):
             if number not in both["bias"]:
                 continue
             block = HeadModel(model).blocks[number]

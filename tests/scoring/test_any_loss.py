@@ -11,7 +11,7 @@ from deadhead.checkpoints import load_model
 from deadhead.errors import DataError, ScoreError
 from deadhead.losses.losses import task
 from deadhead.repair import fit
-from deadhead.scoring.scorer import Scorer
+from deadhead.scoring import Scorer
 from deadhead.types import PruningPlan
 from explicit import each_alone, in_batches
 from models import batch, make
@@ -123,7 +123,7 @@ def test_minimal_pairs_are_repaired_by_either_loss(pairs):
     plan = PruningPlan(view.mask.drop(view.mask.heads[0], view.mask.heads[5]))
     errors = {}
     for loss in ("task", "kl"):
-        moments = Scorer(view, opened().batches(), [], loss=loss).moments
+        moments = Scorer(view, opened().batches(), None, loss=loss).moments
         fits = fit(view, plan, moments, "least_squares")
         assert all(f.facts["error_after"] < f.facts["error_before"] for f in fits.values())
         errors[loss] = [f.facts["error_after"] for f in fits.values()]

@@ -7,7 +7,7 @@ import pytest
 
 from deadhead import Head, HeadModel, HeadScores, score, score_all
 from deadhead.errors import UnknownNameError
-from deadhead.scoring.combine import combined, parts_of
+from deadhead.scoring.spec import CriterionSpec
 from models import batch, make
 
 
@@ -16,7 +16,8 @@ def scores(*rows, name="taylor"):
 
 
 def together(first, second):
-    return combined("taylor+magnitude", {"taylor": first, "magnitude": second})
+    spec = CriterionSpec.parse("taylor+magnitude")
+    return spec.combined({"taylor": first, "magnitude": second})
 
 
 def test_ranks_are_averaged_whatever_the_scales():
@@ -79,7 +80,7 @@ def test_under_a_mask_ranks_run_over_the_heads_that_are_left():
 
 def test_a_plus_in_an_option_joins_nothing():
     spec = "reconstruction:ridge=1e+0+taylor+file:path=a+b/c++.npy:key=x+fisher"
-    assert parts_of(spec) == [
+    assert [part.text for part in CriterionSpec.parse(spec).parts] == [
         "reconstruction:ridge=1e+0",
         "taylor",
         "file:path=a+b/c++.npy:key=x",
@@ -90,7 +91,7 @@ def test_a_plus_in_an_option_joins_nothing():
 @pytest.mark.parametrize("spec", ("taylor+", "+taylor", "taylor++magnitude", "+"))
 def test_an_empty_part_is_refused(spec):
     with pytest.raises(UnknownNameError, match="has an empty part; join names by '\\+'"):
-        parts_of(spec)
+        CriterionSpec.parse(spec)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from deadhead import HeadModel, score, score_all
 from deadhead.errors import DataError, ScoreError, UnknownNameError, UnsupportedModelError
-from deadhead.scoring import diagnose
+from deadhead.scoring.diagnose import diagnose
 from models import batch, make
 
 

@@ -7,18 +7,15 @@ import pytest
 import torch
 
 from deadhead import HeadModel, score, score_all
-from deadhead.criteria import criterion_names
-from deadhead.criteria.base import criterion_class
+from deadhead.criteria import CRITERIA
 from deadhead.errors import DataError, ScoreError
-from deadhead.scoring.scorer import Scorer
+from deadhead.scoring import Scorer, ScorerGroup
+from deadhead.scoring.shared import SharedPass
+from deadhead.scoring.spec import CriterionSpec
 from masks import random_mask
 from models import batch, make
 
-ONE_PASS = [
-    name
-    for name in criterion_names()
-    if name != "file" and not criterion_class(name).needs & {"trials"}
-]
+ONE_PASS = [n for n, kind in CRITERIA.items() if n != "file" and "trials" not in kind.needs]
 LASTING = ["reconstruction", "reconstruction:weight=none"]
 
 
@@ -47,20 +44,23 @@ def test_all_together_cost_one_forward_and_one_backward_pass_per_batch(model_typ
 def test_criteria_that_last_look_at_the_data_once_whatever_the_number_of_masks(names):
     model, ticks = make("bert"), []
     whole = HeadModel(model).mask
-    scorer = Scorer(model, [batch(), batch(seed=2)], names, on_batch=lambda: ticks.append(1))
+    scorers = ScorerGroup(
+        model, [batch(), batch(seed=2)], names, moments=True, on_batch=lambda: ticks.append(1)
+    )
     assert ticks == []
     for mask in (None, whole, *(random_mask(whole, seed) for seed in range(4))):
-        scorer.all_of(mask)
-        scorer.error(mask or whole)
-        scorer.gains(mask or whole)
-    _ = scorer.moments
+        for scorer in map(scorers.of, names):
+            scorer(mask)
+            scorer.error(mask or whole)
+            scorer.gains(mask or whole)
+    _ = scorers.moments
     assert len(ticks) == 2
 
 
 def test_criteria_that_do_not_last_look_again_for_every_mask():
     model, ticks = make("bert"), []
     whole = HeadModel(model).mask
-    scorer = Scorer(model, [batch()], ["taylor"], on_batch=lambda: ticks.append(1))
+    scorer = Scorer(model, [batch()], "taylor", on_batch=lambda: ticks.append(1))
     for mask in (whole, random_mask(whole, 1), random_mask(whole, 2), None):
         found = scorer(mask)
         alone = score(model, [batch()], "taylor", mask=mask)
@@ -73,13 +73,15 @@ def test_both_kinds_together_are_each_what_they_are_alone():
     model = make("bert")
     mask = random_mask(HeadModel(model).mask, 1)
     names = ["taylor", "reconstruction", "taylor+reconstruction", "magnitude"]
-    scorer = Scorer(model, [batch()], names, loss="task")
+    specs = [CriterionSpec.parse(name) for name in names]
+    shared = SharedPass(model, [batch()], specs, loss="task")
     for _ in range(2):
-        found = scorer.all_of(mask)
+        found = shared.scores(specs, mask)
         for name in names:
             alone = score(model, [batch()], name, mask=mask, loss="task")
             np.testing.assert_allclose(np.stack(found[name].values), np.stack(alone.values))
-    assert (scorer.error(mask), scorer.gains(mask)) == (None, None), "taylor is asked first"
+    joined = Scorer(model, None, specs[2], shared=shared)
+    assert (joined.error(mask), joined.gains(mask)) == (None, None), "ranks have no error"
 
 
 def test_batches_that_can_be_gone_through_once_are_enough():

@@ -1,4 +1,4 @@
-"""Scorers: many criteria, each by its own loss, in as few passes as there are losses."""
+"""ScorerGroup: many criteria, each by its own loss, in as few passes as there are losses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from deadhead import HeadModel, score
-from deadhead.scoring import Scorers
-from deadhead.scoring.scorer import Scorer
+from deadhead.scoring import Scorer, ScorerGroup
 from masks import random_mask
 from models import batch, make
 
@@ -21,7 +20,7 @@ MIXED = "taylor+reconstruction"  # its parts share one loss
 def test_each_is_scored_as_it_is_alone_also_under_masks():
     model = make("bert")
     whole = HeadModel(model).mask
-    scorers = Scorers(model, [batch(), batch(seed=2)], [*NAMES, MIXED])
+    scorers = ScorerGroup(model, [batch(), batch(seed=2)], [*NAMES, MIXED])
     for mask in (whole, random_mask(whole, 1), random_mask(whole, 2), whole):
         for name in (*NAMES, MIXED):
             found = scorers.of(name)(mask)
@@ -34,7 +33,7 @@ def test_each_is_scored_as_it_is_alone_also_under_masks():
 @pytest.mark.parametrize(("loss", "passes"), [(None, 3), ("kl", 1), ("task", 1)])
 def test_the_whole_model_is_looked_at_once_per_loss(loss, passes):
     ticks = []
-    scorers = Scorers(
+    scorers = ScorerGroup(
         make("bert"),
         iter([batch()]),
         NAMES,
@@ -51,9 +50,11 @@ def test_the_whole_model_is_looked_at_once_per_loss(loss, passes):
 @pytest.mark.parametrize("names", (["taylor"], ["magnitude"], ["reconstruction", "taylor"]))
 def test_moments_are_those_of_kl_whoever_else_is_asked(names):
     model = make("bert")
-    scorers = Scorers(model, [batch()], names, moments=True)
-    expected = Scorer(model, [batch()], []).moments
-    for found, alone in zip(scorers.moments.felt, expected.felt, strict=True):
+    scorers = ScorerGroup(model, [batch()], names, moments=True)
+    expected = Scorer(model, [batch()], None).moments
+    for found, alone in zip(
+        scorers.moments.gradient_weighted, expected.gradient_weighted, strict=True
+    ):
         assert torch.equal(found.second, alone.second)
 
 
@@ -61,8 +62,8 @@ def test_who_tries_out_masks_is_paid_for_alone(monkeypatch):
     clock = iter(range(0, 1000, 7))
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     names = ["ablation", "taylor", "fisher", "magnitude"]
-    scorers = Scorers(make("bert"), [batch()], names)
-    looks = {name: scorers.of(name).look() for name in names}
+    scorers = ScorerGroup(make("bert"), [batch()], names)
+    looks = {name: scorers.of(name).run_pass() for name in names}
     assert looks == {"ablation": 7, "taylor": 7, "fisher": 7, "magnitude": 0}
     assert next(clock) == 4 * 7, "two looks: ablation's, and one that the others share"
-    assert scorers.of("taylor").look() == 7
+    assert scorers.of("taylor").run_pass() == 7

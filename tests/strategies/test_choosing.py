@@ -7,10 +7,11 @@ import pytest
 
 from deadhead import Head, HeadMask, HeadModel, HeadScores, PruningPlan, remove_
 from deadhead.errors import BudgetError, UnknownNameError
-from deadhead.strategies import Rules, droppable, reachable, strategy_named, units
+from deadhead.strategies import STRATEGIES, Rules, StrategyContext, droppable, reachable, units
 from deadhead.types import count_heads
 from masks import random_mask
 from models import make
+from planted import PlantedScorer
 
 RANKING = ("greedy", "one_shot")  # strategies that go by scores
 
@@ -36,26 +37,19 @@ def drawn(view, seed=0) -> HeadScores:
     return scores_of(rng.permutation(100)[: view.mask.n_heads].reshape(-1, 6))
 
 
-def no_grams(scope):
-    raise AssertionError("a strategy that goes by scores looked at attention maps")
-
-
 def moves(view, score, *, name="one_shot", start=None, per_step=1, limit=None, rules=None):
     """All moves of a strategy; `score` is a function of the mask, or scores that never change."""
-    fn = score if callable(score) else lambda mask: score
-    limit = view.mask.n_heads if limit is None else limit
-    return list(
-        strategy_named(name)(
-            view,
-            fn,
-            no_grams,
-            origin=view.mask,
-            start=start or view.mask,
-            per_step=per_step,
-            limit=limit,
-            rules=rules or Rules(),
-        )
+    context = StrategyContext(
+        view,
+        score if callable(score) else lambda mask: score,
+        rules or Rules(),
+        origin=view.mask,
+        start=start or view.mask,
+        per_step=per_step,
+        limit=view.mask.n_heads if limit is None else limit,
+        scorer=score if isinstance(score, PlantedScorer) else None,
     )
+    return list(STRATEGIES[name](context))
 
 
 def order(found) -> list[Head]:
@@ -201,27 +195,13 @@ def test_shared_heads_go_in_the_units_of_their_policy(llama):
     assert all(len(u) == 1 for u in units(llama, scores, llama.mask, Rules(gqa="ungroup")))
 
 
-class Together:
-    """A `ScoreFn` that knows what heads cost together: as planted, else the sum of their scores."""
-
-    def __init__(self, scores, planted):
-        self.scores, self.planted, self.asked = scores, planted, []
-
-    def __call__(self, mask):
-        return self.scores
-
-    def joint(self, mask, groups):
-        self.asked.append((mask, list(groups)))
-        return [self.planted.get(u, sum(self.scores[h] for h in u)) for u in groups]
-
-
 @pytest.mark.parametrize("name", RANKING)
 def test_heads_that_go_together_are_ranked_by_what_they_cost_together(llama, name):
     scores = drawn(llama)
     alone = moves(llama, scores, name=name)
-    assert alone == moves(llama, Together(scores, {}), name=name), "sums rank as means do"
+    assert alone == moves(llama, PlantedScorer(scores, {}), name=name), "sums rank as means do"
     dear, cheap = alone[0].dropped, alone[-1].dropped
-    score = Together(scores, {dear: 1e6, cheap: -1.0})
+    score = PlantedScorer(scores, {dear: 1e6, cheap: -1.0})
     found = moves(llama, score, name=name)
     assert found[0].dropped == cheap
     assert found[-1].dropped == dear
@@ -230,7 +210,7 @@ def test_heads_that_go_together_are_ranked_by_what_they_cost_together(llama, nam
     assert inverse[0].dropped == dear
     masks = {mask for mask, _ in score.asked}
     assert masks == ({llama.mask} if name == "one_shot" else {llama.mask, *masks})
-    ungrouped = Together(scores, {})
+    ungrouped = PlantedScorer(scores, {})
     moves(llama, ungrouped, name=name, rules=Rules(gqa="ungroup"))
     assert ungrouped.asked == [], "single heads have their scores"
 
@@ -344,7 +324,7 @@ def test_what_is_promised_is_reached_also_where_units_differ(mixed, name, rules,
         (lambda: Rules(scope="globl"), UnknownNameError, "did you mean 'global'"),
         (lambda: Rules(gqa="whole_group"), UnknownNameError, "did you mean 'whole_groups'"),
         (lambda: Rules(keep_at_least=-1), BudgetError, "keep_at_least is -1; give 0 or more"),
-        (lambda: strategy_named("gredy"), UnknownNameError, "did you mean 'greedy'"),
+        (lambda: STRATEGIES["gredy"], UnknownNameError, "did you mean 'greedy'"),
     ],
 )
 def test_wrong_rules_are_refused(make_it, error, message):

@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from deadhead import Head, HeadModel, masked
-from deadhead.criteria.base import make_criterion
 from deadhead.errors import BudgetError, ScoreError
 from deadhead.pruning.choose import choose
 from deadhead.pruning.recipe import Recipe
 from deadhead.scoring import Scorer
+from deadhead.scoring.spec import make_criterion
 from deadhead.strategies import Rules, units
 from models import batch, make
 
@@ -21,7 +21,7 @@ from models import batch, make
 @pytest.mark.parametrize("model_type", ["bert", "gpt2"])
 def test_swaps_never_raise_the_error_and_keep_the_number(model_type):
     model, data = make(model_type), [batch(seed=1), batch(seed=2)]
-    scorer = Scorer(model, data, ["reconstruction"])
+    scorer = Scorer(model, data, "reconstruction")
     found = {
         strategy: choose(model, data, Recipe(strategy=strategy, heads=0.5)).mask
         for strategy in ("greedy", "search")
@@ -42,11 +42,11 @@ def test_key_value_groups_are_chosen_by_what_their_heads_cost_together(strategy)
         for head, twin in ((Head(1, 1), Head(1, 0)), (Head(1, 2), Head(1, 0))):
             view.head_weights(head)["query"].copy_(view.head_weights(twin)["query"])
             view.head_weights(head)["query_bias"].copy_(view.head_weights(twin)["query_bias"])
-    scorer = Scorer(model, data, ["reconstruction"])
+    scorer = Scorer(model, data, "reconstruction")
     scores, twins = scorer(), tuple(Head(1, i) for i in range(3))
     groups = units(view, scores, view.mask, Rules())
     assert groups[0] == twins
-    (joint,) = scorer.joint(view.mask, [twins])
+    (joint,) = scorer.group_errors(view.mask, [twins])
     assert joint == pytest.approx(scorer.error(view.mask.drop(*twins)), rel=1e-9)
     assert joint > 3 * sum(scores[h] for h in twins)
     errors = {g: scorer.error(view.mask.drop(*g)) for g in groups}
@@ -58,7 +58,7 @@ def test_key_value_groups_are_chosen_by_what_their_heads_cost_together(strategy)
 
 def test_swaps_of_groups_end_where_no_single_swap_helps():
     model, data = make("llama", "causal_lm"), [batch(seed=1), batch(seed=2)]
-    scorer, whole = Scorer(model, data, ["reconstruction"]), HeadModel(model).mask
+    scorer, whole = Scorer(model, data, "reconstruction"), HeadModel(model).mask
     mask = choose(model, data, Recipe(strategy="search", heads=9)).mask
     groups = [tuple(Head(b, i) for i in range(s, s + 3)) for b in range(3) for s in (0, 3)]
     gone = [g for g in groups if g[0] in mask.dropped]
@@ -74,8 +74,8 @@ def test_swaps_of_groups_end_where_no_single_swap_helps():
 def test_a_criterion_that_knows_nothing_of_sets_ranks_groups_by_their_heads():
     model = make("llama", "causal_lm")
     for criterion in ("taylor", "reconstruction+magnitude"):
-        scorer = Scorer(model, [batch()], [criterion], loss="kl")
-        assert scorer.joint(scorer.view.mask, [(Head(0, 0), Head(0, 1))]) is None
+        scorer = Scorer(model, [batch()], criterion, loss="kl")
+        assert scorer.group_errors(scorer.view.mask, [(Head(0, 0), Head(0, 1))]) is None
         found = choose(model, [batch()], Recipe(criterion=criterion, heads=3, loss="kl"))
         assert {h.block for h in found.mask.dropped} in ({0}, {1}, {2})
 
@@ -93,7 +93,7 @@ def test_the_objective_can_be_the_calibration_loss(model_type):
     found = choose(model, data, replace(recipe, strategy="search")).mask
     assert len(found.dropped) == 8
     least = mean_loss(model, data, found)
-    scorer = Scorer(model, data, ["ablation"])
+    scorer = Scorer(model, data, "ablation")
     assert scorer.errors([greedy, found]) == pytest.approx([mean_loss(model, data, greedy), least])
     assert least < mean_loss(model, data, greedy) - 0.01
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from deadhead import Head, HeadMask, HeadModel, PruningPlan, explain, score
-from deadhead.criteria.base import criterion_class
+from deadhead.criteria import CRITERIA
 from deadhead.errors import DataError, HeadError, ScoreError
 from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import applied_repaired, fit
@@ -79,7 +79,7 @@ def test_a_repaired_divergence_is_that_of_the_whole_plan_refitted(monkeypatch, r
     groups = [tuple(Head(b, i) for i in range(n, n + 3)) for b, n in ((1, 0), (0, 3), (1, 3))]
     plan, trajectory = run_of(view, groups, repair=repair)
     state = {k: v.clone() for k, v in model.state_dict().items()}
-    moments = Scorer(view, BATCHES, [], moments=True).moments
+    moments = Scorer(view, BATCHES, None, moments=True).moments
     found = explain(view, BATCHES, plan, trajectory, criteria=FAST, samples=None)
     for row in found.rows:
         at = replace(plan, mask=trajectory.steps[row.step - 1].mask)
@@ -149,7 +149,7 @@ def test_scores_that_are_there_are_not_computed_again():
     assert named.criteria == {"taylor": "task"}
 
 
-def test_without_labels_all_is_felt_by_kl():
+def test_without_labels_all_criteria_use_kl():
     view = HeadModel(make("bert"))
     plan, trajectory = run_of(view)
     texts = [{k: v for k, v in b.items() if k != "labels"} for b in BATCHES]
@@ -164,7 +164,7 @@ def test_a_criterion_that_fails_is_left_out_and_the_others_stay(monkeypatch):
     def fails(self):
         raise ScoreError("nothing to see")
 
-    monkeypatch.setattr(criterion_class("confidence"), "scores", fails)
+    monkeypatch.setattr(CRITERIA["confidence"], "scores", fails)
     view = HeadModel(make("bert"))
     found = explain(view, BATCHES, *run_of(view), criteria=["confidence", "magnitude"], samples=0)
     assert list(found.criteria) == ["magnitude"]

@@ -26,14 +26,14 @@ from deadhead.report.sweep_page import MANY, SweepSummary, sweep_figure, sweep_r
 from deadhead.runs import DataSettings, ModelSettings
 from deadhead.runs.judging import LmEvalSettings
 from deadhead.runs.sweep import SweepSettings, conduct_sweep
-from deadhead.scoring import Scorer, Scorers
+from deadhead.scoring import Scorer, ScorerGroup
 from deadhead.similarity import Clustering, head_grams
-from deadhead.strategies.base import no_grams
 from deadhead.studies.readings import Point, Reading, lines_of
 from deadhead.studies.sweep import Sweep, count_points, sweep
 from deadhead.surgery import mask_
 from deadhead.types import HeadScores
 from models import batch, make, outputs
+from planted import PlantedScorer
 
 
 def judged(model):
@@ -44,15 +44,14 @@ def swept(model, asked, **options):
     view = HeadModel(model)
 
     def score(criterion):
-        return lambda mask: HeadScores(
-            tuple(torch.arange(6.0).numpy() for _ in range(3)), criterion
-        )
+        rows = tuple(torch.arange(6.0).numpy() for _ in range(3))
+        return PlantedScorer(HeadScores(rows, criterion))
 
     return sweep(
         view,
         asked,
         [judged],
-        score=score,
+        scorer_of=score,
         grams=lambda scope: head_grams(view, [batch()], scope=scope),
         **options,
     )
@@ -60,10 +59,10 @@ def swept(model, asked, **options):
 
 def test_seconds_have_the_whole_pass_that_is_shared(monkeypatch):
     view = HeadModel(make("bert"))
-    scorers = Scorers(view, [batch()], ["taylor", "fisher", "magnitude"])
-    monkeypatch.setattr(Scorer, "look", lambda self: 100.0 * (self.criteria != ["magnitude"]))
+    scorers = ScorerGroup(view, [batch()], ["taylor", "fisher", "magnitude"])
+    monkeypatch.setattr(Scorer, "run_pass", lambda self: 100.0 * (str(self.spec) != "magnitude"))
     asked = Sweep(fractions=(0.5,), criteria=("taylor", "fisher", "magnitude"), actions=("mask",))
-    points = sweep(view, asked, [judged], score=scorers.of, grams=no_grams)
+    points = sweep(view, asked, [judged], scorer_of=scorers.of, grams=None)
     looked = {point.method: point.seconds // 100 for point in points}
     assert looked == {"dense": 0, "taylor": 1, "fisher": 1, "magnitude": 0}
 
@@ -182,7 +181,7 @@ DISTILLED = Sweep(
 
 
 def moments_of(model):
-    return lambda: Scorer(HeadModel(model), [batch()], [], moments=True).moments
+    return lambda: Scorer(HeadModel(model), [batch()], None, moments=True).moments
 
 
 def shift_(model):

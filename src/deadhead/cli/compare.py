@@ -12,15 +12,13 @@ from deadhead.cli import options as o
 from deadhead.cli.console import fail, typed_command
 from deadhead.cli.sweep import run, share
 from deadhead.cli.unused import DISTILL, refuse_typed
-from deadhead.criteria import criterion_names
+from deadhead.criteria import CRITERIA
 from deadhead.pruning.recipe import AUTO
 from deadhead.repair.distill import Distillation
 from deadhead.runs import DataSettings, ModelSettings
 from deadhead.runs.sweep import SweepSettings
+from deadhead.scoring.spec import CriterionSpec
 from deadhead.studies.sweep import Sweep
-
-NOT_ALL = ("file", "random", "shapley")  # needs a file; is the baseline; takes thousands of passes
-GREEDY_FREE = ("reconstruction",)  # scores every mask from one pass
 
 
 def compare(
@@ -111,10 +109,10 @@ def compare(
 
     Example: deadhead compare my-bert --task data/ --criteria all --repair none,least_squares
     """
-    every = [AUTO, *(n for n in criterion_names() if n not in NOT_ALL)]
+    every = [AUTO, *(n for n, kind in CRITERIA.items() if kind.in_all)]
     names = every if criteria == "all" else o.names(criteria)
     methods = [(AUTO, AUTO)] if AUTO in names else []
-    methods += [("greedy", n) for n in names if n.split(":")[0] in GREEDY_FREE]
+    methods += [("greedy", n) for n in names if n != AUTO and _greedy_is_free(n)]
     methods += [("greedy", n) for n in o.names(greedy)]
     methods += [("search", n) for n in o.names(search)]
     if not methods and not names:
@@ -143,7 +141,7 @@ def compare(
         ),
         sweep=Sweep(
             fractions=tuple(dict.fromkeys(share(text) for text in o.names(heads))),
-            criteria=tuple(n for n in names if n.split(":")[0] not in (AUTO, *GREEDY_FREE)),
+            criteria=tuple(n for n in names if n != AUTO and not _greedy_is_free(n)),
             methods=tuple(dict.fromkeys(methods)),
             repairs=tuple(repairs),
             distill_of=() if distill_of == "all" else tuple(o.names(distill_of)) or (distill_of,),
@@ -165,3 +163,9 @@ def compare(
         command=typed_command(),
     )
     run(settings, resume=resume, as_json=as_json)
+
+
+def _greedy_is_free(criterion: str) -> bool:
+    """Whether one pass over the data scores every mask."""
+    spec = CriterionSpec.parse(criterion)
+    return spec.uses_data and spec.scores_masks

@@ -19,7 +19,7 @@ from deadhead.report import legend, rank_rows, removed_rows
 from deadhead.report.tables import Rows, rich_table
 from deadhead.runs import FinishedRun
 from deadhead.runs.explain import OWN
-from deadhead.scoring.combine import parts_of
+from deadhead.scoring.spec import CriterionSpec
 from deadhead.studies.explanation import Explanation
 
 SPACE = 3  # columns of the terminal between two cells
@@ -84,7 +84,7 @@ def explain(
         refuse_typed(context, ("samples",), "is for measuring; leave it or --no-measure out")
     names = None if criteria == "all" else o.names(criteria)
     for name in names or ():
-        parts_of(name)
+        CriterionSpec.parse(name)
     if loss not in (None, OWN):
         loss_named(loss)
     if output is not None and output.suffix.lower() != ".csv":

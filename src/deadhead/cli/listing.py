@@ -7,8 +7,7 @@ from rich.text import Text
 
 from deadhead.cli import options as o
 from deadhead.cli.console import show, show_json
-from deadhead.criteria import criterion_names
-from deadhead.criteria.base import criterion_class
+from deadhead.criteria import CRITERIA
 from deadhead.losses import LOSSES
 from deadhead.models.architectures import architecture_names
 from deadhead.pruning.recipe import AUTO
@@ -16,7 +15,8 @@ from deadhead.repair import repair_names
 from deadhead.repair.base import data_repair_named, repair_named
 from deadhead.repair.distill import distill_
 from deadhead.similarity import GROUPINGS, METRICS
-from deadhead.strategies import SCOPES, strategy_named, strategy_names
+from deadhead.strategies import STRATEGIES
+from deadhead.strategies.units import SCOPES
 from deadhead.surgery import POLICIES
 from deadhead.surgery.apply import ACTION
 from deadhead.tasks import KINDS
@@ -25,10 +25,10 @@ from deadhead.tasks import KINDS
 def names(as_json: o.JsonOption = False) -> None:
     """List criteria, strategies, groupings, actions, tasks, model types and policies."""
     known = {
-        "criteria": {n: _first_line(criterion_class(n)) for n in criterion_names()},
+        "criteria": CRITERIA.described(),
         "strategies": {
             AUTO: "what no method named stands for: orders compared on held-out texts; see prune",
-            **{n: _first_line(strategy_named(n)) for n in strategy_names()},
+            **STRATEGIES.described(),
         },
         "repairs": {n: _first_line(_repair(n)) for n in repair_names()},
         "groupings": {n: _first_line(f) for n, f in GROUPINGS.items()},

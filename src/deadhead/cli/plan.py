@@ -18,7 +18,6 @@ from deadhead.cli.console import progress_bar, say, show, show_json, typed_comma
 from deadhead.cli.reading import note_other_model, read_plan, read_scores
 from deadhead.cli.repairing import fits_of
 from deadhead.cli.unused import check_prompts, check_recipe
-from deadhead.criteria.base import criterion_class
 from deadhead.errors import DataError
 from deadhead.files import check_empty, write_json
 from deadhead.models.heads import HeadModel
@@ -29,9 +28,9 @@ from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import apply_repaired_
 from deadhead.report import RunSummary, model_card
 from deadhead.runs import DataSettings, ModelSettings, data_facts, model_facts, model_size, versions
-from deadhead.scoring.combine import parts_of
+from deadhead.scoring.spec import CriterionSpec
 from deadhead.similarity import Clustering
-from deadhead.strategies import droppable, shortfall
+from deadhead.strategies import STRATEGIES, droppable, shortfall
 from deadhead.types import HeadMask, HeadScores, PruningPlan, count_heads
 
 PlanOption = Annotated[
@@ -262,8 +261,7 @@ def needs_calibration(recipe: Recipe, *, prompts: bool, scores: bool) -> bool:
     """Whether choosing looks at calibration data."""
     if recipe.undecided:
         return True
-    parts = parts_of(recipe.criterion)
-    scored = any(criterion_class(part.split(":")[0]).needs for part in parts) and not scores
+    scored = CriterionSpec.parse(recipe.criterion).uses_data and not scores
     return (recipe.needs_scores and scored) or (recipe.needs_prompts and not prompts)
 
 
@@ -271,9 +269,8 @@ def scorings(view: HeadModel, recipe: Recipe) -> int:
     """Count the scorings that a strategy makes."""
     if recipe.undecided:
         return 1
-    parts = (criterion_class(part.split(":")[0]) for part in parts_of(recipe.criterion))
-    lasting = all(getattr(part, "lasting", False) for part in parts)
-    if recipe.strategy not in ("greedy", "search") or lasting:
+    strategy, spec = STRATEGIES[recipe.strategy], CriterionSpec.parse(recipe.criterion)
+    if not strategy.rescores or spec.scores_masks:
         return 1
     limit = droppable(view, view.mask, recipe.rules, recipe.heads) - len(view.mask.dropped)
     return math.ceil(limit / max(1, count_heads(recipe.per_step, view.mask.n_heads)))

@@ -42,7 +42,7 @@ def fits_of(
     source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
     view, batches = HeadModel(loaded.model), source.batches()
     measured = any(data_repair_named(name) is None for name in wanted)
-    moments = Scorer(view, batches, []).moments if measured else None
+    moments = Scorer(view, batches, None).moments if measured else None
     found: list[Fits] = [
         fit(view, plan, moments, plan.repair, batches=batches, strict=strict) for plan in plans
     ]

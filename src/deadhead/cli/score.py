@@ -12,14 +12,15 @@ from deadhead.checkpoints import load_model
 from deadhead.cli import choosing as c
 from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
-from deadhead.criteria.base import criterion_class
 from deadhead.files import write_json
 from deadhead.losses.losses import loss_named
 from deadhead.models.heads import HeadModel
 from deadhead.report import score_table
 from deadhead.report.diagnosis import diagnosis_table
 from deadhead.runs import DataSettings, data_facts, versions
-from deadhead.scoring import diagnose, score_all
+from deadhead.scoring import score_all
+from deadhead.scoring.diagnose import diagnose
+from deadhead.scoring.spec import CriterionSpec
 
 
 def score(
@@ -65,11 +66,11 @@ def score(
     names = criterion.split(",")
     if loss is not None:
         loss_named(loss)
-    kinds = [criterion_class(name.split(":")[0]) for name in names]
+    specs = [CriterionSpec.parse(name) for name in names]
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     batches = []
     provenance = {"model": loaded.name, "command": typed_command(), "versions": versions()}
-    if diagnosis or any(kind.needs for kind in kinds):
+    if diagnosis or any(spec.uses_data for spec in specs):
         data = DataSettings(
             spec=task,
             kind=kind,
@@ -89,7 +90,7 @@ def score(
         say(f"scoring on {source.size} examples of {source.name}")
     view = HeadModel(loaded.model)
     if diagnosis:
-        wanted = [kind.loss for kind in kinds if kind.loss is not None]
+        wanted = [name for spec in specs for name in spec.losses]
         differentiated = loss or ("task" if "task" in wanted else next(iter(wanted), None))
         with progress_bar("diagnosing", len(batches), hidden=as_json) as advance:
             found = diagnose(view, batches, loss=differentiated, on_batch=advance)

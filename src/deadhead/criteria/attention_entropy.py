@@ -31,10 +31,15 @@ class AttentionEntropy:
     def __init__(self, view: HeadModel, normalized: bool = False):
         self.normalized = normalized
         self.mean = SampleMean(view, "attention_entropy")
-        self.batch = -1
 
     def observe_maps(
-        self, block: int, rows: slice, maps: Tensor, visible: Tensor | None, valid: Tensor
+        self,
+        block: int,
+        rows: slice,
+        maps: Tensor,
+        visible: Tensor | None,
+        valid: Tensor,
+        batch: int,
     ) -> None:
         """Add some samples of one block; `valid` is (samples of the batch, tokens)."""
         entropy = -torch.special.xlogy(maps, maps).sum(-1)  # (rows, heads, query)
@@ -47,7 +52,7 @@ class AttentionEntropy:
         queries = weight.sum(-1)
         seen = queries[:, 0] > 0
         mean = (entropy * weight).sum(-1) / queries.clamp(min=1)
-        self.mean.add(block, -mean[seen], self.batch)
+        self.mean.add(block, -mean[seen], batch)
 
     def scores(self) -> list[np.ndarray]:
         """Return minus the mean entropies."""

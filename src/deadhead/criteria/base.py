@@ -1,123 +1,210 @@
-"""What a criterion is, and the registry that holds them."""
+"""What a criterion is and may be able to do, and the registry that holds them."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deadhead.errors import ScoreError, UnknownNameError, unknown_name
+from deadhead.errors import ScoreError
 from deadhead.models.heads import HeadModel
-from deadhead.types import HeadMask
+from deadhead.models.observation import Observation
+from deadhead.models.registry import Registry
+from deadhead.moments import Moments
+from deadhead.options.choices import CriterionName
+from deadhead.types import Head, HeadMask
+
+Need = Literal[
+    "gates", "projections", "output_gradients", "heads", "maps", "moments", "trials"
+]  # fmt: skip
 
 
-class Criterion(Protocol):
-    """A way to score heads.
+class Observer(Protocol):
+    """What a pass over the data is shown to.
 
-    `needs` names what it looks at: nothing (weights only), `gates`, `projections`,
-    `output_gradients`, `heads`, `maps`, `moments` or `trials`.
-    `loss` is the loss it differentiates if the caller names none (None: no gradient).
-    `scores()` returns one float64 array per block, for the heads there now.
+    Attributes:
+        name: for messages.
+        needs: what it looks at: nothing (weights only), `gates`, `projections`,
+            `output_gradients`, `heads`, `maps`, `moments` or `trials`.
+        loss: the loss that it differentiates if the caller names none; None: no gradient.
     """
 
+    name: str
     needs: frozenset[str]
     loss: str | None
 
+
+class Criterion(Observer, Protocol):
+    """A way to score heads. What else a criterion can do is one of the protocols below."""
+
     def scores(self) -> list[np.ndarray]:
-        """Return the scores of the heads there now."""
+        """Return one float64 array per block, for the heads there now; higher = more important."""
         ...
 
 
-C = TypeVar("C", bound=type)
-_REGISTRY: dict[str, Callable[..., Any]] = {}
+class ObservesGradients(Observer, Protocol):
+    """Needs `gates`, `projections` or `output_gradients`."""
+
+    def observe(self, seen: Observation) -> None:
+        """Add the gradients of one batch."""
+        ...
 
 
-def register_criterion(name: str, *, needs: Sequence[str] = (), loss: str | None = None) -> Any:
+class ObservesHeads(Observer, Protocol):
+    """Needs `heads`."""
+
+    def observe_heads(self, block: int, z: Tensor, valid: Tensor, batch: int) -> None:
+        """Add one application of a block; `z` is (samples, tokens, heads, head_dim)."""
+        ...
+
+
+class ObservesMaps(Observer, Protocol):
+    """Needs `maps`."""
+
+    def observe_maps(
+        self,
+        block: int,
+        rows: slice,
+        maps: Tensor,
+        visible: Tensor | None,
+        valid: Tensor,
+        batch: int,
+    ) -> None:
+        """Add the attention maps of some samples; `valid` is (samples of the batch, tokens)."""
+        ...
+
+
+class MaskLosses(Protocol):
+    """Mean calibration losses under masks; see `scoring.trials.Trials`."""
+
+    mask: HeadMask
+    samples: int
+
+    def losses(self, masks: Sequence[HeadMask], *, share: float = 1.0) -> np.ndarray:
+        """Return the mean loss under each mask; `share` is of the progress bar."""
+        ...
+
+
+class ObservesTrials(Observer, Protocol):
+    """Needs `trials`."""
+
+    def observe_trials(self, trials: MaskLosses) -> None:
+        """Compute the loss under whatever masks the scores are made from. Called once."""
+        ...
+
+
+@runtime_checkable
+class UsesMoments(Protocol):
+    """Needs `moments`: those of the whole pass are put here after it."""
+
+    moments: Moments | None
+
+
+@runtime_checkable
+class SumsOverBatch(Protocol):
+    """Chooses how the loss is summed before it is differentiated: `sample` or `batch`."""
+
+    reduction: str
+
+
+@runtime_checkable
+class ScoresMasks(Protocol):
+    """Knows the scores under every mask from one pass over the dense model."""
+
+    def scores_of(self, mask: HeadMask) -> list[np.ndarray]:
+        """Return the scores of the heads that a mask leaves; NaN for the others."""
+        ...
+
+
+@runtime_checkable
+class HasGains(Protocol):
+    """Knows what taking back a removed head would save."""
+
+    def gains_of(self, mask: HeadMask) -> list[np.ndarray]:
+        """Return the savings for each head that a mask drops; NaN for the others."""
+        ...
+
+
+@runtime_checkable
+class HasErrors(Protocol):
+    """Knows the error of a whole mask."""
+
+    def errors_of(self, masks: Sequence[HeadMask]) -> list[float]:
+        """Return the error of each mask; lower is better."""
+        ...
+
+
+@runtime_checkable
+class HasGroupErrors(Protocol):
+    """Knows the error of dropping several heads of a block together."""
+
+    def group_errors_of(self, mask: HeadMask, units: Sequence[Sequence[Head]]) -> list[float]:
+        """Return the error of dropping each group of heads from a mask."""
+        ...
+
+
+@runtime_checkable
+class CanRescore(Protocol):
+    """Can take a pass over a masked and repaired model for its pass."""
+
+    def rescore_with(self, mask: HeadMask, weights: Mapping[int, Tensor]) -> None:
+        """Say, before the pass, how the model is masked and which output projections differ."""
+        ...
+
+
+@runtime_checkable
+class HasNotes(Protocol):
+    """Has warnings about the data for the user."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """The warnings, a line each; with `strict` the first is raised."""
+        ...
+
+
+@runtime_checkable
+class HasFacts(Protocol):
+    """Has values that belong into the provenance of its scores."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """JSON values."""
+        ...
+
+
+C = TypeVar("C", bound=Callable[..., Any])
+CRITERIA: Registry[Any] = Registry(
+    "criterion", {name: f"deadhead.criteria.{name}" for name in get_args(CriterionName)}
+)
+
+
+def register_criterion(
+    name: str, *, needs: Sequence[Need] = (), loss: str | None = None, in_all: bool = True
+) -> Callable[[C], C]:
     """Register a class as a criterion.
 
-    The class is made with `(view, seed=..., **options)`, or fewer of these, and has `scores()`. By
-    what it needs it is shown, of each batch:
+    The class is made with `(view, seed=..., **options)`, or fewer of these, and has `scores()`. It
+    is shown every batch, by what it needs: see `ObservesGradients`, `ObservesHeads`,
+    `ObservesMaps`, `ObservesTrials`, `UsesMoments`. The other protocols of this module are what it
+    may be able to do besides; a criterion has them by having their methods.
 
-    - `gates`, `projections`, `output_gradients`: `observe(Observation)`;
-    - `heads`: `observe_heads(block, z, valid, batch)`, z (samples, tokens, heads, head_dim);
-    - `maps`: `observe_maps(block, rows, maps, visible, valid)`.
-
-    One with `moments` finds the whole pass's in its attribute `moments` afterwards. One with
-    `trials` is called once, `observe_trials(Trials)`, and asks for the losses of whatever masks it
-    wants. What a criterion leaves in an attribute `facts` (JSON values) joins the provenance; lines
-    in `notes` are for the user, and with `strict` an error.
+    Args:
+        name: for the command line and for `score`.
+        needs: what it looks at.
+        loss: the loss that it differentiates if the caller names none.
+        in_all: whether it is meant by "all criteria"; not so for scores from a file, random scores,
+            and what takes thousands of passes.
     """
 
-    def register(cls: C) -> C:
-        cls.name, cls.needs, cls.loss = name, frozenset(needs), loss
-        _REGISTRY[name] = cls
-        return cls
+    def register(cls: Any) -> Any:
+        cls.name, cls.needs, cls.loss, cls.in_all = name, frozenset(needs), loss, in_all
+        return CRITERIA.register(name, cls)
 
     return register
-
-
-def criterion_names() -> list[str]:
-    """List the criteria that are known."""
-    return sorted(_REGISTRY)
-
-
-def criterion_class(name: str) -> Any:
-    """Look up a criterion's class.
-
-    Raises:
-        UnknownNameError: there is none of that name.
-    """
-    if name not in _REGISTRY:
-        raise unknown_name("criterion", name, _REGISTRY)
-    return _REGISTRY[name]
-
-
-def make_criterion(spec: str, view: HeadModel, *, seed: int = 0) -> Any:
-    """Make a criterion from `name` or `name:option=value:option=value`.
-
-    Raises:
-        UnknownNameError: there is no such criterion, or it has no such option.
-    """
-    name, *pairs = spec.split(":")
-    cls = criterion_class(name)
-    parameters = inspect.signature(cls).parameters
-    known = {p: parameters[p].default for p in parameters if p not in ("view", "seed")}
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        last = next(reversed(options), None)
-        if last is not None and known[last] == "" and not (equals and key in known):
-            options[last] += f":{pair}"  # paths and names of tables may hold colons
-            continue
-        if key not in known or not equals:
-            raise (
-                unknown_name(f"option of {name}", key, known)
-                if known
-                else UnknownNameError(f"criterion {name!r} has no options, got {pair!r}")
-            )
-        options[key] = _option(name, key, value, known[key])
-    if "seed" in parameters:
-        options["seed"] = seed
-    return cls(view, **options)
-
-
-def _option(criterion: str, key: str, text: str, default: Any) -> Any:
-    """Read an option's value as the type of its default."""
-    kind = type(default)
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return kind(text) if kind in (int, float) else text
-    except (KeyError, ValueError) as error:
-        allowed = "true or false" if kind is bool else f"a number, as in {default}"
-        raise UnknownNameError(
-            f"option {key}={text!r} of {criterion} cannot be read; write {allowed}"
-        ) from error
 
 
 @dataclass
@@ -154,7 +241,7 @@ class SampleMean:
         """Return the means, one array per block.
 
         Raises:
-            ScoreError: nothing was seen of a block that has heads.
+            ScoreError: no sample counted for a block that has heads.
         """
         for number, (block, n) in enumerate(zip(self.view.blocks, self.count, strict=True)):
             if block.n_heads and not n:
@@ -163,14 +250,3 @@ class SampleMean:
                     " (a single token has no choice of what to attend to)"
                 )
         return [(t / max(1, n)).numpy() for t, n in zip(self.total, self.count, strict=True)]
-
-
-class MaskLosses(Protocol):
-    """Mean calibration losses under masks; see `scoring.trials.Trials`."""
-
-    mask: HeadMask
-    samples: int
-
-    def losses(self, masks: Sequence[HeadMask], *, share: float = 1.0) -> np.ndarray:
-        """Return the mean loss under each mask."""
-        ...

@@ -25,10 +25,15 @@ class Confidence:
 
     def __init__(self, view: HeadModel):
         self.mean = SampleMean(view, "confidence")
-        self.batch = -1
 
     def observe_maps(
-        self, block: int, rows: slice, maps: Tensor, visible: Tensor | None, valid: Tensor
+        self,
+        block: int,
+        rows: slice,
+        maps: Tensor,
+        visible: Tensor | None,
+        valid: Tensor,
+        batch: int,
     ) -> None:
         """Add some samples of one block; `valid` is (samples of the batch, tokens)."""
         counts = valid[rows]
@@ -38,7 +43,7 @@ class Confidence:
         queries = weight.sum(-1)
         seen = queries[:, 0] > 0
         mean = (maps.amax(-1) * weight).sum(-1) / queries.clamp(min=1)
-        self.mean.add(block, mean[seen], self.batch)
+        self.mean.add(block, mean[seen], batch)
 
     def scores(self) -> list[np.ndarray]:
         """Return the means."""

@@ -10,7 +10,7 @@ from deadhead.models.heads import HeadModel
 from deadhead.types import HeadMask
 
 
-@register_criterion("file")
+@register_criterion("file", in_all=False)
 class File:
     """Score heads by a table in a file: `file:path=table.npy`, `file:path=all.json:key=taylor`.
 
@@ -26,8 +26,6 @@ class File:
         DataError: no path is given, or the file holds no such table.
         HeadError: the table is for another model.
     """
-
-    lasting = True
 
     def __init__(self, view: HeadModel, path: str = "", key: str = ""):
         if not path:

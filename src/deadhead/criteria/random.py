@@ -8,7 +8,7 @@ from deadhead.criteria.base import register_criterion
 from deadhead.models.heads import HeadModel
 
 
-@register_criterion("random")
+@register_criterion("random", in_all=False)
 class Random:
     """Score heads by a uniform draw.
 

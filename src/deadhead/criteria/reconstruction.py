@@ -54,8 +54,6 @@ class Reconstruction:
             covariance of one cannot be inverted.
     """
 
-    lasting = True  # one pass scores every mask
-
     def __init__(self, view: HeadModel, weight: str = "gradient", ridge: float = 0.01):
         if weight not in WEIGHTS:
             raise UnknownNameError(f"weight {weight!r} is not known; known: {', '.join(WEIGHTS)}")
@@ -75,7 +73,11 @@ class Reconstruction:
         self._states: dict[int, Elimination] = {}
         self._wholes: dict[int, Elimination] = {}
         self._errors: dict[tuple[int, tuple[int, ...]], float] = {}
-        self._joint: dict[tuple[int, tuple[int, ...], tuple[int, ...]], float] = {}
+        self._group_errors: dict[tuple[int, tuple[int, ...], tuple[int, ...]], float] = {}
+
+    def rescore_with(self, mask: HeadMask, weights: Mapping[int, Tensor]) -> None:
+        """Say, before the pass, how the model is masked and which output projections differ."""
+        self.mask, self.weights = mask, weights
 
     @property
     def notes(self) -> list[str]:
@@ -131,7 +133,7 @@ class Reconstruction:
             rows.append(row)
         return rows
 
-    def joint_of(self, mask: HeadMask, units: Sequence[Sequence[Head]]) -> list[float]:
+    def group_errors_of(self, mask: HeadMask, units: Sequence[Sequence[Head]]) -> list[float]:
         """Return the error of dropping each of some sets of heads, all of one block, from a mask.
 
         That of a set is more than the sum of its heads' where they say the same.
@@ -142,10 +144,10 @@ class Reconstruction:
             block = self.view.blocks[number]
             kept = [block.position(i) for i in mask.kept_in(number) if i in block.held.heads]
             key = number, tuple(kept), tuple(block.position(h.index) for h in unit)
-            if key not in self._joint:  # a move changes one block
+            if key not in self._group_errors:  # a move changes one block
                 with self._naming(number):
-                    self._joint[key] = self._state(number, kept).error(key[2])
-            errors.append(self._joint[key])
+                    self._group_errors[key] = self._state(number, kept).error(key[2])
+            errors.append(self._group_errors[key])
         return errors
 
     def errors_of(self, masks: Sequence[HeadMask]) -> list[float]:
@@ -202,7 +204,7 @@ class Reconstruction:
     def _seen(self) -> Sequence[BlockMoments | None]:
         if self.moments is None:
             raise ScoreError("reconstruction has seen no data; score with calibration batches")
-        return self.moments.felt if self.weighted else self.moments.blocks
+        return self.moments.gradient_weighted if self.weighted else self.moments.blocks
 
     @cached_property
     def _constant(self) -> set[int]:

@@ -16,7 +16,7 @@ AT_ONCE = 16  # heads that join between two looks at the tolerance
 FEWEST = 3  # rounds before a standard error is believed
 
 
-@register_criterion("shapley", needs=("trials",), loss="task")
+@register_criterion("shapley", needs=("trials",), loss="task", in_all=False)
 class Shapley:
     """Score heads by their Shapley value in the game `v(S) = -mean loss with the heads S alone`.
 

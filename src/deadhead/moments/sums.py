@@ -90,8 +90,8 @@ class Moments:
 
     Attributes:
         blocks: every token counts the same.
-        felt: half of a token's weight is its share of the squared loss gradient at the block's
-            output: an error counts there as much as the loss feels it. All weights add up to the
+        gradient_weighted: half of a token's weight is its share of the squared loss gradient at
+            the block's output, the other half is the same for all tokens. All weights add up to the
             number of tokens. The same as `blocks` if no gradients were asked for.
         gradient: mean of `g g^T`, (hidden, hidden), `g` the gradient of a sample's loss at the
             output projection's output; None if no gradients were asked for.
@@ -99,17 +99,18 @@ class Moments:
     """
 
     blocks: Sequence[BlockMoments | None]
-    felt: Sequence[BlockMoments | None]
+    gradient_weighted: Sequence[BlockMoments | None]
     gradient: Sequence[Tensor | None]
     samples: int
 
     @property
     def fitting(self) -> Moments:
         """The moments without the held-out samples, on which a fit can then be judged."""
-        blocks, felt = (
-            [None if b is None else b.fitting for b in of] for of in (self.blocks, self.felt)
+        blocks, weighted = (
+            [None if b is None else b.fitting for b in of]
+            for of in (self.blocks, self.gradient_weighted)
         )
-        return replace(self, blocks=blocks, felt=felt)
+        return replace(self, blocks=blocks, gradient_weighted=weighted)
 
 
 class MomentSums:
@@ -144,7 +145,7 @@ class MomentSums:
         self._device = device
         self._dtype = dtype
         self._plain: dict[tuple[int, int], _Sums] = {}
-        self._felt: dict[tuple[int, int], _Sums] = {}
+        self._weighted: dict[tuple[int, int], _Sums] = {}
         self._gradient: dict[int, Tensor] = {}
         self._kept: dict[int, list[Tensor]] = {}  # head outputs, until their gradients come
         self._batch = -1
@@ -186,21 +187,21 @@ class MomentSums:
                             f" {seen.batch}; look with 'deadhead score --diagnose', or compute"
                             " with --dtype float32"
                         )
-                    self._add(self._felt, block, fold, self._wide(x[rows]), squared)
+                    self._add(self._weighted, block, fold, self._wide(x[rows]), squared)
                 self._add_gradient(block, g[seen.valid].detach())
 
     def value(self) -> Moments:
         """Return the moments."""
         numbers = range(len(self.view.blocks))
         plain = [_joined(self._plain, n) for n in numbers]
-        felt = [_joined(self._felt, n) for n in numbers]
+        weighted = [_joined(self._weighted, n) for n in numbers]
         gradient = [
             _whole(self._gradient[n].cpu().double()) / sum(p.tokens)
             if p is not None and n in self._gradient
             else None
             for n, p in zip(numbers, plain, strict=True)
         ]
-        mixed = [_mixed(p, f) for p, f in zip(plain, felt, strict=True)]
+        mixed = [_mixed(p, f) for p, f in zip(plain, weighted, strict=True)]
         return Moments(plain, mixed, gradient, self.samples)
 
     def _folds(self, valid: Tensor) -> list[tuple[int, Tensor]]:
@@ -291,8 +292,8 @@ def _whole(upper: Tensor) -> Tensor:
     return upper.triu() + upper.triu(1).T
 
 
-def _mixed(plain: BlockMoments | None, felt: BlockMoments | None) -> BlockMoments | None:
-    """Return a mixture of halves; the plain one where the loss felt nothing."""
-    if plain is None or felt is None or not sum(felt.tokens):
+def _mixed(plain: BlockMoments | None, weighted: BlockMoments | None) -> BlockMoments | None:
+    """Return a mixture of halves; the plain moments where all gradients are zero."""
+    if plain is None or weighted is None or not sum(weighted.tokens):
         return plain
-    return plain * 0.5 + felt * (0.5 * sum(plain.tokens) / sum(felt.tokens))
+    return plain * 0.5 + weighted * (0.5 * sum(plain.tokens) / sum(weighted.tokens))

@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
+CriterionName = Literal[
+    "ablation",
+    "attention_entropy",
+    "confidence",
+    "file",
+    "fisher",
+    "gradient_norm",
+    "magnitude",
+    "output_norm",
+    "random",
+    "reconstruction",
+    "shapley",
+    "taylor",
+]
 Strategy = Literal["auto", "one_shot", "greedy", "second_look", "search", "clusters"]
 Repair = Literal["auto", "none", "bias", "least_squares", "least_squares_sequential", "distill"]
 RepairAt = Literal["step", "end"]

@@ -87,9 +87,14 @@ class Clustering:
         return (self.grouping, self.representative) != ("random", "random")
 
     @property
+    def needs_importance(self) -> bool:
+        """Whether grouping looks at scores, by a criterion or from a table."""
+        return self.grouping == "importance_budget"
+
+    @property
     def needs_scores(self) -> bool:
         """Whether grouping looks at scores by a criterion."""
-        return self.grouping == "importance_budget" and self.importance is None
+        return self.needs_importance and self.importance is None
 
     @property
     def name(self) -> str:

@@ -15,13 +15,13 @@ from deadhead.errors import DataError, ScoreError
 from deadhead.losses.divergence import Probe, held_out
 from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel, output_rows
+from deadhead.pruning.moves import context_of
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import Fits, fit, repaired
-from deadhead.scoring import Scorer
-from deadhead.strategies import strategy_named
-from deadhead.strategies.base import no_grams
+from deadhead.scoring import ScorerGroup
+from deadhead.strategies import STRATEGIES
 from deadhead.strategies.second_look import half_of
-from deadhead.types import HeadMask, PruningPlan, count_heads
+from deadhead.types import HeadMask, PruningPlan
 
 ORDERS = (
     ("greedy", "reconstruction"),
@@ -122,9 +122,17 @@ class Decider:
         data = list(batches)
         self.probes = held_out(data) if probes is None else probes
         self.loss = loss or LOSS
-        criteria = [criterion for _, criterion in ORDERS]
-        how = {"loss": self.loss, "seed": seed, "strict": strict, "on_batch": on_batch}
-        self.scorer = Scorer(view, data, criteria, moments=True, **how)
+        self.strict = strict
+        self.scorers = ScorerGroup(
+            view,
+            data,
+            [criterion for _, criterion in ORDERS],
+            loss=self.loss,
+            seed=seed,
+            moments=True,
+            strict=strict,
+            on_batch=on_batch,
+        )
         self._tokens = _count(data)
 
     def __call__(self, recipe: Recipe, limit: int) -> Decision:
@@ -154,7 +162,7 @@ class Decider:
             fits = (self._fits(recipe.plan(mask)) for mask in distinct)
             changes = dict(zip(distinct, fits, strict=True))
             apart = dict(zip(changes, divergences_of(self.view, self.probes, changes), strict=True))
-        elif len(distinct) > 1 and self.scorer.strict:
+        elif len(distinct) > 1 and self.strict:
             raise DataError(f"{FEW}; give four or more, or go on all the same without strict")
         asked = _count([probe.batch for probe in self.probes]) * (1 + len(apart)) if apart else 0
         looks = 1 + (limit > half_of(self.view.mask))
@@ -165,6 +173,10 @@ class Decider:
         named = {name: value for name, value in named.items() if math.isfinite(value)}
         passes = looks + FORWARD * asked / self._tokens
         return Decision(chosen, masks[order], named, passes, few=not self.probes)
+
+    def run_pass(self) -> float:
+        """Make the pass over the dense model, unless it has been made; return its seconds."""
+        return self.scorers.of(ORDERS[0][1]).run_pass()
 
     def _masks(self, recipe: Recipe, limit: int) -> dict[tuple[str, str], HeadMask]:
         """Return what each order leaves; without those that these data cannot make."""
@@ -179,7 +191,7 @@ class Decider:
 
     def _fits(self, plan: PruningPlan) -> Fits:
         """Fit a repair without the probes, in the numbers that it will be written in."""
-        found = fit(self.view, plan, self.scorer.moments.fitting, _fitted(plan.repair))
+        found = fit(self.view, plan, self.scorers.moments.fitting, _fitted(plan.repair))
         weights = {n: output_rows(self.view.blocks[n].output) for n in found}
         return {
             n: replace(f, weight=f.weight.to(weights[n].dtype), bias=f.bias.to(weights[n].dtype))
@@ -188,17 +200,9 @@ class Decider:
 
     def _mask(self, recipe: Recipe, strategy: str, criterion: str, limit: int) -> HeadMask:
         mask = self.view.mask
-        moves = strategy_named(strategy)(
-            self.view,
-            self.scorer.only(criterion),
-            no_grams,
-            origin=mask,
-            start=mask,
-            per_step=max(1, count_heads(recipe.per_step, mask.n_heads)),
-            limit=limit,
-            rules=recipe.rules,
-        )
-        for move in moves:
+        scorer = self.scorers.of(criterion)
+        context = context_of(self.view, recipe, scorer, scorer=scorer, limit=limit)
+        for move in STRATEGIES[strategy](context):
             mask = move.mask
         return mask
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from deadhead.errors import BudgetError, unknown_name
 from deadhead.options.fields import check_choices
 from deadhead.pruning.budgets import Budget
-from deadhead.pruning.recipe import NESTED, Recipe
+from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.pruning.stopping import StopRules
 from deadhead.repair import repair_names
-from deadhead.scoring.combine import parts_of
-from deadhead.strategies import strategy_named
+from deadhead.scoring.spec import CriterionSpec
+from deadhead.strategies import STRATEGIES
 from deadhead.types import COPYING, HeadMask
 
 
@@ -21,9 +21,9 @@ def check_recipe(recipe: Recipe) -> None:
         BudgetError: an amount or a combination that makes no sense.
     """
     chosen = recipe.settled()
+    strategy = None if chosen.undecided else STRATEGIES[chosen.strategy]
     if not chosen.undecided:
-        strategy_named(chosen.strategy)
-        parts_of(chosen.criterion)
+        CriterionSpec.parse(chosen.criterion)
     if chosen.repair not in repair_names():
         raise unknown_name("repair", chosen.repair, repair_names())
     check_choices(recipe, but=("strategy", "repair", "gqa"))  # open registries, checked otherwise
@@ -40,13 +40,13 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.budget is not None:
         for budget in Budget.parse_all(recipe.budget):
             _check_budget(recipe, budget, chosen.strategy)
-    if chosen.strategy == "search" and recipe.inverse:
+    if strategy is not None and strategy.minimizes_error and recipe.inverse:
         raise BudgetError(
-            "inverse means nothing to strategy 'search', which looks for the smallest error of"
-            " the whole mask; leave it out, or choose strategy greedy"
+            f"inverse means nothing to strategy {chosen.strategy!r}, which looks for the smallest"
+            " error of the whole mask; leave it out, or choose strategy greedy"
         )
-    if chosen.strategy == "clusters":
-        _check_clusters(recipe)
+    if strategy is not None and strategy.makes_groups:
+        _check_groups(recipe)
     elif recipe.action in COPYING:
         raise BudgetError(
             f"action {recipe.action!r} needs to know which head a copy comes from, and strategy"
@@ -60,10 +60,12 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _check_budget(recipe: Recipe, budget: Budget, strategy: str) -> None:
-    if strategy not in NESTED and (strategy != "search" or budget.of == "latency"):
+    made = None if strategy == AUTO else STRATEGIES[strategy]
+    if made is not None and not made.nested and (made.makes_groups or budget.of == "latency"):
+        nested = " or ".join(name for name, other in STRATEGIES.items() if other.nested)
         raise BudgetError(
             f"budget {budget} is met step by step, and strategy {strategy!r} makes one; choose"
-            f" {' or '.join(NESTED)}, or say how many --heads"
+            f" {nested}, or say how many --heads"
         )
     if recipe.cut is not None:
         raise BudgetError(
@@ -71,11 +73,11 @@ def _check_budget(recipe: Recipe, budget: Budget, strategy: str) -> None:
         )
 
 
-def _check_clusters(recipe: Recipe) -> None:
+def _check_groups(recipe: Recipe) -> None:
     plain = Recipe()
     for name in ("cut", "inverse", "scope", "keep_at_least"):
         if getattr(recipe, name) != getattr(plain, name):
             raise BudgetError(
-                f"{name}={getattr(recipe, name)!r} means nothing to strategy 'clusters', which"
-                " groups all heads at once; leave it out"
+                f"{name}={getattr(recipe, name)!r} means nothing to strategy"
+                f" {recipe.strategy!r}, which groups all heads at once; leave it out"
             )

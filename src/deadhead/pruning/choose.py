@@ -12,12 +12,12 @@ from deadhead.errors import HeadError
 from deadhead.losses.divergence import Probe
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import Decider, Decision
-from deadhead.pruning.moves import grams_of, limits_of, moves_within
+from deadhead.pruning.moves import context_of, grams_of, limits_of, moves_within
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import fit
 from deadhead.scoring import Scorer
 from deadhead.similarity import GramFn
-from deadhead.strategies import Move, ScoreFn
+from deadhead.strategies import Move
 from deadhead.types import HeadScores, PruningPlan
 
 
@@ -74,14 +74,19 @@ def choose(
         decision = decider(recipe, limits.curve)
         recipe = decision.recipe
         on_decision(decision)
-        scorer = decider.scorer.only(recipe.criterion)
+        scorer = decider.scorers.of(recipe.criterion)
     else:
-        criteria = [] if scores is not None else [recipe.criterion]
-        scorer = Scorer(view, data, criteria, loss=recipe.loss, **how)
-    score: ScoreFn = scorer if scores is None else lambda mask: scores
-    grams = grams or grams_of(view, data if prompts is None else prompts, recipe, on_batch)
+        criterion = None if scores is not None else recipe.criterion
+        scorer = Scorer(view, data, criterion, loss=recipe.loss, **how)
+    context = context_of(
+        view,
+        recipe,
+        scorer if scores is None else lambda mask: scores,
+        scorer=scorer,
+        grams=grams or grams_of(view, data if prompts is None else prompts, recipe, on_batch),
+    )
     mask, copies = view.mask, {}
-    for move in moves_within(view, score, grams, recipe, limits, start=mask):
+    for move in moves_within(context, recipe.strategy, limits):
         on_move(move)
         mask, copies = move.mask, move.copies
         if limits.meter is not None and limits.meter.met(mask):

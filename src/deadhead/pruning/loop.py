@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from deadhead.data.inputs import Batch
 from deadhead.errors import BudgetError, DataError
 from deadhead.models.heads import HeadModel
-from deadhead.moments import Moments
 from deadhead.pruning.auto import Decider, Decision
 from deadhead.pruning.moves import (
     Limits,
     check_met,
+    context_of,
     count_moves,
     count_scorings,
     grams_of,
@@ -226,9 +226,7 @@ class PruneLoop:
         self.scorer = self._scorer(at)
         if self.decision is not None:
             self.progress.on_decision(self.decision)
-        self.score = _Scores(
-            self.scorer, self.origin, self.progress, self.completed.scores, self.steps
-        )
+        self.score = _Scores(self.scorer, self.origin, self.progress, self.completed.scores)
         prompts = self.prompts
         if prompts is None and self.recipe.needs_prompts:
             prompts = self.tasks.calibration.batches()
@@ -248,14 +246,14 @@ class PruneLoop:
             )
             self.decision = decider(recipe, at)
             self.recipe = self.decision.recipe
-            return decider.scorer.only(self.recipe.criterion)
+            return decider.scorers.of(self.recipe.criterion)
         if self.decision is not None:
             recipe = self.recipe = self.decision.recipe
         repairs = recipe.repair != "none"
         return Scorer(
             view,
             calibration.batches() if recipe.needs_scores or repairs else None,
-            [recipe.criterion] if recipe.needs_scores else [],
+            recipe.criterion if recipe.needs_scores else None,
             moments=repairs,
             loss=recipe.loss,
             seed=recipe.seed,
@@ -263,8 +261,16 @@ class PruneLoop:
         )
 
     def _moves(self, start: HeadMask, limits: Limits | None = None) -> Iterator[Move]:
-        limits = limits or self.limits
-        return moves_within(self.view, self.score, self.grams, self.recipe, limits, start=start)
+        context = context_of(
+            self.view,
+            self.recipe,
+            self.score,
+            scorer=self.scorer,
+            grams=self.grams,
+            start=start,
+            history=[step.mask for step in self.steps],
+        )
+        return moves_within(context, self.recipe.strategy, limits or self.limits)
 
     def _ended(self) -> bool:
         better, dense = self.judge.greater_is_better, self.steps[0].metric
@@ -313,7 +319,7 @@ class PruneLoop:
 
     def _copies_of(self, mask: HeadMask) -> Mapping[Head, Head]:
         """Return whose copies the removed heads become; of a resumed run, grouped once more."""
-        if self.recipe.strategy != "clusters" or mask == self.origin or mask in self._copies:
+        if not self.recipe.makes_groups or mask == self.origin or mask in self._copies:
             return self._copies.get(mask, {})
         limits = Limits(self.limits.curve, self.limits.curve)
         move = next(self._moves(self.origin, limits))
@@ -334,21 +340,8 @@ class _Scores:
         origin: HeadMask,
         progress: Progress,
         first: HeadScores | None,
-        steps: Sequence[Step],
     ):
-        self.steps = steps
         self.scorer, self.origin, self.progress, self.first = scorer, origin, progress, first
-        self.errors, self.gains, self.joint = scorer.errors, scorer.gains, scorer.joint
-        self.at_once = scorer.at_once
-        self.again, self.looks_again = scorer.again, scorer.looks_again
-
-    @property
-    def moments(self) -> Moments:
-        return self.scorer.moments
-
-    @property
-    def passed(self) -> list[HeadMask]:
-        return [step.mask for step in self.steps]
 
     def __call__(self, mask: HeadMask) -> HeadScores:
         if mask == self.origin and self.first is not None:

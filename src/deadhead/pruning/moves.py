@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deadhead.criteria.base import criterion_class
 from deadhead.data.inputs import Batch
 from deadhead.errors import BudgetError, ScoreError
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.budgets import Budget, BudgetMeter, BudgetMeters
-from deadhead.pruning.recipe import Recipe
-from deadhead.scoring.combine import parts_of
+from deadhead.pruning.recipe import AUTO, Recipe
+from deadhead.scoring import Scorer
+from deadhead.scoring.spec import CriterionSpec
 from deadhead.similarity import GramFn, HeadGrams, check_units, head_grams
-from deadhead.strategies import Move, ScoreFn, droppable, strategy_named, units
+from deadhead.strategies import STRATEGIES, Move, ScoreFn, StrategyContext, droppable, units
 from deadhead.types import HeadMask, HeadScores, count_heads
 
 
@@ -61,7 +61,7 @@ def limits_of(
         BudgetError: the rules do not let so many heads be removed, or a budget cannot be reached.
         HeadError: `unit="kv"` and key/value heads with unequal numbers of query heads.
     """
-    if recipe.strategy == "clusters":
+    if recipe.makes_groups:
         check_units(view, recipe.clustering)
     origin, rules = view.mask, recipe.rules
     curve = droppable(view, origin, rules, recipe.heads if recipe.budget is None else 1.0)
@@ -144,54 +144,56 @@ def grams_of(
     return grams
 
 
-def moves_within(
+def context_of(
     view: HeadModel,
-    score: ScoreFn,
-    grams: GramFn,
     recipe: Recipe,
-    limits: Limits,
+    score: ScoreFn,
     *,
-    start: HeadMask,
-) -> Iterator[Move]:
-    """Return the moves of a recipe from `start` to its limits; a move ends on each limit.
+    scorer: Scorer | None = None,
+    grams: GramFn | None = None,
+    start: HeadMask | None = None,
+    limit: int = 0,
+    history: Sequence[HeadMask] = (),
+) -> StrategyContext:
+    """Return what a recipe's strategy works with; see `StrategyContext`."""
+    origin = view.mask
+    return StrategyContext(
+        view=view,
+        score=score,
+        rules=recipe.rules,
+        origin=origin,
+        start=origin if start is None else start,
+        limit=limit,
+        per_step=max(1, count_heads(recipe.per_step, origin.n_heads)),
+        scorer=scorer,
+        grams=grams,
+        history=history,
+    )
 
-    `search` makes a single move: under a budget, to where greedy moves would meet it.
+
+def moves_within(context: StrategyContext, strategy: str, limits: Limits) -> Iterator[Move]:
+    """Return a strategy's moves to the limits; a move ends on each limit.
+
+    A strategy that is not nested makes a single move: under a budget, to where greedy moves would
+    meet it.
     """
     ends: tuple[int, ...] = (limits.plan, limits.curve)
     meter = limits.meter
-    if meter is not None and recipe.strategy == "search" and not meter.met(start):
-        greedy = replace(recipe, strategy="greedy")
-        for move in moves_to(view, score, grams, greedy, start=start, limits=ends):
+    if meter is not None and not STRATEGIES[strategy].nested and not meter.met(context.start):
+        for move in moves_to(context, "greedy", ends):
             if meter.met(move.mask):
                 ends = (len(move.mask.dropped),)
                 break
-    return moves_to(view, score, grams, recipe, start=start, limits=ends)
+    return moves_to(context, strategy, ends)
 
 
-def moves_to(
-    view: HeadModel,
-    score: ScoreFn,
-    grams: GramFn,
-    recipe: Recipe,
-    *,
-    start: HeadMask,
-    limits: Sequence[int],
-) -> Iterator[Move]:
-    """Chain the strategy's moves up to each limit in turn, so that a move ends on each."""
-    mask = start
+def moves_to(context: StrategyContext, strategy: str, limits: Sequence[int]) -> Iterator[Move]:
+    """Chain a strategy's moves up to each limit in turn, so that a move ends on each."""
+    mask = context.start
     for limit in sorted(set(limits)):
         if len(mask.dropped) >= limit:
             continue
-        for move in strategy_named(recipe.strategy)(
-            view,
-            score,
-            grams,
-            origin=view.mask,
-            start=mask,
-            per_step=max(1, count_heads(recipe.per_step, start.n_heads)),
-            limit=limit,
-            rules=recipe.rules,
-        ):
+        for move in STRATEGIES[strategy](replace(context, start=mask, limit=limit)):
             yield move
             mask = move.mask
 
@@ -199,7 +201,7 @@ def moves_to(
 def count_moves(view: HeadModel, recipe: Recipe, limits: Limits) -> int:
     """Count the moves of a recipe; under a budget, the most that they can be."""
     ends = sorted({limits.plan, limits.curve})
-    if recipe.strategy in ("search", "clusters"):
+    if recipe.strategy != AUTO and not STRATEGIES[recipe.strategy].nested:
         return len(ends)
     alike = HeadScores(tuple(np.zeros(n) for n in view.mask.counts), "alike")
     sizes = map(len, units(view, alike, view.mask, recipe.rules))
@@ -212,9 +214,9 @@ def count_scorings(view: HeadModel, recipe: Recipe) -> int:
     """Count the passes over the calibration data that choosing makes, as far as that is known."""
     if not recipe.needs_scores:
         return 0
-    parts = [] if recipe.undecided else parts_of(recipe.criterion)
-    lasting = all(getattr(criterion_class(p.split(":")[0]), "lasting", False) for p in parts)
-    if lasting or recipe.strategy not in ("greedy", "search"):
+    if recipe.undecided or not STRATEGIES[recipe.strategy].rescores:
+        return 1
+    if CriterionSpec.parse(recipe.criterion).scores_masks:
         return 1
     heads = recipe.heads if recipe.budget is None else 1.0
     limit = droppable(view, view.mask, recipe.rules, heads)

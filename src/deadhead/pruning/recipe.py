@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from deadhead.strategies import Rules
 
 AUTO = "auto"
-NESTED = ("greedy", "one_shot", "second_look")  # strategies whose masks shrink step by step
 
 
 @settings
@@ -171,7 +170,7 @@ class Recipe:
         `inverse` is set, the criterion is `reconstruction`, greedy by itself, with the same repair.
         A named criterion, or `clusters`, is used without repair unless `repair` is set.
         """
-        named = self.criterion != AUTO or self.strategy == "clusters"
+        named = self.criterion != AUTO or self.makes_groups
         values = {"repair": "none" if named else "least_squares"}
         if not self.undecided:
             values |= {"strategy": "greedy", "criterion": "reconstruction"}
@@ -192,12 +191,19 @@ class Recipe:
         return self.evaluate_every
 
     @property
+    def makes_groups(self) -> bool:
+        """Whether the strategy groups heads by what they attend to."""
+        from deadhead.strategies import STRATEGIES
+
+        return self.strategy != AUTO and STRATEGIES[self.strategy].makes_groups
+
+    @property
     def rules(self) -> Rules:
         """What may be removed."""
         from deadhead.strategies import Rules
 
         gqa = self.gqa
-        if self.strategy == "clusters":  # whole key/value heads by unit; heads alone in any number
+        if self.makes_groups:  # whole key/value heads by unit; heads alone in any number
             gqa = "whole_groups" if self.clustering.unit == "kv" else "ungroup"
         clustering = replace(self.clustering, seed=self.seed)
         return Rules(self.inverse, self.scope, self.keep_at_least, gqa, clustering)
@@ -205,17 +211,17 @@ class Recipe:
     @property
     def needs_scores(self) -> bool:
         """Whether choosing scores heads by `criterion`: `clusters` for a budget without a table."""
-        return self.strategy != "clusters" or self.clustering.needs_scores
+        return not self.makes_groups or self.clustering.needs_scores
 
     @property
     def needs_prompts(self) -> bool:
         """Whether choosing compares heads on prompts."""
-        return self.strategy == "clusters" and self.clustering.needs_prompts
+        return self.makes_groups and self.clustering.needs_prompts
 
     def plan(self, mask: HeadMask, copies: Mapping[Head, Head] | None = None) -> PruningPlan:
         """Return the plan that leaves a mask."""
         gqa = self.gqa
-        if self.strategy == "clusters" and gqa == "whole_groups":
+        if self.makes_groups and gqa == "whole_groups":
             gqa = self.rules.gqa  # single heads are grouped: their groups do not stay whole
         repair = self.settled().repair
         return PruningPlan(mask, copies or {}, self.action, gqa, self.slope, repair)

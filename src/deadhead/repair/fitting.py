@@ -129,7 +129,7 @@ def job_of(view: HeadModel, number: int, plan: PruningPlan, moments: Moments | N
         ScoreError: there are no moments of it.
     """
     block = view.blocks[number]
-    found = None if moments is None else moments.felt[number]
+    found = None if moments is None else moments.gradient_weighted[number]
     if found is None:
         raise ScoreError(f"nothing was seen of block {number} to repair it; give samples")
     dense = output_rows(block.output).detach().cpu().double()

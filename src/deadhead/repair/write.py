@@ -154,7 +154,7 @@ def repair_(
     view = model if isinstance(model, HeadModel) else HeadModel(model)
     batches = list(batches)
     runs_itself = plan.repair == "none" or data_repair_named(plan.repair) is not None
-    moments = None if runs_itself else Scorer(view, batches, [], loss=loss).moments
+    moments = None if runs_itself else Scorer(view, batches, None, loss=loss).moments
     fits = fit(view, plan, moments, plan.repair, batches=batches, strict=strict)
     return apply_repaired_(view, plan, fits)
 

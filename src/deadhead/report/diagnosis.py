@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deadhead.report.tables import Rows, rich_table
-from deadhead.scoring import Diagnosis
+from deadhead.scoring.diagnose import Diagnosis
 
 
 def diagnosis_table(found: Diagnosis) -> list[Any]:

@@ -188,13 +188,13 @@ class FinishedRun:
         """
         summary, recipe = self.summary, self._recorded("recipe")
         repair = summary.plan.repair
-        felt_by = recipe.get("loss") or "kl"
+        weighted_by = recipe.get("loss") or "kl"
         loss = loss or run_loss(summary.scores, recipe.get("loss"))
         batches = source.batches()
         moments = None
         needs_moments = repair != "none" and data_repair_named(repair) is None and samples != 0
-        if needs_moments and (felt_by, loss) != ("kl", OWN) and loss != felt_by:
-            moments = Scorer(view, batches, [], loss=felt_by).moments
+        if needs_moments and (weighted_by, loss) != ("kl", OWN) and loss != weighted_by:
+            moments = Scorer(view, batches, None, loss=weighted_by).moments
         found = explain(
             view,
             batches,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deadhead.criteria.base import criterion_class
 from deadhead.data.rows import split_slice
 from deadhead.errors import BudgetError, DataError
 from deadhead.interop import split_key
 from deadhead.interop.importance import ENDINGS
 from deadhead.runs.settings import ModelSettings
+from deadhead.scoring.spec import CriterionSpec
 from deadhead.similarity import Clustering
 
 BUNDLED = {"bundled:encoder": "bundled:sentiment", "bundled:decoder": "bundled:text"}
@@ -61,7 +61,7 @@ class SimilaritySettings:
                 " (taylor) or a file of scores"
             )
         if self.importance is not None and not self.importance_is_file:
-            criterion_class(self.importance.split(":")[0])
+            CriterionSpec.parse(self.importance)
 
     @property
     def importance_is_file(self) -> bool:
@@ -74,7 +74,7 @@ class SimilaritySettings:
         """Whether importance has to be scored on prompts."""
         if self.importance is None or self.importance_is_file:
             return False
-        return bool(criterion_class(self.importance.split(":")[0]).needs)
+        return CriterionSpec.parse(self.importance).uses_data
 
     @property
     def sources(self) -> dict[str, str]:

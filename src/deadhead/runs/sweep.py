@@ -28,7 +28,7 @@ from deadhead.runs.facts import data_facts, model_size, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.judging import LmEvalSettings, judge_by, judge_by_lm_eval, lm_eval_names
 from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings, table_fingerprint
-from deadhead.scoring import Scorers
+from deadhead.scoring import ScorerGroup
 from deadhead.similarity import Clustering, HeadGrams, head_grams
 from deadhead.strategies import droppable, shortfall
 from deadhead.studies.readings import Line, Point, lines_of
@@ -152,7 +152,7 @@ def _conduct_sweep(
     asked = settings.sweep
     names = [criterion for strategy, criterion in asked.chosen if strategy != AUTO]
     names += [recipe.settled().criterion for recipe in _budgets(asked)]
-    scorers = Scorers(
+    scorers = ScorerGroup(
         view,
         tasks.calibration.batches() if names or asked.repairs != ("none",) else [],
         names,
@@ -166,7 +166,7 @@ def _conduct_sweep(
             view,
             settings.sweep,
             judges,
-            score=scorers.of,
+            scorer_of=scorers.of,
             grams=_grams(view, texts or tasks.calibration, settings.sweep),
             decide=_decider(view, tasks.calibration, asked),
             moments=lambda: scorers.moments,

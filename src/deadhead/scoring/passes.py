@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deadhead.criteria.base import ObservesHeads, ObservesMaps
 from deadhead.data.inputs import Batch, call, valid_tokens
 from deadhead.errors import ScoreError
-from deadhead.losses.losses import Loss, logit_norm
+from deadhead.losses.losses import Loss, logit_norm, loss_named
 from deadhead.models.architectures import PARTS, features
 from deadhead.models.heads import Block, HeadModel
 from deadhead.models.maps import hook_maps
@@ -66,10 +67,8 @@ def run_batch(
     tape = Tape()
     with ExitStack() as stack:
         of_maps = [c for c in watchers if "maps" in c.needs]
-        for criterion in of_maps:
-            criterion.batch = number
         if of_maps:
-            stack.enter_context(hook_maps(view, _show(of_maps, valid)))
+            stack.enter_context(hook_maps(view, _show_maps(of_maps, valid, number)))
         of_heads = [c for c in watchers if "heads" in c.needs]
         if of_heads:
             stack.enter_context(view.hook_heads(_show_heads(of_heads, valid, number)))
@@ -102,15 +101,17 @@ def run_batch(
                 criterion.observe(seen)
 
 
-def _show(watchers: Sequence[Any], valid: Tensor) -> Callable[..., None]:
+def _show_maps(watchers: Sequence[ObservesMaps], valid: Tensor, number: int) -> Callable[..., None]:
     def fn(block: int, rows: slice, maps: Tensor, visible: Tensor | None) -> None:
         for criterion in watchers:
-            criterion.observe_maps(block, rows, maps, visible, valid)
+            criterion.observe_maps(block, rows, maps, visible, valid, number)
 
     return fn
 
 
-def _show_heads(watchers: Sequence[Any], valid: Tensor, number: int) -> Callable[..., None]:
+def _show_heads(
+    watchers: Sequence[ObservesHeads], valid: Tensor, number: int
+) -> Callable[..., None]:
     def fn(block: int, z: Tensor) -> None:
         for criterion in watchers:
             criterion.observe_heads(block, z.detach(), valid, number)
@@ -129,6 +130,20 @@ def check_shape(per_sample: Any, samples: int) -> None:
         raise ScoreError(
             f"the loss returned {shape}, and has to return a tensor of one number per sample,"
             f" [{samples}]; do not average over the batch"
+        )
+
+
+def check_value(loss: str | Loss) -> None:
+    """Refuse a loss that does not say how good a model is.
+
+    Raises:
+        ScoreError: it is `logit_norm`.
+        UnknownNameError: there is none of that name.
+    """
+    if loss_named(loss) is loss_named("logit_norm"):
+        raise ScoreError(
+            "the loss 'logit_norm' does not say what a model without a head is worth; choose 'kl',"
+            " which needs no labels, or 'task'"
         )
 
 

@@ -17,7 +17,7 @@ from deadhead.losses.divergence import divergence_from
 from deadhead.losses.losses import Loss, loss_named
 from deadhead.models.heads import HeadModel, output_rows
 from deadhead.scoring.last_layer import OneToken, one_token
-from deadhead.scoring.passes import check_shape, not_finite_loss
+from deadhead.scoring.passes import check_shape, check_value, not_finite_loss
 from deadhead.scoring.replay import Recording, tensors_in
 from deadhead.types import HeadMask
 
@@ -27,20 +27,6 @@ HIDDEN = 1 << 24  # tokens * features
 CPU_HIDDEN = 1 << 18  # per thread: more run out of the cache
 MAX_LOGITS = 1 << 26  # 256 MiB in float32
 _TRIALS = 4  # as many fit in, at least, unless a single sample is too long
-
-
-def check_value(loss: str | Loss) -> None:
-    """Refuse a loss that does not say how good a model is.
-
-    Raises:
-        ScoreError: it is `logit_norm`.
-        UnknownNameError: there is none of that name.
-    """
-    if loss_named(loss) is loss_named("logit_norm"):
-        raise ScoreError(
-            "the loss 'logit_norm' does not say what a model without a head is worth; choose 'kl',"
-            " which needs no labels, or 'task'"
-        )
 
 
 class Trials:

@@ -4,67 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol, runtime_checkable
 
-from deadhead.errors import unknown_name
 from deadhead.models.heads import HeadModel
-from deadhead.similarity import GramFn
-from deadhead.strategies.units import JointFn, Rules, Unit, sums_from
+from deadhead.models.registry import Registry
+from deadhead.scoring.scorer import Scorer
+from deadhead.similarity.clustering import GramFn
+from deadhead.strategies.units import Rules, Unit, sums_from, units
 from deadhead.types import Head, HeadMask, HeadScores
 
+OWN = ("clusters", "greedy", "one_shot", "search", "second_look")
 ScoreFn = Callable[[HeadMask], HeadScores]
-
-
-@runtime_checkable
-class ScoresWholeMasks(Protocol):
-    """A `ScoreFn` that also knows the error of a whole mask, if its criterion does."""
-
-    def __call__(self, mask: HeadMask) -> HeadScores:
-        """Score the heads that a mask leaves."""
-        ...
-
-    @property
-    def at_once(self) -> int:
-        """How many masks are best asked for together."""
-        ...
-
-    def errors(self, masks: Sequence[HeadMask]) -> list[float] | None:
-        """Return the errors of masks; None if the criterion knows none."""
-        ...
-
-    def gains(self, mask: HeadMask) -> HeadScores | None:
-        """Return what taking back each dropped head would save; None likewise."""
-        ...
-
-
-@runtime_checkable
-class ScoresUnits(Protocol):
-    """A `ScoreFn` that also knows what heads cost together, if its criterion does."""
-
-    def __call__(self, mask: HeadMask) -> HeadScores:
-        """Score the heads that a mask leaves."""
-        ...
-
-    def joint(self, mask: HeadMask, units: Sequence[Unit]) -> list[float] | None:
-        """Return what dropping each unit costs from a mask; None if the criterion cannot tell."""
-        ...
-
-
-def joint_from(score: ScoreFn, mask: HeadMask) -> JointFn | None:
-    """Return what scores heads that go together from a mask; None if nothing does."""
-    if not isinstance(score, ScoresUnits):
-        return None
-    return lambda units: score.joint(mask, units)
 
 
 @dataclass(frozen=True)
 class Move:
-    """What a strategy does next: the heads it drops, their scores then, and the mask after it.
+    """What a strategy does next.
 
-    The scores are of each head alone, also where heads go together and were chosen by what they
-    cost together.
-
-    `copies` names for a dropped head the one that stands for it, where the strategy knows.
+    Attributes:
+        mask: the mask after the move.
+        dropped: the heads that it drops.
+        scores: their scores then, of each head alone, even where groups of heads were chosen by
+            what they cost together.
+        copies: for a dropped head the one that stands for it, where the strategy knows.
     """
 
     mask: HeadMask
@@ -73,84 +34,109 @@ class Move:
     copies: Mapping[Head, Head] = field(default_factory=dict)
 
 
-class Strategy(Protocol):
-    """Yield moves from `start` for as long as something may be dropped.
+@dataclass(frozen=True)
+class StrategyContext:
+    """Everything that a strategy works with.
 
-    `score(mask)` scores what a mask leaves, `grams("per_block" or "global")` runs the prompts.
-    `origin` is the mask the run began with; it differs from `start` when a run is resumed. A move
-    drops about `per_step` heads, and all moves together never leave more than `limit` dropped.
+    Attributes:
+        view: the model.
+        score: scores what a mask leaves.
+        rules: what may be dropped.
+        origin: the mask that the run began with.
+        start: the mask to continue from; differs from `origin` in a resumed run.
+        limit: how many heads may be dropped in all, those that `start` drops included.
+        per_step: how many heads a move drops, about.
+        scorer: what else the criterion can do; None: scores are all there is.
+        grams: compares heads on prompts, by scope (`per_block`, `global`); None: there are none.
+        history: the masks of the run so far, in order.
     """
 
-    def __call__(
-        self,
-        view: HeadModel,
-        score: ScoreFn,
-        grams: GramFn,
-        *,
-        origin: HeadMask,
-        start: HeadMask,
-        per_step: int,
-        limit: int,
-        rules: Rules,
-    ) -> Iterator[Move]:
+    view: HeadModel
+    score: ScoreFn
+    rules: Rules
+    origin: HeadMask
+    start: HeadMask
+    limit: int
+    per_step: int = 1
+    scorer: Scorer | None = None
+    grams: GramFn | None = None
+    history: Sequence[HeadMask] = ()
+
+    def units(self, scores: HeadScores, mask: HeadMask, scored: HeadMask) -> list[Unit]:
+        """List what can be dropped from a mask, in order; `scored` is the mask of the scores."""
+        scorer = self.scorer
+        group_errors = None if scorer is None else lambda some: scorer.group_errors(scored, some)
+        return units(self.view, scores, mask, self.rules, group_errors)
+
+    def move(self, mask: HeadMask, ordered: Sequence[Unit], scores: HeadScores) -> Move | None:
+        """Make the move that drops units from the front of a list, or None if none fits.
+
+        Takes at least one unit, then more while they fit into `per_step`. A unit is skipped if the
+        total could not come as near to `limit` with it as without: where units differ in size, a
+        small one must not take the room that only large ones can fill.
+        """
+        sums = sums_from(ordered)
+        room = self.limit - len(mask.dropped)
+        room = max((n for n in range(room + 1) if sums[0] >> n & 1), default=0)
+        dropped: tuple[Head, ...] = ()
+        for unit, left in zip(ordered, sums[1:], strict=True):
+            size = len(dropped) + len(unit)
+            if size > room or not left >> (room - size) & 1:
+                continue
+            if dropped and size > self.per_step:
+                break
+            dropped += unit
+        if not dropped:
+            return None
+        return Move(mask.drop(*dropped), dropped, tuple(scores[h] for h in dropped))
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to choose heads: yields moves from `start` for as long as something may be dropped.
+
+    Attributes:
+        moves: yields the moves. A move drops about `per_step` heads, and all moves together never
+            leave more than `limit` dropped.
+        nested: its masks shrink step by step, so that a run can end at any of them.
+        makes_groups: it groups heads by what they attend to, by `rules.clustering`, and says which
+            head each dropped one is a copy of. It scores heads only if the clustering needs it.
+        rescores: it scores what is left again after every move.
+        minimizes_error: it looks for the smallest error of the whole mask, so the order of the
+            scores (`inverse`) means nothing to it.
+    """
+
+    moves: Callable[[StrategyContext], Iterator[Move]]
+    nested: bool = True
+    makes_groups: bool = False
+    rescores: bool = False
+    minimizes_error: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "__doc__", self.moves.__doc__)
+
+    def __call__(self, context: StrategyContext) -> Iterator[Move]:
         """Yield the moves."""
-        ...
+        return self.moves(context)
 
 
-_REGISTRY: dict[str, Strategy] = {}
+STRATEGIES: Registry[Strategy] = Registry(
+    "strategy", {name: f"deadhead.strategies.{name}" for name in OWN}
+)
 
 
-def register_strategy(name: str) -> Callable[[Strategy], Strategy]:
-    """Register a function as a strategy."""
+def register_strategy(
+    name: str,
+    *,
+    nested: bool = True,
+    makes_groups: bool = False,
+    rescores: bool = False,
+    minimizes_error: bool = False,
+) -> Callable[[Callable[[StrategyContext], Iterator[Move]]], Strategy]:
+    """Register a function as a strategy; the arguments are the attributes of `Strategy`."""
 
-    def register(strategy: Strategy) -> Strategy:
-        _REGISTRY[name] = strategy
-        return strategy
+    def register(moves: Callable[[StrategyContext], Iterator[Move]]) -> Strategy:
+        strategy = Strategy(moves, nested, makes_groups, rescores, minimizes_error)
+        return STRATEGIES.register(name, strategy)
 
     return register
-
-
-def strategy_named(name: str) -> Strategy:
-    """Look up a strategy.
-
-    Raises:
-        UnknownNameError: there is none of that name.
-    """
-    if name not in _REGISTRY:
-        raise unknown_name("strategy", name, _REGISTRY)
-    return _REGISTRY[name]
-
-
-def strategy_names() -> list[str]:
-    """List the strategies that are known."""
-    return sorted(_REGISTRY)
-
-
-def next_move(
-    mask: HeadMask, units: list[Unit], scores: HeadScores, *, per_step: int, limit: int
-) -> Move | None:
-    """Make the move that drops units from the front of a list, or None if none fits.
-
-    Takes at least one unit, then more while they fit into `per_step`. A unit is passed over if the
-    total could not come as near to `limit` with it as without: where units differ in size, a small
-    one may not take the room that only large ones can fill.
-    """
-    sums = sums_from(units)
-    room = limit - len(mask.dropped)
-    room = max((n for n in range(room + 1) if sums[0] >> n & 1), default=0)
-    dropped: tuple[Head, ...] = ()
-    for unit, left in zip(units, sums[1:], strict=True):
-        size = len(dropped) + len(unit)
-        if size > room or not left >> (room - size) & 1:
-            continue
-        if dropped and size > per_step:
-            break
-        dropped += unit
-    return (
-        Move(mask.drop(*dropped), dropped, tuple(scores[h] for h in dropped)) if dropped else None
-    )
-
-
-def no_grams(scope: str) -> NoReturn:
-    """Stand for the prompts where a strategy looks at none."""
-    raise AssertionError("random orders look at no attention maps")

@@ -1,52 +1,50 @@
-"""clusters: group heads with alike attention maps, keep one of each group."""
+"""clusters: group heads with similar attention maps, keep one of each group."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deadhead.interop import read_importance, split_key
-from deadhead.models.heads import HeadModel
-from deadhead.similarity import GramFn, cluster, copies_of, measured, unmeasured
-from deadhead.strategies.base import Move, ScoreFn, register_strategy
-from deadhead.strategies.units import Rules
-from deadhead.types import HeadMask, HeadScores
+from deadhead.errors import DataError
+from deadhead.interop.importance import read_importance, split_key
+from deadhead.similarity.clustering import cluster, measured, unmeasured
+from deadhead.similarity.groups import copies_of
+from deadhead.strategies.base import Move, StrategyContext, register_strategy
+from deadhead.types import HeadScores
 
 
-@register_strategy("clusters")
-def clusters(
-    view: HeadModel,
-    score: ScoreFn,
-    grams: GramFn,
-    *,
-    origin: HeadMask,
-    start: HeadMask,
-    per_step: int,
-    limit: int,
-    rules: Rules,
-) -> Iterator[Move]:
-    """Group heads with alike attention maps and let one stand for each group, in one move.
+@register_strategy("clusters", nested=False, makes_groups=True)
+def clusters(context: StrategyContext) -> Iterator[Move]:
+    """Group heads with similar attention maps and keep one of each group, in one move.
 
-    The move's `copies` name for every dropped head the one that stands for it. Cuts at different
+    The move's `copies` name for every dropped head the one that stands for it. Masks of different
     numbers of heads are not nested: ask for each on its own.
 
     Cost: one forward pass over the prompts, none for random groups with random representatives; one
     scoring for `importance_budget` without a table.
     Source: explainabloomity (duplication pruning).
+
+    Raises:
+        DataError: there are no prompts to compare heads on.
     """
-    n_drop = limit - len(start.dropped)
+    view, clustering = context.view, context.rules.clustering
+    n_drop = context.limit - len(context.start.dropped)
     if n_drop <= 0:
         return
-    how = rules.clustering
-    found = measured(view, grams(how.scope), how) if how.needs_prompts else unmeasured(view, how)
-    importance = _importance(score, origin, rules)
-    copies = copies_of(cluster(found, n_drop, how, importance))
-    yield Move(start.drop(*copies), tuple(copies), (), copies)
+    if not clustering.needs_prompts:
+        distances = unmeasured(view, clustering)
+    elif context.grams is None:
+        raise DataError("strategy 'clusters' compares heads on prompts, and there are none")
+    else:
+        distances = measured(view, context.grams(clustering.scope), clustering)
+    copies = copies_of(cluster(distances, n_drop, clustering, _importance(context)))
+    yield Move(context.start.drop(*copies), tuple(copies), (), copies)
 
 
-def _importance(score: ScoreFn, origin: HeadMask, rules: Rules) -> HeadScores | None:
-    if rules.clustering.grouping != "importance_budget":
+def _importance(context: StrategyContext) -> HeadScores | None:
+    clustering, origin = context.rules.clustering, context.origin
+    if clustering.needs_scores:
+        return context.score(origin)
+    if not clustering.needs_importance:
         return None
-    if rules.clustering.importance is None:
-        return score(origin)
-    file, key = split_key(rules.clustering.importance)
+    file, key = split_key(clustering.importance or "")
     return read_importance(file, counts=origin.counts, key=key)

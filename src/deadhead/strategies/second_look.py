@@ -1,104 +1,62 @@
-"""second_look: greedy, and after half of the heads by what the repaired model then looks like."""
+"""second_look: greedy, with new scores of the repaired model after half of the heads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
-
-from torch import Tensor
+from collections.abc import Iterator
+from dataclasses import replace
 
 from deadhead.errors import BudgetError
-from deadhead.models.heads import HeadModel
-from deadhead.moments import Moments
-from deadhead.repair import fit, repaired
-from deadhead.similarity import GramFn
-from deadhead.strategies.base import Move, ScoreFn, register_strategy, strategy_named
-from deadhead.strategies.units import Rules
-from deadhead.types import HeadMask, HeadScores, PruningPlan
-
-
-@runtime_checkable
-class LooksAgain(Protocol):
-    """A `ScoreFn` that can look at a changed model, if its criterion needs but one look."""
-
-    @property
-    def looks_again(self) -> bool:
-        """Whether it can."""
-        ...
-
-    @property
-    def moments(self) -> Moments:
-        """Moments of the dense model."""
-        ...
-
-    @property
-    def passed(self) -> Sequence[HeadMask]:
-        """The masks that this run has come by, in order."""
-        ...
-
-    def __call__(self, mask: HeadMask) -> HeadScores:
-        """Score the heads that a mask leaves."""
-        ...
-
-    def again(self, mask: HeadMask, weights: Mapping[int, Tensor]) -> ScoreFn:
-        """Return what scores the model as it is at this moment, masked, with other projections."""
-        ...
+from deadhead.repair.fitting import fit
+from deadhead.repair.write import repaired
+from deadhead.strategies.base import STRATEGIES, Move, StrategyContext, register_strategy
+from deadhead.types import HeadMask, PruningPlan
 
 
 @register_strategy("second_look")
-def second_look(
-    view: HeadModel,
-    score: ScoreFn,
-    grams: GramFn,
-    *,
-    origin: HeadMask,
-    start: HeadMask,
-    per_step: int,
-    limit: int,
-    rules: Rules,
-) -> Iterator[Move]:
-    """Drop greedily by one look at the model, and the second half of its heads by another.
+def second_look(context: StrategyContext) -> Iterator[Move]:
+    """Drop half of the heads greedily, repair the model, score it anew, and drop the rest greedily.
 
-    What the first look measured is no longer true when half of the heads are gone. The second is at
-    the model without them, repaired by `least_squares`; the first half of a run is that of
-    `greedy`. A resumed run looks again at the half that it had `passed`.
+    The first measurements no longer hold once half of the heads are removed. The second pass is
+    over the model without them, repaired by `least_squares`. Up to half, the moves are those of
+    `greedy`. A resumed run measures again at the half that is in its `history`.
 
-    Cost: two passes over the data, one if no more than half of the heads go; and algebra.
+    Cost: two passes over the data, one if no more than half of the heads are dropped; and algebra.
 
     Raises:
         BudgetError: the criterion needs a pass for every mask anyway.
     """
-    if not isinstance(score, LooksAgain) or not score.looks_again:
+    scorer = context.scorer
+    if scorer is None or not scorer.can_rescore:
         raise BudgetError(
-            "strategy 'second_look' needs a criterion that knows every mask from one look; choose"
+            "strategy 'second_look' needs a criterion that scores every mask from one pass; choose"
             " criterion reconstruction, or strategy greedy"
         )
-    greedy = strategy_named("greedy")
-    rest = {"origin": origin, "per_step": per_step, "rules": rules}
-    half, known = half_of(origin), start
+    greedy, start = STRATEGIES["greedy"], context.start
+    half, known = half_of(context.origin), start
     if len(start.dropped) < half:
-        for move in greedy(view, score, grams, start=start, limit=min(limit, half), **rest):
+        for move in greedy(replace(context, limit=min(context.limit, half))):
             yield move
             known = move.mask
-    elif len(start.dropped) > half:  # it was looked at before `start`
-        known = _passed(score, half, start) or origin
-        for move in greedy(view, score, grams, start=known, limit=half, **rest):
+    elif len(start.dropped) > half:  # the second pass was made before `start`
+        known = _mask_at(half, context) or context.origin
+        for move in greedy(replace(context, start=known, limit=half)):
             known = move.mask
-    if limit <= half:
+    if context.limit <= half:
         return
-    fits = fit(view, PruningPlan(known), score.moments, "least_squares")
-    with repaired(view, known, fits):
-        again = score.again(known, {number: found.weight for number, found in fits.items()})
+    fits = fit(context.view, PruningPlan(known), scorer.moments, "least_squares")
+    with repaired(context.view, known, fits):
+        rescored = scorer.rescore(known, {number: f.weight for number, f in fits.items()})
     begin = start if len(start.dropped) > len(known.dropped) else known
-    yield from greedy(view, again, grams, start=begin, limit=limit, **rest)
+    yield from greedy(replace(context, start=begin, score=rescored, scorer=rescored))
 
 
-def _passed(score: LooksAgain, half: int, start: HeadMask) -> HeadMask | None:
+def _mask_at(half: int, context: StrategyContext) -> HeadMask | None:
     """Return the last mask on the way to `start` that drops no more than half."""
-    before = [mask for mask in score.passed if len(mask.dropped) <= half and start & mask == start]
+    start = context.start
+    before = [m for m in context.history if len(m.dropped) <= half and start & m == start]
     return before[-1] if before else None
 
 
 def half_of(origin: HeadMask) -> int:
-    """Return how many heads are dropped when the model is looked at again."""
+    """Return how many heads are dropped when the model is measured again."""
     return len(origin.dropped) + origin.n_kept // 2

@@ -14,7 +14,7 @@ from deadhead.surgery.groups import members_of, policy_named
 from deadhead.types import Head, HeadMask, HeadScores, count_heads
 
 Unit = tuple[Head, ...]
-JointFn = Callable[[Sequence[Unit]], Sequence[float] | None]
+GroupErrorsFn = Callable[[Sequence[Unit]], Sequence[float] | None]
 SCOPES = ("global", "per_block")
 
 
@@ -52,26 +52,26 @@ def units(
     scores: HeadScores,
     mask: HeadMask,
     rules: Rules,
-    joint: JointFn | None = None,
+    group_errors: GroupErrorsFn | None = None,
 ) -> list[Unit]:
     """List what can be dropped one after the other from `mask`, in order.
 
-    A unit's score is the mean of its heads'; where `joint` tells what the heads of a unit cost
-    together, it is that per head. Ties go to the lower block, then the lower index. Heads that were
-    not scored (NaN) are not listed. Blocks stop at `keep_at_least`.
+    A unit's score is the mean of its heads' scores; where `group_errors` knows what its heads cost
+    together, it is that cost per head. Ties go to the lower block, then the lower index. Heads
+    without a score (NaN) are not listed. Every block keeps `keep_at_least` heads.
     """
-    found = {
+    costs = {
         unit: float(np.mean([scores[h] for h in unit]))
         for number in range(len(view.blocks))
         for unit in _bound(view, number, scores, mask, rules)
     }
-    found = {unit: score for unit, score in found.items() if not np.isnan(score)}
-    several = [unit for unit in found if len(unit) > 1]
-    together = joint(several) if joint is not None and several else None
+    costs = {unit: cost for unit, cost in costs.items() if not np.isnan(cost)}
+    several = [unit for unit in costs if len(unit) > 1]
+    together = group_errors(several) if group_errors is not None and several else None
     if together is not None:
-        found |= {unit: cost / len(unit) for unit, cost in zip(several, together, strict=True)}
+        costs |= {unit: cost / len(unit) for unit, cost in zip(several, together, strict=True)}
     sign = -1 if rules.inverse else 1
-    ordered = sorted(found, key=lambda unit: sign * found[unit])
+    ordered = sorted(costs, key=lambda unit: sign * costs[unit])
     if rules.scope == "per_block":
         rows = zip(view.mask.kept, mask.kept, strict=True)
         ordered = _round_robin(ordered, [sum(before) - sum(now) for before, now in rows])

@@ -10,8 +10,7 @@ import numpy as np
 
 from deadhead.models.heads import HeadModel
 from deadhead.scoring import score
-from deadhead.strategies import Rules, reachable, strategy_named
-from deadhead.strategies.base import no_grams
+from deadhead.strategies import STRATEGIES, Rules, StrategyContext, reachable
 from deadhead.types import HeadMask
 
 
@@ -132,21 +131,12 @@ def random_baseline(
 
 def random_masks(view: HeadModel, totals: Sequence[int], rules: Rules, seed: int) -> list[HeadMask]:
     """Draw one order of removal and return its masks at some totals of dropped heads, ascending."""
-    origin, one_shot = view.mask, strategy_named("one_shot")
+    origin, one_shot = view.mask, STRATEGIES["one_shot"]
     scores = score(view, None, "random", seed=seed)
     masks, mask = [], origin
     for total in totals:
-        moves = one_shot(
-            view,
-            lambda _: scores,
-            no_grams,
-            origin=origin,
-            start=mask,
-            per_step=total,
-            limit=total,
-            rules=rules,
-        )
-        for move in moves:
+        context = StrategyContext(view, lambda _: scores, rules, origin, mask, total, total)
+        for move in one_shot(context):
             mask = move.mask
         masks.append(mask)
     return masks

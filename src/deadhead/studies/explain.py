@@ -8,8 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from deadhead.criteria import criterion_names
-from deadhead.criteria.base import criterion_class
+from deadhead.criteria import CRITERIA
 from deadhead.data.inputs import Batch
 from deadhead.errors import HeadError, ScoreError
 from deadhead.losses.losses import Loss, is_causal_lm
@@ -17,22 +16,16 @@ from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import Fits, data_repair_named, fit
-from deadhead.scoring import Scorers
-from deadhead.scoring.combine import parts_of
+from deadhead.scoring import ScorerGroup
+from deadhead.scoring.spec import CriterionSpec
 from deadhead.studies.divergences import divergences
 from deadhead.studies.explanation import NAN, Explanation, RemovedHead
 from deadhead.types import Head, HeadScores, PruningPlan
 
-NOT_CHEAP = ("file", "random")  # of others' making; of nobody's
-
 
 def cheap_criteria() -> list[str]:
     """List the criteria that share one pass: not trials of many masks, a file, or chance."""
-    return [
-        name
-        for name in criterion_names()
-        if name not in NOT_CHEAP and "trials" not in criterion_class(name).needs
-    ]
+    return [n for n, kind in CRITERIA.items() if kind.in_all and "trials" not in kind.needs]
 
 
 def explain(
@@ -64,8 +57,8 @@ def explain(
             computed again unless `criteria` names them.
         samples: how many to measure divergences on, evenly over the calibration data; None: all;
             0: measure none.
-        moments: what the run's repair was fitted from; None: measured with the scores, felt by
-            `loss`, or `kl`.
+        moments: what the run's repair was fitted from; None: measured with the scores,
+            weighted by the gradient of `loss`, or of `kl`.
         on_work: called with what is being done, after every batch and step.
 
     Cost: a forward and a backward pass per loss; then per step one forward pass over `samples`
@@ -91,7 +84,7 @@ def explain(
         notes.append("there are no labels: all gradient criteria differentiate kl")
     measured_repair = plan.repair != "none" and data_repair_named(plan.repair) is None
     needs_moments = measured_repair and samples != 0 and bool(steps) and moments is None
-    scorers = Scorers(
+    scorers = ScorerGroup(
         view,
         data,
         names if steps else [],
@@ -202,9 +195,8 @@ def _ranks(scores: HeadScores) -> dict[Head, int]:
     return {head: place for place, head in enumerate(scores.ranking(), start=1)}
 
 
-def _losses(names: Sequence[str]) -> set[str | None]:
-    parts = [part for name in names for part in parts_of(name)]
-    return {criterion_class(part.split(":")[0]).loss for part in parts}
+def _losses(names: Sequence[str]) -> set[str]:
+    return {loss for name in names for loss in CriterionSpec.parse(name).losses}
 
 
 def _labelled(view: HeadModel, batches: Sequence[Batch]) -> bool:

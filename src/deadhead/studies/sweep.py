@@ -16,14 +16,13 @@ from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.pruning.auto import Decider
 from deadhead.pruning.choose import choose
-from deadhead.pruning.moves import check_reached, moves_to
-from deadhead.pruning.recipe import AUTO, NESTED
+from deadhead.pruning.moves import check_reached, context_of, moves_to
+from deadhead.pruning.recipe import AUTO
 from deadhead.repair import applied_repaired, apply_repaired_, fit, notes_of
 from deadhead.repair.base import BEGINS_WITH
 from deadhead.scoring import Scorer
 from deadhead.similarity import Clustering, GramFn
-from deadhead.strategies import ScoreFn, droppable
-from deadhead.strategies.base import no_grams
+from deadhead.strategies import STRATEGIES, droppable
 from deadhead.studies.baseline import random_masks
 from deadhead.studies.grid import Sweep, count_points, method_name
 from deadhead.studies.readings import RANDOM_GROUPS, RANDOM_HEADS, Point, Reading
@@ -43,7 +42,7 @@ def sweep(
     asked: Sweep,
     judges: Sequence[Judge],
     *,
-    score: Callable[[str], ScoreFn],
+    scorer_of: Callable[[str], Scorer],
     grams: GramFn,
     decide: Decider | None = None,
     moments: Callable[[], Moments] | None = None,
@@ -63,7 +62,7 @@ def sweep(
         view: the model.
         asked: what to go through.
         judges: each from a model to its readings by name.
-        score: from a criterion to a function that scores what a mask leaves.
+        scorer_of: from a criterion to its scorer; see `ScorerGroup.of`.
         grams: runs the prompts, see `head_grams`; called once per scope.
         decide: a `Decider`, for the method `auto`.
         moments: of the dense model, for repairs.
@@ -85,7 +84,7 @@ def sweep(
     if any(strategy == AUTO for strategy, _ in asked.chosen) and decide is None:
         raise BudgetError("method 'auto' looks at the model, and there is no decider; give decide")
     done, points = dict(done or {}), []
-    for point in _points(view, asked, score, grams, decide, on_note):
+    for point in _points(view, asked, scorer_of, grams, decide, on_note):
         made = done.get(point.key)
         if made is None:
             how = {"batches": batches, "strict": asked.strict}
@@ -121,7 +120,7 @@ class _Planned:
 def _points(
     view: HeadModel,
     asked: Sweep,
-    score: Callable[[str], ScoreFn],
+    scorer_of: Callable[[str], Scorer],
     grams: GramFn,
     decide: Decider | None,
     on_note: Callable[[str], None],
@@ -134,13 +133,13 @@ def _points(
             kept[scope] = grams(scope)
         return kept[scope]
 
-    plans = _by_methods(view, asked, score, decide, on_note)
+    plans = _by_methods(view, asked, scorer_of, decide, on_note)
     for fraction in asked.fractions:
         for clustering in asked.measured:
             recipe = asked.of_clusters(clustering, fraction, asked.actions[0])
             scores = None
-            if clustering.grouping == "importance_budget" and clustering.importance is None:
-                scores = score(recipe.settled().criterion)(view.mask)
+            if clustering.needs_scores:
+                scores = scorer_of(recipe.settled().criterion)(view.mask)
             plan = choose(view, None, recipe, scores=scores, grams=grams_once)
             for action in asked.actions:
                 yield _Planned(replace(plan, action=action), clustering.name, fraction)
@@ -152,7 +151,7 @@ def _points(
 def _by_methods(
     view: HeadModel,
     asked: Sweep,
-    score: Callable[[str], ScoreFn],
+    scorer_of: Callable[[str], Scorer],
     decide: Decider | None,
     on_note: Callable[[str], None],
 ) -> dict[float, list[_Planned]]:
@@ -167,7 +166,7 @@ def _by_methods(
         limits = {f: droppable(view, view.mask, r.rules, f) for f, r in recipes.items()}
         mask = view.mask
         if strategy == AUTO and decide is not None:
-            looked = decide.scorer.look()
+            looked = decide.run_pass()
             for fraction, recipe in recipes.items():
                 begun = time.perf_counter()
                 decision = decide(recipe, limits[fraction])
@@ -176,14 +175,13 @@ def _by_methods(
                 seconds = looked + time.perf_counter() - begun
                 found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
             continue
-        scorer = score(criterion)
-        looked = scorer.look() if isinstance(scorer, Scorer) else 0.0
+        scorer = scorer_of(criterion)
+        looked = scorer.run_pass()
         begun = time.perf_counter()
         for fraction in sorted(asked.fractions):
-            start = mask if strategy in NESTED else view.mask
-            limit = (limits[fraction],)
-            moves = moves_to(view, scorer, no_grams, recipes[fraction], start=start, limits=limit)
-            for move in moves:
+            start = mask if STRATEGIES[strategy].nested else view.mask
+            context = context_of(view, recipes[fraction], scorer, scorer=scorer, start=start)
+            for move in moves_to(context, strategy, [limits[fraction]]):
                 mask = move.mask
             check_reached(mask, limits[fraction])
             seconds = looked + time.perf_counter() - begun

@@ -1,0 +1,77 @@
+"""Names that a caller may give, and what each stands for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TypeVar
+
+from deadhead.errors import unknown_name
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T]):
+    """Map names to entries of one kind: criteria, strategies, repairs, tasks.
+
+    Entries of our own are imported the first time that somebody asks for them, so importing the
+    registry is cheap. Looking up a name that is not known raises `UnknownNameError` with the
+    nearest one. Iteration is in alphabetical order.
+
+    Args:
+        kind: what an entry is, for messages.
+        modules: for each entry of our own, the module that registers it.
+
+    Example:
+        >>> fruit = Registry[str]("fruit")
+        >>> _ = fruit.register("apple", "a pome")
+        >>> list(fruit)
+        ['apple']
+    """
+
+    def __init__(self, kind: str, modules: Mapping[str, str] | None = None):
+        self.kind = kind
+        self._modules = dict(modules or {})
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str, entry: T) -> T:
+        """Add an entry, in place of any other of that name; return it."""
+        self._entries[name] = entry
+        return entry
+
+    def __getitem__(self, name: str) -> T:
+        """Look up an entry.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+        """
+        if name not in self:
+            raise unknown_name(self.kind, name, self)
+        if name not in self._entries:
+            import_module(self._modules[name])
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries or name in self._modules
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({*self._entries, *self._modules}))
+
+    def __len__(self) -> int:
+        return len({*self._entries, *self._modules})
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Forget, at the end of the context, what is registered in it."""
+        entries = dict(self._entries)
+        try:
+            yield
+        finally:
+            own = {n: entry for n, entry in self._entries.items() if n in self._modules}
+            self._entries = own | entries  # a module registers only the first time it is imported
+
+    def described(self) -> dict[str, str]:
+        """Return the first line of every entry's docstring, by name."""
+        return {name: (inspect.getdoc(self[name]) or "").partition("\n")[0] for name in self}
