@@ -72,6 +72,10 @@ class DeadheadConfig(QuantizationConfigMixin):
     def __getstate__(self) -> dict[str, Any]:  # copies and pickles leave the model out
         return self.__dict__
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute; transformers asks a config that it is given in this way."""
+        return getattr(self, name, default)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the entry as the model is now."""
         if self.model is not None:
@@ -121,10 +125,11 @@ def record_in_config(view: HeadModel) -> None:
 def correct_config(view: HeadModel) -> None:
     """Correct what the model's config claims about cut heads, if it claims anything."""
     entry = claim_of(view.model)
-    if entry is None:
-        return
-    follows = isinstance(entry, DeadheadConfig) and entry.model is view.model
-    if not follows or entry.blocks != _blocks_of(view):
+    if isinstance(entry, DeadheadConfig) and entry.model is view.model:
+        right = entry.blocks == _blocks_of(view)
+    else:
+        right = entry is None
+    if not right:
         record_in_config(view)
 
 
