@@ -19,8 +19,8 @@ from models import MODEL_TYPES, batch, make, outputs
 LAYERS = {"distilbert": "n_layers", "gpt2": "n_layer", "bloom": "n_layer"}
 
 
-def checkpoint(folder, model_type="bert", *, cut=False):
-    model = make(model_type, dtype=torch.float32)
+def checkpoint(folder, model_type="bert", kind="classification", *, cut=False):
+    model = make(model_type, kind, dtype=torch.float32)
     if cut:
         view = HeadModel(model)
         remove_(model, PruningPlan(view.mask.drop(Head(0, 1)), gqa="ungroup"))
@@ -44,7 +44,7 @@ def refused(folder, match="."):
     return caught.value
 
 
-COUNTS = (2, 1, 0, -1, 4, 999, 10**9, -(10**9))  # the weights have 3
+COUNTS = (2, 1, 0, -1, 4, 99, 10**9, -(10**9))  # the weights have 3
 LAYERED = [t for t in MODEL_TYPES if t != "albert"]
 
 
@@ -56,7 +56,7 @@ def test_layers_that_the_weights_lack_or_the_model_does_not_use(model_type, coun
     checkpoint(tmp_path, model_type, cut=cut)
     changes = {LAYERS.get(model_type, "num_hidden_layers"): count}
     if "layer_types" in json.loads((tmp_path / "config.json").read_text()):
-        changes["layer_types"] = ["full_attention"] * min(max(count, 0), 999)
+        changes["layer_types"] = ["full_attention"] * min(max(count, 0), 99)
     edit(tmp_path, **changes)
     refused(tmp_path)
 
@@ -65,7 +65,7 @@ def test_layers_that_the_weights_lack_or_the_model_does_not_use(model_type, coun
 @pytest.mark.parametrize("key", ("num_hidden_layers", "num_hidden_groups", "inner_group_num"))
 def test_shared_layers(key, count, tmp_path):
     edit(checkpoint(tmp_path, "albert"), **{key: count})
-    refused(tmp_path, f"gives {key} as {count}, and the weights allow 1 to 1000")
+    refused(tmp_path, f"gives {key} as {count}, and the weights allow 1 to 100")
 
 
 def test_shared_layers_are_applied_as_often_as_the_config_says(tmp_path):
@@ -141,6 +141,11 @@ def fifo(file):
 
 def index(folder, name):
     weights = dict.fromkeys(load_file(folder / "model.safetensors"), name)
+    (folder / "model.safetensors").unlink()
+    index_of(folder, weights)
+
+
+def index_of(folder, weights):
     content = json.dumps({"weight_map": weights})
     (folder / "model.safetensors.index.json").write_text(content)
 
@@ -184,6 +189,7 @@ FILES = {
     "half a header": lambda f: truncate(f / "model.safetensors", 0.01),
     "half the weights": lambda f: truncate(f / "model.safetensors", 0.6),
     "a pickle only": only_a_pickle,
+    "index of nothing": lambda f: ((f / "model.safetensors").unlink(), index_of(f, {})),
     "index of a pickle": lambda f: index(f, "pytorch_model.bin"),
     "index out of the folder": lambda f: index(f, "../model.safetensors"),
     "index of an absolute path": lambda f: index(f, "/etc/hostname"),
@@ -203,7 +209,7 @@ FILES = {
 @pytest.mark.parametrize("what", FILES)
 def test_files_that_are_damaged_or_no_files(what, tmp_path):
     folder = tmp_path / "model"
-    checkpoint(folder, "gpt2" if "generation" in what else "bert")
+    checkpoint(folder, *(("gpt2", "causal_lm") if "generation" in what else ()))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     FILES[what](folder)
     refused(folder)
@@ -216,6 +222,14 @@ def test_a_link_to_a_checkpoint_is_a_checkpoint(tmp_path):
         (tmp_path / "b" / file.name).symlink_to(file)
     (tmp_path / "c").symlink_to(tmp_path / "b")
     assert load_model(str(tmp_path / "c")).model is not None
+
+
+def test_other_weights_in_the_folder_are_not_read(tmp_path):
+    checkpoint(tmp_path, "llama")
+    other = {"layers.9.attention.wq.weight": torch.ones(2, 2)}
+    save_file(other, tmp_path / "consolidated.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b"}}')
+    assert load_model(str(tmp_path)).model is not None
 
 
 def test_a_dense_model_that_says_it_is_cut_is_refused_by_name(tmp_path):

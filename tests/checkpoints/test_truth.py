@@ -208,7 +208,7 @@ def test_a_cut_checkpoint_loads_offloaded_and_saves_again(tmp_path):
     model = cut(make("llama", "causal_lm", dtype=torch.float32), (1, 0), (1, 1))
     model.save_pretrained(tmp_path / "cut")
     names = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
-    places = {name: "cpu" for name in (*names, "model.layers.0", "model.layers.2")}
+    places = dict.fromkeys((*names, "model.layers.0", "model.layers.2"), "cpu")
     offloaded = AUTO["causal_lm"].from_pretrained(
         tmp_path / "cut",
         device_map={**places, "model.layers.1": "disk"},

@@ -41,7 +41,7 @@ class Loaded:
 
 
 def load_model(
-    source: str,
+    source: str | Path,
     *,
     device: str = "cpu",
     dtype: str | None = None,
@@ -64,11 +64,11 @@ def load_model(
 
     if dtype is not None and dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
-    path, name = _resolve(source)
     wanted = _device(device)
-    files = _check_folder(Path(path)) if Path(path).is_dir() else []
     options = {"trust_remote_code": trust_remote_code}
     try:
+        path, name = _resolve(str(source))
+        files = _check_folder(Path(path)) if Path(path).is_dir() else []
         config = transformers.AutoConfig.from_pretrained(path, **options)
         architecture_named(config.model_type)
         model_class = _class_of(config)
@@ -83,16 +83,16 @@ def load_model(
             **options,
         )
         _check_whole(name, found)
-        tokenizer = _tokenizer(path, options)
+        loaded = Loaded(model.to(wanted).eval(), _tokenizer(path, options), name)
     except DeadheadError:
         raise
     except Exception as error:  # transformers, its hub and its tokenizers: each has its own
         text = repr(error) if isinstance(error, LookupError) else str(error)  # a key says little
         first = (one_line(text, longest=400) or repr(error)).rstrip(".:; ")
         raise CheckpointError(
-            f"cannot load {source!r}: {first}; give a folder written by save_pretrained"
+            f"cannot load {str(source)!r}: {first}; give a folder written by save_pretrained"
         ) from error
-    return Loaded(model.to(wanted).eval(), tokenizer, name)
+    return loaded
 
 
 def _check_fits(model_class: Any, config: Any, files: list[Path], options: dict[str, Any]) -> None:
@@ -200,6 +200,9 @@ def _device(device: str) -> torch.device:
 
 def _check_folder(folder: Path) -> list[Path]:
     """Check a folder's config without building anything, and return its weight files."""
+    for file in folder.iterdir():
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise CheckpointError(f"{file.name!r} is a pipe or a device; copy it as a file")
     config = folder / "config.json"
     if not config.is_file():
         raise CheckpointError(f"{folder.name!r} has no config.json; give a model's folder")
@@ -226,8 +229,8 @@ def _check_counts(values: dict[str, Any], shapes: dict[str, tuple[int, ...]]) ->
     """Refuse counts for which transformers would build modules or labels without end."""
     largest = max((size for shape in shapes.values() for size in shape), default=0)
     for key in filter(COUNTS.fullmatch, values):
-        value, most = values[key], largest if "head" in key or "label" in key else len(shapes)
-        most = max(1000, most)
+        layers = "layer" in key or "group" in key
+        value, most = values[key], max(100, len(shapes) if layers else largest)
         if isinstance(value, (int, float)) and not 1 <= value <= most:
             raise CheckpointError(
                 f"config.json gives {key} as {value!r}, and the weights allow 1 to {most};"

@@ -174,24 +174,25 @@ def _parts(block: Block) -> Iterator[tuple[nn.Module, str]]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """List the safetensors files of a checkpoint folder, index read.
+    """List the safetensors files of a checkpoint folder that transformers reads.
 
     Raises:
         CheckpointError: there are none, the index is not JSON, or it names a file that is missing.
     """
+    files = [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
-            names = read_json(index, what="a weight index")["weight_map"].values()
-            files = [folder / name for name in sorted(set(names))]
+            weight_map = read_json(index, what="a weight index")["weight_map"]
+            names = sorted({Path(name).name for name in weight_map.values()})
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index.name!r} is not a weight index; copy it again") from error
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    missing = [f.name for f in files if not f.is_file()]
-    if missing or not files:
-        what = ", ".join(missing) or "model.safetensors"
+        if not files[0].exists() and names:
+            files = [folder / name for name in names]
+    missing = [f.name for f in files if not (f.is_file() and f.suffix == ".safetensors")]
+    if missing:
         raise CheckpointError(
-            f"{folder.name!r} lacks {what}; deadhead reads safetensors only (never pickles)"
+            f"{folder.name!r} lacks {', '.join(missing)}; deadhead reads safetensors only (never"
+            " pickles)"
         )
     return files
