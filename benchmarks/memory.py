@@ -11,8 +11,7 @@ import resource
 import subprocess
 import sys
 
-from rich.console import Console
-from rich.table import Table
+from tables import print_rows
 
 HEADS, TOKENS, BATCH = 12, 512, 8
 ONE_MAP = BATCH * HEADS * TOKENS * TOKENS * 4 / 2**20  # MiB, one block's maps in float32
@@ -62,11 +61,13 @@ def main():
     for way in WAYS:
         command = [sys.executable, __file__, way]
         peaks[way] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    table = Table("way", "peak, MiB", "over plain forward, MiB", "in blocks' maps")
-    for way, words in WAYS.items():
-        over = peaks[way] - peaks["forward"]
-        table.add_row(words, f"{peaks[way]:.0f}", f"{over:+.0f}", f"{over / ONE_MAP:+.2f}")
-    Console(width=110).print(table)
+    columns = ("way", "peak, MiB", "over plain forward, MiB", "in blocks' maps")
+    over = {way: peak - peaks["forward"] for way, peak in peaks.items()}
+    rows = [
+        [words, f"{peaks[way]:.0f}", f"{over[way]:+.0f}", f"{over[way] / ONE_MAP:+.2f}"]
+        for way, words in WAYS.items()
+    ]
+    print_rows("peak memory of one batch", columns, rows)
     print(f"one block's maps: {ONE_MAP:.0f} MiB; bar: attention_entropy at most +1.00")
 
 

@@ -22,8 +22,7 @@ import subprocess
 import sys
 import time
 
-from rich.console import Console
-from rich.table import Table
+from tables import print_rows
 
 TOKENS = 128
 BATCH = 8
@@ -172,17 +171,9 @@ def main():
         run = in_a_process_of_its_own("streamed", LARGE, prompts, args.threads)
         peak, seconds = f"{run['mib']:.0f}", f"{run['seconds']:.1f}"
         rows.append(["streamed", f"{LARGE[0]} x {LARGE[1]}", str(prompts), peak, seconds])
-    table = Table(
-        "maps",
-        "heads",
-        "prompts",
-        "peak beyond the model, MiB",
-        "seconds",
-        title=f"distances per block, prompts of {TOKENS} tokens, {args.threads} threads",
-    )
-    for row in rows:
-        table.add_row(*row)
-    Console(width=110).print(table)
+    columns = ("maps", "heads", "prompts", "peak beyond the model, MiB", "seconds")
+    title = f"distances per block, prompts of {TOKENS} tokens, {args.threads} threads"
+    print_rows(title, columns, rows)
     print(words)
     print(f"bar at {LARGE[0]} x {LARGE[1]} heads: under 4096 MiB, whatever the number of prompts")
     print(f"took {(time.perf_counter() - begun) / 60:.0f} minutes")

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
-from deadhead.report import markdown_table
+from deadhead.report import TextTable
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows twice; the first column is words."""
-    table = Table(*columns, title=title)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=160).print(table)
-    print(markdown_table(rows, columns, words=(columns[0],)))
+    table = TextTable(tuple(columns), [list(row) for row in rows], (columns[0],), title)
+    Console().print(table)
+    print(table.markdown())

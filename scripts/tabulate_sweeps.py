@@ -2,7 +2,7 @@
 
     python scripts/tabulate_sweeps.py runs/opt-within runs/opt-global runs/opt-random
 
-A row per method and action, a column per judge and share of heads that went. Random draws show
+A row per method and action, a column per judge and fraction of heads removed. Random draws show
 their mean and 95% of draws.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from deadhead.report import markdown_table
-from deadhead.report.wording import NOTHING, number
+from deadhead.display.words import NOTHING, number
+from deadhead.report import TextTable
 
 
 def judges_of(table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -59,7 +59,7 @@ def main() -> None:
         ]
         draws = int(lines.draws.max())
         rows.append([method + (f", {draws} draws" if draws else ""), action, *cells])
-    print(markdown_table(rows, columns, words=("method", "action")))
+    print(TextTable(tuple(columns), rows, words=("method", "action")).markdown())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from deadhead.display.brief import brief
+from deadhead.display.head_map import head_map_html
 from deadhead.errors import BudgetError, DeadheadError, HeadError, ScoreError, unknown_name
 from deadhead.files import as_json, one_line
 from deadhead.options.amounts import parse_amount
@@ -24,6 +26,7 @@ COPYING = ("duplicate", "fold")  # actions that look at a plan's copies
 SLOPES: tuple[str, ...] = get_args(Slope)
 _HEAD = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 _MALFORMED = (TypeError, ValueError, LookupError, AttributeError, OverflowError, RuntimeError)
+MADE_BY = ("strategy", "criterion", "repair")
 
 
 class Head(NamedTuple):
@@ -83,7 +86,7 @@ def count_heads(amount: int | float | str, total: int) -> int:
     return int(np.ceil(amount * total - 0.5 - 1e-9))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HeadMask:
     """Which heads are kept: one bool per (block, head), True = kept.
 
@@ -133,7 +136,7 @@ class HeadMask:
 
     @property
     def sparsity(self) -> float:
-        """Fraction of heads dropped, in [0, 1]."""
+        """Fraction of heads removed, in [0, 1]."""
         return 1 - self.n_kept / self.n_heads if self.n_heads else 0.0
 
     @property
@@ -143,7 +146,7 @@ class HeadMask:
 
     @property
     def dropped(self) -> tuple[Head, ...]:
-        """The dropped heads, by block, then index."""
+        """The removed heads, by block, then index."""
         return tuple(h for h in all_heads(self.counts) if not self.kept[h.block][h.index])
 
     def kept_in(self, block: int) -> tuple[int, ...]:
@@ -167,12 +170,11 @@ class HeadMask:
         Raises:
             HeadError: the model has no such head.
         """
-        gone = {h for h in map(Head.parse, heads) if self.keeps(h)}
-        rows = (
-            tuple(k and (b, i) not in gone for i, k in enumerate(row))
+        removed = {h for h in map(Head.parse, heads) if self.keeps(h)}
+        return HeadMask.of(
+            [k and (b, i) not in removed for i, k in enumerate(row)]
             for b, row in enumerate(self.kept)
         )
-        return HeadMask(tuple(rows))
 
     def __and__(self, other: HeadMask) -> HeadMask:
         """Keep what both keep."""
@@ -196,6 +198,12 @@ class HeadMask:
                 f" {list(counts)}; use the plan of this model"
             )
 
+    def __repr__(self) -> str:
+        return f"HeadMask({self.n_kept} of {self.n_heads} heads kept in {len(self.kept)} blocks)"
+
+    def _repr_html_(self) -> str:
+        return head_map_html(self.kept, caption=repr(self))
+
     def to_json(self) -> list[list[int]]:
         """Return rows of 0 and 1."""
         return [[int(k) for k in row] for row in self.kept]
@@ -212,7 +220,7 @@ def all_heads(counts: Counts) -> Iterator[Head]:
     return (Head(b, i) for b, n in enumerate(counts) for i in range(n))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadScores:
     """One float64 score per (block, head): higher = more important, NaN = not scored.
 
@@ -240,13 +248,7 @@ class HeadScores:
         object.__setattr__(self, "provenance", provenance)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, HeadScores) or self.criterion != other.criterion:
-            return False
-        same = len(self.values) == len(other.values) and all(
-            np.array_equal(a, b, equal_nan=True)
-            for a, b in zip(self.values, other.values, strict=False)
-        )
-        return same and dict(self.provenance) == dict(other.provenance)
+        return isinstance(other, HeadScores) and self.to_json() == other.to_json()
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -271,6 +273,14 @@ class HeadScores:
             if (mask is None or mask.keeps(h)) and not np.isnan(self[h])
         ]
         return sorted(heads, key=lambda h: -self[h] if inverse else self[h])
+
+    def __repr__(self) -> str:
+        lowest = " < ".join(f"{h}: {self[h]:.3g}" for h in self.ranking()[:3])
+        criterion = brief(self.criterion, 40)
+        return f"HeadScores({criterion}, {sum(self.counts)} heads, lowest {lowest or 'unknown'})"
+
+    def _repr_html_(self) -> str:
+        return head_map_html(None, [row.tolist() for row in self.values], caption=repr(self))
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON value; NaN becomes null, infinities become strings."""
@@ -304,7 +314,7 @@ def json_number(value: float) -> float | str | None:
     return float(value) if np.isfinite(value) else repr(float(value))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PruningPlan:
     """What surgery will do: pure data, to be printed, stored and compared before anything is cut.
 
@@ -356,9 +366,8 @@ class PruningPlan:
             f" ({self.mask.sparsity:.0%})"
         ]
         for block, row in enumerate(self.mask.kept):
-            gone = [i for i, k in enumerate(row) if not k]
-            names = [self._named(Head(block, i)) for i in gone]
-            what = "nothing" if not gone else f"heads {', '.join(names)}"
+            names = [self._named(Head(block, i)) for i, kept in enumerate(row) if not kept]
+            what = f"heads {', '.join(names)}" if names else "nothing"
             lines.append(f"  block {block}: {what}; {sum(row)} of {len(row)} stay")
         if self.repair != "none":
             lines.append(f"  repair: {self.repair}")
@@ -373,6 +382,13 @@ class PruningPlan:
 
     def __str__(self) -> str:
         return self.describe()
+
+    def __repr__(self) -> str:
+        of = [f"{k} {brief(self.provenance[k], 30)}" for k in MADE_BY if k in self.provenance]
+        return f"PruningPlan({', '.join([self.describe().split(chr(10))[0], *of])})"
+
+    def _repr_html_(self) -> str:
+        return head_map_html(self.mask.kept, caption=repr(self))
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON value that `from_json` reads back to an equal plan."""

@@ -166,7 +166,7 @@ def test_an_evaluation_under_a_plan_says_so(planned, cut):
     found = planned("evaluate", MODEL, "-p", "plan.json", *judge, "--json").json
     assert found["plan"] == {"file": "plan.json", "action": "remove", "heads_dropped": 3}
     text = planned("evaluate", MODEL, "-p", "plan.json", *judge).out
-    assert text.startswith(f"{MODEL} with 3 heads gone (remove) on 8 examples")
+    assert text.startswith(f"{MODEL} with 3 heads removed (remove) on 8 examples")
     assert planned("evaluate", MODEL, *judge, "--json").json["plan"] is None
     assert "gone" not in planned("evaluate", MODEL, *judge).out
 

@@ -26,7 +26,7 @@ def test_it_says_what_auto_took(deadhead):
     assert "note: auto at 25%: " in said
     assert "note: auto at 75%: " in said
     assert ", repair least_squares: " in said
-    assert "95% interval over the examples" in found.out
+    assert "95% interval over examples" in found.out
 
 
 def test_a_plan_with_a_repair_needs_data_to_be_applied(deadhead):

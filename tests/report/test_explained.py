@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from deadhead.report import RunSummary, legend, rank_rows, removed_rows
-from deadhead.report.html import render
+from deadhead.report import RunSummary, legend, removed_table, run_page
 from deadhead.studies.explanation import Explanation, RemovedHead
 from deadhead.types import Head
 
@@ -30,27 +29,26 @@ MEASURED = replace(
 
 
 def test_a_row_says_what_is_known_and_dashes_the_rest():
-    table = removed_rows(FOUND, ["taylor", "magnitude"])
+    table = removed_table(FOUND, ["taylor", "magnitude"])
     assert table.columns == ("head", "step", "score then", "accuracy change", "taylor", "magnitude")
     assert table.rows == [
         ["0.1", "1", "0.25", "-0.100", "0.25 (3)", ""],
         ["1.0", "2", "0.5", "+0.020", "— (—)", ""],
     ]
-    assert rank_rows(FOUND, ["taylor"]).rows == [["0.1", "0.25 (3)"], ["1.0", "— (—)"]]
 
 
 def test_measured_divergences_get_columns_and_a_repair_what_it_gave_back():
-    table = removed_rows(MEASURED)
-    assert table.columns[-3:] == ("KL before", "KL after", "gave back")
+    table = removed_table(MEASURED)
+    assert table.columns[-3:] == ("KL before", "KL after", "repair regained")
     assert table.rows[0][-3:] == ["0", "0.125", "0.375"]
-    assert removed_rows(replace(MEASURED, repair="none")).columns[-1] == "KL after"
+    assert removed_table(replace(MEASURED, repair="none")).columns[-1] == "KL after"
     assert any("7 calibration samples" in line for line in legend(MEASURED))
     assert not any("KL" in line for line in legend(FOUND))
 
 
 def test_steps_of_several_heads_and_copies_are_named():
     row = replace(FOUND.rows[0], together=2, source=Head(0, 0), change_over=2)
-    table = removed_rows(replace(FOUND, rows=(row,)))
+    table = removed_table(replace(FOUND, rows=(row,)))
     assert table.rows == [["0.1", "1 (2 heads)", "0.0", "0.25", "-0.100 (2 heads)"]]
     assert table.columns[2] == "as"
 
@@ -63,7 +61,7 @@ def test_the_legend_names_losses_ranks_and_what_is_missing():
 
 @pytest.mark.parametrize("explanation", [None, FOUND])
 def test_the_page_lists_removed_heads_if_it_knows_them(bare, explanation):
-    page = render(replace(bare, explanation=explanation), {})
+    page = run_page(replace(bare, explanation=explanation)).render({})
     assert ("Removed heads" in page) == (explanation is not None)
     assert ("0.25 (3)" in page) == (explanation is not None)
 

@@ -1,18 +1,20 @@
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from deadhead.errors import BudgetError, DataError
 from deadhead.report import save_figure
+from deadhead.report.dendrograms import Dendrogram, dendrogram_figure
 from deadhead.report.similarity_figures import (
-    Dendrogram,
     agreement_figure,
     attention_figure,
-    dendrogram_figure,
-    dendrogram_grid,
     removed_share_figure,
     similarity_heatmap,
 )
+from deadhead.report.style import GRAY
 from deadhead.similarity import HeadDistances, cut, linkage
 from deadhead.similarity.agreement import RemovedShare
 from deadhead.types import Head
@@ -37,83 +39,89 @@ def names(n):
     return tuple(map(str, range(n)))
 
 
+def figure_of(*args):
+    return dendrogram_figure([Dendrogram(*args)])
+
+
+def links(figure):
+    """Lines of the trees: color and corners, shape (4, 2), of each merge."""
+    return [
+        (to_hex(collection.get_color()[0]), np.array(segment))
+        for axes in figure.axes
+        for collection in axes.collections
+        for segment in collection.get_segments()
+    ]
+
+
 @pytest.mark.parametrize("n_groups", range(1, 9))
 def test_the_cut_is_between_the_merges_that_are_done_and_those_that_are_not(n_groups):
     tree = tree_of(8)
-    (line,) = artists(dendrogram_figure(tree, names(8), n_groups), "cut")
+    (line,) = artists(figure_of(tree, names(8), n_groups), "cut")
     height = line.get_ydata()[0]
     assert (tree[:, 2] < height).sum() == 8 - n_groups
     assert line.is_dashed()
 
 
 @pytest.mark.parametrize("n_groups", range(1, 9))
-def test_each_group_of_two_or_more_has_a_colour_of_its_own(n_groups):
-    figure = dendrogram_figure(tree_of(8), names(8), n_groups)
-    groups = [g for g in cut(tree_of(8), n_groups) if len(g) > 1]
-    drawn = artists(figure, "group-")
-    by_group: dict[str, list] = {}
-    for line in drawn:
-        by_group.setdefault(line.get_gid().rpartition("-")[0], []).append(line)
-    # a group of k units is k - 1 merges
-    assert sorted(map(len, by_group.values())) == sorted(len(g) - 1 for g in groups)
-    looks = {(lines[0].get_color(), lines[0].get_linestyle()) for lines in by_group.values()}
-    assert len(looks) == len(groups)
-    assert len(artists(figure, "above")) == n_groups - 1
-
-
-def test_the_heads_of_a_coloured_group_stand_below_it():
+def test_the_heads_of_each_group_stand_below_its_color(n_groups):
     tree = tree_of(8)
-    figure = dendrogram_figure(tree, [f"h{i}" for i in range(8)], 4)
+    figure = figure_of(tree, tuple(f"h{i}" for i in range(8)), n_groups)
     labels = [t.get_text() for t in figure.axes[0].get_xticklabels()]
     under: dict[str, set] = {}
-    for line in artists(figure, "group-"):
-        x, y = line.get_xdata(), line.get_ydata()
-        name = line.get_gid().rpartition("-")[0]
-        under.setdefault(name, set())
-        under[name] |= {labels[int(a)] for a, b in zip(x, y, strict=True) if b == 0}
-    expected = [{f"h{i}" for i in g} for g in cut(tree, 4) if len(g) > 1]
+    for color, corners in links(figure):
+        leaves = {labels[int(x // 10)] for x, y in corners if y == 0}  # SciPy: leaf i at 10 i + 5
+        under.setdefault(color, set()).update(leaves if color != GRAY else ())
+    under.pop(GRAY, None)
+    expected = [{f"h{i}" for i in g} for g in cut(tree, n_groups) if len(g) > 1]
     assert sorted(map(sorted, under.values())) == sorted(map(sorted, expected))
+    assert sum(color == GRAY for color, _ in links(figure)) == n_groups - 1
 
 
 def test_groups_are_right_where_merges_tie():
     matrix = np.ones((4, 4)) - np.eye(4)
     one = Dendrogram(linkage(matrix, "euclidean"), names(4), 2)
-    assert sum(group is None for group in one.colours()) == 1
+    assert sum(node >= 4 for node in one.colors()) == 2
 
 
-def test_without_a_cut_there_is_no_line_and_no_colour():
-    figure = dendrogram_figure(tree_of(8), names(8))
+def test_without_a_cut_there_is_no_line_and_no_color():
+    figure = figure_of(tree_of(8), names(8))
     assert artists(figure, "cut") == []
-    assert artists(figure, "group-") == []
+    assert {color for color, _ in links(figure)} == {GRAY}
 
 
 def test_one_head_alone_is_drawn(tmp_path):
-    figure = dendrogram_figure(np.zeros((0, 4)), ["0"], 1, "block 0")
+    figure = figure_of(np.zeros((0, 4)), ("0",), 1, "block 0")
     assert len(save_figure(figure, tmp_path, "one")) == 2
 
 
 def test_heads_are_not_named_where_names_would_overlap():
-    figure = dendrogram_figure(tree_of(130), names(130), 65)
-    assert figure.axes[0].get_xticklabels() == []
+    figure = figure_of(tree_of(130), names(130), 65)
+    assert not any(t.get_text() for t in figure.axes[0].get_xticklabels())
     assert figure.axes[0].get_xlabel() == "130 heads"
 
 
 def test_trees_of_a_grid_share_one_scale():
     trees = [Dendrogram(tree_of(8, s) * [1, 1, s + 1, 1], names(8), 4) for s in range(5)]
-    figure = dendrogram_grid(trees)
+    figure = dendrogram_figure(trees)
     tops = {axes.get_ylim()[1] for axes in figure.axes if axes.axison}
     assert len(tops) == 1
     assert tops.pop() > max(d.tree[-1, 2] for d in trees)
     assert len(artists(figure, "cut")) == 5
 
 
+def test_neither_pyplot_nor_the_palette_of_scipy_is_touched(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pylab", None)
+    figure_of(tree_of(8), names(8), 3)
+
+
 def test_trees_that_do_not_fit_are_refused():
     with pytest.raises(DataError, match="3 labels for a tree of 8 units"):
-        dendrogram_figure(tree_of(8), names(3))
+        Dendrogram(tree_of(8), names(3))
     with pytest.raises(BudgetError, match="9 groups of 8 units; ask for 1 to 8"):
-        dendrogram_figure(tree_of(8), names(8), 9)
+        Dendrogram(tree_of(8), names(8), 9)
     with pytest.raises(DataError, match="no tree to draw"):
-        dendrogram_grid([])
+        dendrogram_figure([])
 
 
 def all_heads(counts):

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from deadhead.report import caveats, outcome
-from deadhead.report.wording import change, number, signed
+from deadhead.display.words import number, signed, size_change
+from deadhead.report import caveats, outcome, run_page
 
 from .conftest import make_random, make_speed, make_trajectory
 
@@ -15,8 +15,8 @@ def said(summary):
 def test_outcome_has_the_cost_and_the_gain(full):
     full = replace(full, plan=replace(full.plan, copies={}))
     assert outcome(full) == (
-        "4 of 9 heads removed (44%): accuracy 0.900 → 0.700 (77.8% of dense), 8.0% fewer"
-        " parameters, 50% fewer KV cache bytes per token, 1.06x measured at batch 1 x 128"
+        "4 of 9 heads removed (44%): accuracy 0.900 → 0.700 (22.2% worse than dense), 8.0%"
+        " fewer parameters, 50% fewer KV cache bytes per token, 1.06x faster at batch 1 x 128"
         " (forward, ceiling 1.07x)."
     )
 
@@ -26,7 +26,7 @@ def test_outcome_has_the_cost_and_the_gain(full):
     [
         ("remove", "removed"),
         ("mask", "masked"),
-        ("duplicate", "made copies of kept ones"),
+        ("duplicate", "replaced by copies of kept ones"),
         ("fold", "folded into kept ones"),
     ],
 )
@@ -44,12 +44,17 @@ def test_outcome_of_a_model_that_was_not_judged(bare):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"speedup": 0.9, "low": 0.88, "high": 0.92}, "slower than before"),
-        ({"speedup": 1.02, "low": 0.95, "high": 1.1}, "not distinguishable from 1x"),
+        ({"speedup": 0.9, "low": 0.88, "high": 0.92}, "1.11x slower"),
+        ({"speedup": 1.02, "low": 0.95, "high": 1.1}, "speed unchanged within noise"),
+        ({"speedup": 0.13, "low": 0.12, "high": 6.2}, "speed unchanged within noise"),
+        ({"speedup": 1.5, "low": 1.4, "high": 1.6}, "speed unchanged within noise"),
     ],
 )
 def test_outcome_does_not_call_noise_or_loss_a_speedup(full, changes, words):
-    assert words in outcome(replace(full, speed=[make_speed(**changes)]))
+    run = replace(full, speed=[make_speed(**changes)])
+    assert words in outcome(run)
+    (tile,) = (tile for tile in run_page(run).tiles if tile[0] == "speed")
+    assert ("noise" in words) == (tile[1] == "within noise")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def test_outcome_does_not_call_noise_or_loss_a_speedup(full, changes, words):
     [
         ({"speedup": 0.9, "low": 0.88, "high": 0.92}, "Slower: forward at batch 1 x 128"),
         ({"speedup": 1.02, "low": 0.95, "high": 1.1}, "No speedup shown"),
-        ({"speedup": 1.5, "low": 1.4, "high": 1.6}, "Above its ceiling"),
+        ({"speedup": 1.5, "low": 1.4, "high": 1.6}, "which is above its ceiling of 1.07x"),
     ],
 )
 def test_timings_that_disappoint_or_surprise_are_flagged(full, changes, words):
@@ -67,7 +72,11 @@ def test_timings_that_disappoint_or_surprise_are_flagged(full, changes, words):
 
 @pytest.mark.parametrize(
     ("metric", "words"),
-    [(0.8, "Worse than random"), (0.72, "Below the random"), (0.68, "Not distinguishable")],
+    [
+        (0.8, "Worse than random"),
+        (0.72, "Worse than the random average"),
+        (0.68, "Not distinguishable"),
+    ],
 )
 @pytest.mark.parametrize("greater_is_better", [True, False])
 def test_no_better_than_random_is_flagged(full, metric, words, greater_is_better):
@@ -97,7 +106,7 @@ def test_a_curve_on_selection_is_not_compared_with_a_baseline_on_test(full):
     run = replace(on_selection(full), random=make_random(0.68))
     assert "Worse than random: accuracy 0.600 of the cut model" in said(run)
     assert "measured on selection" in said(run)
-    assert "other data, or a repair" not in said(run)
+    assert "a repair was made" not in said(run)
     assert "0.700" not in said(run)
 
 
@@ -161,7 +170,7 @@ def test_numbers_are_short(value, text):
 
 def test_change_of_size():
     sizes = [(100, 92), (100, 50), (100, 100), (100, 110), (0, 5), (100, None)]
-    said = [change(*pair) for pair in sizes]
+    said = [size_change(*pair) for pair in sizes]
     assert said == ["8.0% fewer", "50% fewer", "the same", "10% more", "—", "—"]
 
 

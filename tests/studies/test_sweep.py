@@ -22,13 +22,13 @@ from deadhead.errors import (
     MissingDependencyError,
     UnknownNameError,
 )
-from deadhead.report.sweep_page import MANY, SweepSummary, sweep_figure, sweep_rows
+from deadhead.report.sweep_page import MANY, SweepSummary, sweep_figure, sweep_table
 from deadhead.runs import DataSettings, ModelSettings
 from deadhead.runs.judging import LmEvalSettings
 from deadhead.runs.sweep import SweepSettings, conduct_sweep
 from deadhead.scoring import Scorer, ScorerGroup
 from deadhead.similarity import Clustering, head_grams
-from deadhead.studies.readings import Point, Reading, lines_of
+from deadhead.studies.readings import Point, Reading, table_lines
 from deadhead.studies.sweep import Sweep, count_points, sweep
 from deadhead.surgery import mask_
 from deadhead.types import HeadScores
@@ -118,7 +118,7 @@ def test_what_only_a_policy_forbids_names_the_policy():
     points = swept(make("llama", "causal_lm"), asked)
     for point in points[1:]:
         assert point.reason.startswith("gqa policy 'equalize' forbids it: cannot remove heads")
-    rows = sweep_rows(SweepSummary("", lines_of(points))).rows
+    rows = sweep_table(SweepSummary("", table_lines(points))).rows
     said = [row[5] for row in rows[1:]]
     assert all("gqa policy 'equalize'" in text for text in said)
     assert "not exact" not in " ".join(said)
@@ -253,7 +253,7 @@ def test_draws_become_one_line_with_the_range_of_95_percent():
         Point("random heads", "mask", 0.5, 9, 0.5, draw, {"t": Reading("accuracy", draw / 10)})
         for draw in range(11)
     ]
-    (line,) = lines_of(points)
+    (line,) = table_lines(points)
     assert line.draws == 11
     assert line.readings["t"].value == pytest.approx(0.5)
     assert (line.readings["t"].low, line.readings["t"].high) == pytest.approx((0.025, 0.975))
@@ -447,6 +447,6 @@ def test_a_figure_of_many_methods_tells_those_apart_that_are_nearest():
         for share in (0.25, 0.5):
             name = f"method {number}"
             points.append(Point(name, "remove", share, 1, share, readings=read[number]))
-    (legend,) = sweep_figure(lines_of(points), "sum").legends
+    (legend,) = sweep_figure(table_lines(points), "sum").legends
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["dense", *(f"method {n}" for n in range(1, MANY + 1)), f"{29 - MANY} others"]

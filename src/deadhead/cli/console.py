@@ -25,8 +25,6 @@ from rich.text import Text
 
 from deadhead.files import printable
 
-_WIDE = 240  # a file or pipe cuts no table off
-
 
 class _PrintableConsole(Console):
     """Prints names and texts of users with control characters as escapes."""
@@ -43,7 +41,7 @@ class _PrintableConsole(Console):
 
 
 # no markup: names and texts of users may hold brackets, and print as they are
-OUT = _PrintableConsole(width=None if sys.stdout.isatty() else _WIDE, markup=False, emoji=False)
+OUT = _PrintableConsole(markup=False, emoji=False)  # a pipe is 80 columns wide, or COLUMNS
 ERR = _PrintableConsole(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
@@ -74,9 +72,9 @@ def fail(message: object) -> NoReturn:
 
 
 def show(*what: Any) -> None:
-    """Print results to stdout."""
+    """Print results to stdout: tables fit the terminal, lines of text are never broken."""
     for item in what:
-        OUT.print(item)
+        OUT.print(item, soft_wrap=isinstance(item, str))
 
 
 def show_json(value: Any) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from deadhead.checkpoints import load_model
 from deadhead.checkpoints.load import Loaded
@@ -25,9 +23,11 @@ from deadhead.cli.lm_eval import (
 from deadhead.cli.reading import note_other_model, read_plan
 from deadhead.cli.repairing import fits_of
 from deadhead.cli.unused import check_lm_eval, refuse_typed
+from deadhead.display.words import NOTHING
 from deadhead.errors import DataError
 from deadhead.models.heads import HeadModel
 from deadhead.repair import applied_repaired
+from deadhead.report.text_table import TextTable
 from deadhead.runs import DataSettings
 from deadhead.tasks import Task
 from deadhead.tasks.lm_eval import check_lm_eval_tasks, primary, run_lm_eval, write_lm_eval
@@ -195,7 +195,7 @@ def _place(output: Path, files: list[Path], number: int) -> Path:
 
 def _show(row: dict[str, Any], judge: Task | None) -> None:
     plan = row["plan"]
-    done = f" with {plan['heads_dropped']} heads gone ({plan['action']})" if plan else ""
+    done = f" with {plan['heads_dropped']} heads removed ({plan['action']})" if plan else ""
     if judge is not None:
         show(f"{row['model']}{done} on {judge.size} examples of {judge.name}")
         for name, value in row["metrics"].items():
@@ -206,13 +206,10 @@ def _show(row: dict[str, Any], judge: Task | None) -> None:
         show(_lm_eval_table(f"{row['model']}{done}, lm-eval", row["lm_eval_primary"]))
 
 
-def _lm_eval_table(title: str, primary: dict[str, Any]) -> Table:
-    table = Table("task", "metric", "value", "standard error", title=title, title_justify="left")
-    for name, cells in _cells(primary):
-        table.add_row(name, *cells)
-    return table
-
-
-def _cells(primary: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    for name, (metric, value, error) in primary.items():
-        yield name, [metric, f"{value:.4f}", "—" if error is None else f"{error:.4f}"]
+def _lm_eval_table(title: str, primary: dict[str, Any]) -> TextTable:
+    rows = [
+        [name, metric, f"{value:.4f}", NOTHING if error is None else f"{error:.4f}"]
+        for name, (metric, value, error) in primary.items()
+    ]
+    columns = ("task", "metric", "value", "standard error")
+    return TextTable(columns, rows, words=columns[:2], title=title)

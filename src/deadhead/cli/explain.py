@@ -6,23 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from deadhead.cli import options as o
-from deadhead.cli.console import OUT, progress_bar, say, show, show_json
+from deadhead.cli.console import progress_bar, say, show, show_json
 from deadhead.cli.unused import refuse_typed
 from deadhead.errors import DataError
 from deadhead.files import replacing
 from deadhead.losses.losses import loss_named
 from deadhead.models.heads import HeadModel
-from deadhead.report import legend, rank_rows, removed_rows
-from deadhead.report.tables import Rows, rich_table
+from deadhead.report import legend, removed_table
 from deadhead.runs import FinishedRun
 from deadhead.runs.explain import OWN
 from deadhead.scoring.spec import CriterionSpec
-from deadhead.studies.explanation import Explanation
-
-SPACE = 3  # columns of the terminal between two cells
 
 
 def explain(
@@ -101,7 +96,7 @@ def explain(
     with progress_bar("loading", None, hidden=as_json) as advance:
         loaded = finished.open_model(model, device, trust_remote_code=trust_remote_code)
         source = finished.open_calibration(loaded, task, calibration)
-        say(f"{loaded.name}: {finished.removed} heads gone, scored on {source.size} samples")
+        say(f"{loaded.name}: {finished.removed} heads removed, scored on {source.size} samples")
         found = finished.explain(
             HeadModel(loaded.model),
             source,
@@ -116,25 +111,6 @@ def explain(
     if as_json:
         show_json({"run": str(run), **found.to_json()})
         return
-    show(*_tables(found), *legend(found))
+    show(removed_table(found, [*found.criteria]), *legend(found))
     if output is not None:
         show(f"table: {output}")
-
-
-def _tables(found: Explanation) -> list[Table]:
-    """Return what heads cost, and beside it or below it what criteria say, as there is room."""
-    names = [*found.criteria]
-    rows = [removed_rows(found, names)]
-    if _width(rows[0]) > OUT.width:
-        rows = [removed_rows(found)]
-        while names:
-            fitting = range(len(names), 1, -1)
-            n = next((n for n in fitting if _width(rank_rows(found, names[:n])) <= OUT.width), 1)
-            rows.append(rank_rows(found, names[:n]))
-            names = names[n:]
-    return [rich_table(table) for table in rows]
-
-
-def _width(rows: Rows) -> int:
-    columns = zip(rows.columns, *rows.rows, strict=True)
-    return sum(SPACE + max(map(len, cells)) for cells in columns)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-from rich.text import Text
-
 from deadhead.cli import options as o
 from deadhead.cli.console import show, show_json
 from deadhead.criteria import CRITERIA
@@ -14,6 +11,7 @@ from deadhead.pruning.recipe import AUTO
 from deadhead.repair import repair_names
 from deadhead.repair.base import data_repair_named, repair_named
 from deadhead.repair.distill import distill_
+from deadhead.report.text_table import TextTable
 from deadhead.similarity import GROUPINGS, METRICS
 from deadhead.strategies import STRATEGIES
 from deadhead.strategies.units import SCOPES
@@ -47,14 +45,11 @@ def names(as_json: o.JsonOption = False) -> None:
     if as_json:
         show_json({kind: sorted(entries) for kind, entries in known.items()})
         return
-    table = Table(show_header=False, box=None, pad_edge=False)
     for kind, entries in known.items():
-        if any(entries.values()):
-            for at, (name, line) in enumerate(entries.items()):
-                table.add_row(kind if at == 0 else "", name, Text(line))
-        else:
-            table.add_row(kind, "", ", ".join(entries))
-    show(table)
+        rows = [[name, line] for name, line in entries.items()]
+        if not any(entries.values()):
+            rows = [[", ".join(entries), ""]]
+        show(TextTable((kind, ""), rows, words=(kind, ""), keys=2))
 
 
 def _repair(name: str) -> object:

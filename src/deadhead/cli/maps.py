@@ -12,8 +12,8 @@ from deadhead.checkpoints import load_model
 from deadhead.cli import options as o
 from deadhead.cli.console import show, show_json, typed_command
 from deadhead.files import check_empty, whole_folder
-from deadhead.report.figures import require_matplotlib, save_figure
 from deadhead.report.similarity_figures import attention_figure
+from deadhead.report.style import require_matplotlib, save_figure
 from deadhead.runs import versions
 from deadhead.runs.attention import attention_maps, parse_heads
 

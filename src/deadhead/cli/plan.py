@@ -27,7 +27,7 @@ from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import apply_repaired_
 from deadhead.report import RunSummary, model_card
-from deadhead.runs import DataSettings, ModelSettings, data_facts, model_facts, model_size, versions
+from deadhead.runs import DataSettings, ModelSettings, data_facts, model_facts, size_facts, versions
 from deadhead.scoring.spec import CriterionSpec
 from deadhead.similarity import Clustering
 from deadhead.strategies import STRATEGIES, droppable, shortfall
@@ -228,7 +228,7 @@ def apply(
         raise DataError(f"{str(plan_file)!r} is not there; give the file that holds a plan")
     check_empty(output)
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    origin, before = HeadModel(loaded.model).mask, model_size(loaded.model)
+    origin, before = HeadModel(loaded.model).mask, size_facts(loaded.model)
     changes = {"action": action, "slope": slope, "gqa": gqa, "repair": repair}
     chosen = read_plan(plan_file, origin, **changes)
     note_other_model("plan was", chosen.provenance, loaded.name)

@@ -13,11 +13,10 @@ from deadhead.cli.console import progress_bar, say, show, show_json, typed_comma
 from deadhead.cli.unused import refuse_typed
 from deadhead.report.similarity_summary import (
     SimilaritySummary,
-    agreement_rows,
-    block_rows,
-    removed_rows,
+    agreement_table,
+    block_table,
+    removed_share_table,
 )
-from deadhead.report.tables import rich_table
 from deadhead.runs import ModelSettings
 from deadhead.runs.comparing import Draws, SimilarityWatch
 from deadhead.runs.similar import conduct_similarity
@@ -141,12 +140,11 @@ def report(summary: SimilaritySummary, output: Path, *, as_json: bool) -> None:
     if as_json:
         show_json({"output": str(output), **summary.to_json()})
         return
-    show(rich_table(block_rows(summary)))
+    show(block_table(summary))
     if summary.agreement is not None:
-        show(rich_table(agreement_rows(summary.agreement)))
+        show(agreement_table(summary.agreement))
     if summary.removed:
-        title = f"important heads, by {summary.importance}"
-        show(rich_table(removed_rows(summary.removed), title=title))
+        show(removed_share_table(summary.removed, summary.importance))
     for note in summary.notes:
         say(f"note: {note}")
     show(summary.outcome(), f"report: {output / 'report.html'}")

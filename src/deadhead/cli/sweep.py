@@ -14,8 +14,7 @@ from deadhead.cli.console import progress_bar, say, show, show_json, stopped, ty
 from deadhead.cli.lm_eval import FewshotOption, IncludePathOption, LimitOption, LmEvalOption
 from deadhead.cli.unused import PROMPTS, STRICT, check_clusterings, check_lm_eval, check_prompts
 from deadhead.errors import BudgetError
-from deadhead.report.sweep_page import sweep_rows
-from deadhead.report.tables import rich_table
+from deadhead.report.sweep_page import INTERVALS, sweep_table
 from deadhead.runs import DataSettings, ModelSettings
 from deadhead.runs.journal import partial_folder
 from deadhead.runs.judging import LmEvalSettings
@@ -196,8 +195,7 @@ def run(settings: SweepSettings, *, resume: bool, as_json: bool) -> None:
         return
     for note in summary.run["notes"]:
         say(f"note: {note}")
-    show(rich_table(sweep_rows(summary), title=summary.title))
-    show("[ ]: 95% interval over the examples; of random draws, what 95% of them lie in")
+    show(sweep_table(summary), INTERVALS)
     show(f"report: {settings.output / 'report.html'}, table: {settings.output / 'sweep.csv'}")
 
 

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deadhead.display.brief import Brief
+from deadhead.display.head_map import head_map_html
+from deadhead.display.words import number
 from deadhead.errors import BudgetError
+from deadhead.measure import Metric
 from deadhead.types import Head, HeadMask, json_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Step:
+@dataclass(frozen=True, repr=False)
+class Step(Brief):
     """One move: the mask after it, what it dropped, and what the model then scored.
 
     Attributes:
@@ -57,7 +61,7 @@ class Step:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trajectory:
     """An immutable sequence of steps that starts at the model as it was given.
 
@@ -86,6 +90,20 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.steps)
 
+    def __repr__(self) -> str:
+        judged = [step for step in self if not np.isnan(step.metric)] or [self.start]
+        last, said = judged[-1], f"{self.judged_by}, {len(self)} steps: dense {number(self.dense)}"
+        removed = f"{len(last.mask.dropped)} of {last.mask.n_heads} heads removed"
+        return f"Trajectory({said}, {number(last.metric)} with {removed})"
+
+    def _repr_html_(self) -> str:
+        return head_map_html([*self][-1].mask.kept, caption=repr(self))
+
+    @property
+    def judged_by(self) -> Metric:
+        """The metric, with its direction."""
+        return Metric(self.metric, self.greater_is_better)
+
     @property
     def dense(self) -> float:
         """Metric of the model before the first move."""
@@ -106,15 +124,13 @@ class Trajectory:
         return float(np.interp(sparsity, x, y, left=np.nan, right=np.nan))
 
     def largest_keeping(self, fraction: float) -> float:
-        """Return the largest sparsity whose metric is at least `fraction` of the dense metric.
+        """Return the largest sparsity that keeps `fraction` of the dense quality.
 
         The curve need not be monotone: this is the last such step, as the published tables count.
-        For metrics where lower is better: at most dense / fraction.
+        The metric is at least fraction * dense; where lower is better, at most dense / fraction.
         """
         x, y = self.curve()
-        enough = (
-            y >= fraction * self.dense if self.greater_is_better else y <= self.dense / fraction
-        )
+        enough = self.judged_by.keeps(y, self.dense, fraction)
         return float(x[enough].max()) if enough.any() else 0.0
 
     def auc(self) -> float:

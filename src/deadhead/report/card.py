@@ -6,9 +6,13 @@ import re
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from deadhead.report.contents import cost_rows, data_rows, facts_of
+from deadhead.display.head_map import grid_text
+from deadhead.display.words import short_name
+from deadhead.report.contents import cost_table, facts_of
+from deadhead.report.page import data_table, provenance
 from deadhead.report.summary import RunSummary
-from deadhead.report.tables import Rows, grid_text, markdown_table, markdown_text, speed_rows
+from deadhead.report.tables import speed_table
+from deadhead.report.text_table import markdown_text
 from deadhead.report.wording import caveats, outcome
 
 LOADING = """\
@@ -24,7 +28,7 @@ def model_card(summary: RunSummary) -> str:
     `summary.run["command"]` appears as it was typed, so that it can be typed again. An absolute
     path in `summary.model["name"]` is reduced to its last part.
     """
-    title = markdown_text(summary.title)
+    title = markdown_text(short_name(summary.title))
     parts = [
         f"---\n{_front_matter(summary)}---\n",
         f"# {title}\n",
@@ -32,14 +36,14 @@ def model_card(summary: RunSummary) -> str:
         "## Load it\n",
         *_loading(summary.model),
         "## Numbers\n",
-        _table(cost_rows(summary)),
+        f"{cost_table(summary).markdown()}\n",
     ]
     if summary.speed:
-        parts += ["Speed, measured beside its ceiling:\n", _table(speed_rows(summary.speed))]
+        parts += ["Speed, beside its ceiling:\n", f"{speed_table(summary.speed).markdown()}\n"]
     parts += [
         "## Heads\n",
         "Kept `#`, removed `.`; a line per block, heads by original index.\n",
-        _fenced(grid_text(summary.plan.mask), "text"),
+        _fenced(grid_text(summary.plan.mask.kept), "text"),
     ]
     if notes := caveats(summary):
         lines = "".join(f"- {markdown_text(note)}\n" for note in notes)
@@ -55,10 +59,13 @@ def _loading(model: dict[str, Any]) -> list[str]:
     if model.get("needs_deadhead", True):
         return [
             _fenced(code, "python"),
-            "`pip install deadhead` first. Layers differ from what config.json alone says, which\n"
-            "plain transformers cannot build; no remote code runs.\n",
+            "Run `pip install deadhead` first: plain transformers cannot build layers that differ\n"
+            "in their number of heads. No remote code runs.\n",
         ]
-    return [_fenced(code.split("\n", 1)[1], "python"), "Any tool of transformers loads it.\n"]
+    return [
+        _fenced(code.split("\n", 1)[1], "python"),
+        "Any tool that uses transformers loads it.\n",
+    ]
 
 
 def _front_matter(summary: RunSummary) -> str:
@@ -89,15 +96,10 @@ def _auto_class(model: dict[str, Any]) -> str:
 
 
 def _provenance(summary: RunSummary) -> str:
-    facts = [[n, _public_name(v) if n == "model" else v] for n, v in facts_of(summary)]
-    tables = [markdown_table(facts, ["", "value"], words=["", "value"]) + "\n"]
-    if data := summary.run.get("data"):
-        tables.append(_table(data_rows(data)))
-    return "\n".join(tables)
-
-
-def _table(rows: Rows) -> str:
-    return markdown_table(rows.rows, rows.columns, words=rows.words) + "\n"
+    facts = facts_of(summary)
+    facts["model"] = _public_name(str(facts["model"])) if facts["model"] else None
+    tables = [provenance(summary.run, facts), data_table(summary.run.get("data"))]
+    return "".join(f"{table.markdown()}\n" for table in tables if table)
 
 
 def _fenced(text: str, language: str) -> str:

@@ -1,58 +1,42 @@
-"""What the page and the model card both show of a run, as rows of text."""
+"""What the page and the model card both show of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from deadhead.display.words import NOTHING, number, size_change
 from deadhead.report.summary import RunSummary
-from deadhead.report.tables import Rows
-from deadhead.report.wording import NOTHING, change, number, retained
+from deadhead.report.text_table import TextTable
+from deadhead.report.wording import retained
 from deadhead.types import PruningPlan
 
+SIZES = {"parameters": "parameters", "kv_bytes_per_token": "KV cache bytes per token"}
 
-def cost_rows(summary: RunSummary) -> Rows:
+
+def cost_table(summary: RunSummary) -> TextTable:
     """List every number that was taken both before and after the cut."""
-    metric, model = summary.trajectory.metric, summary.model
-    rows = [[metric, number(summary.before), number(summary.after), retained(summary)]]
+    metric = summary.trajectory.judged_by
+    rows = [[str(metric), number(summary.before), number(summary.after), retained(summary)]]
     ends = [summary.interval(which) for which in ("dense", "pruned")]
     if any(ends):
         cells = [f"{number(e[0])} to {number(e[1])}" if e else NOTHING for e in ends]
-        rows.append([f"{metric}, 95% interval", *cells, ""])
+        rows.append([f"{metric.name}, 95% interval", *cells, ""])
     dense, pruned = (summary.evaluation.get(which) or {} for which in ("dense", "pruned"))
     for name in dense | pruned:
-        if name != metric:
+        if name != metric.name:
             rows.append([str(name), *(number(values.get(name)) for values in (dense, pruned)), ""])
-    for label, key in (
-        ("parameters", "parameters"),
-        ("KV cache bytes per token", "kv_bytes_per_token"),
-    ):
-        before, after = model.get(f"{key}_before"), model.get(f"{key}_after")
+    for key, label in SIZES.items():
+        before, after = (summary.model.get(f"{key}_{when}") for when in ("before", "after"))
         if before is not None and after is not None:
-            rows.append([label, f"{before:,}", f"{after:,}", change(before, after)])
+            rows.append([label, f"{before:,}", f"{after:,}", size_change(before, after)])
     for timing in summary.speed:
         label = f"ms, {timing.setting} at batch {timing.batch} x {timing.length}"
-        cells = [f"{timing.ms_before:.2f}", f"{timing.ms_after:.2f}", f"{timing.speedup:.2f}x"]
-        rows.append([label, *cells])
-    return Rows(("", "before", "after", "change"), rows, words=("", "change"))
+        rows.append([label, f"{timing.ms_before:.2f}", f"{timing.ms_after:.2f}", timing.words])
+    return TextTable(("", "before", "after", "change"), rows, words=("", "change"))
 
 
-def data_rows(data: Any) -> Rows:
-    """List the data sets with whatever is known of each; values may be mappings or plain."""
-    if not isinstance(data, Mapping):
-        return Rows(("data",), [[str(data)]], words=("data",))
-    named = {
-        str(role): value if isinstance(value, Mapping) else {"fingerprint": value}
-        for role, value in data.items()
-    }
-    keys = list(dict.fromkeys(str(key) for value in named.values() for key in value))
-    rows = [
-        [role, *(str(value.get(key, NOTHING)) for key in keys)] for role, value in named.items()
-    ]
-    return Rows(("data", *keys), rows, words=("data", *keys))
-
-
-def _asked(heads: Any) -> str | None:
+def _amount(heads: Any) -> str | None:
     return f"{heads:.1%}" if isinstance(heads, float) else None if heads is None else str(heads)
 
 
@@ -70,37 +54,30 @@ def distillation(run: Mapping[str, Any]) -> str | None:
     made = run.get("distillation")
     if not isinstance(made, Mapping):
         return None
-    how = {"done": "all that was asked", "seconds": "the time was up", "patience": "no more gain"}
+    why = {"done": "all steps done", "seconds": "time limit", "patience": "no more improvement"}
     before, after = number(made["before"]), number(made["after"])
     return (
         f"{made['steps']} of {made['planned']} steps in {made['seconds']:.0f} s"
-        f" ({how[made['stopped']]}), step {made['best_step']} kept;"
-        f" {made['metric']} {before} → {after} on what stops it"
+        f" ({why[made['stopped']]}), step {made['best_step']} kept;"
+        f" {made['metric']} {before} → {after} on the set that decides when to stop"
     )
 
 
-def facts_of(summary: RunSummary) -> list[tuple[str, str]]:
-    """Return (name, value) of what else identifies the run; what is unknown is left out."""
+def facts_of(summary: RunSummary) -> dict[str, Any]:
+    """Return what identifies the run, for its provenance."""
     model, plan, run = summary.model, summary.plan, summary.run
-    facts: dict[str, Any] = {
+    return {
         "model": model.get("name"),
         "model type": model.get("model_type"),
         "criterion": None if summary.scores is None else summary.scores.criterion,
-        "heads asked for": _asked(plan.provenance.get("heads")),
-        "heads gone": f"{len(plan.mask.dropped)} of {plan.mask.n_heads} ({plan.mask.sparsity:.1%})",
+        "heads to remove": _amount(plan.provenance.get("heads")),
+        "heads removed": f"{len(plan.mask.dropped)} of {plan.mask.n_heads}"
+        f" ({plan.mask.sparsity:.1%})",
         "action": plan.action,
         "grouping": _grouping(plan),
         "shared key/value heads": plan.gqa,
         **{key: plan.provenance.get(key) for key in ("strategy", "repair", "revision")},
         "chosen by auto": (run.get("decision") or {}).get("said"),
         "distillation": distillation(run),
-        **{key: run.get(key) for key in ("seed", "date", "machine")},
         "curve evaluated on": run.get("evaluated_on"),
-        "seconds": number(run.get("seconds")) if run.get("seconds") is not None else None,
     }
-    versions = run.get("versions") or {}
-    if isinstance(versions, Mapping):
-        facts["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-    else:
-        facts["versions"] = versions
-    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deadhead.report.tables import Rows, rich_table
+from deadhead.report.text_table import TextTable
 from deadhead.scoring.diagnose import Diagnosis
 
 
@@ -20,14 +20,11 @@ def diagnosis_table(found: Diagnosis) -> list[Any]:
         ]
         for row in found.rows
     ]
-    title = (
-        f"norms of the gradient of {found.loss} on head weights"
-        f" ({found.samples} samples, {found.dtype})"
-    )
+    title = f"gradient norms of {found.loss} per head, {found.samples} samples, {found.dtype}"
     shown = found.not_finite[:8]
     more = len(found.not_finite) - len(shown)
     return [
-        rich_table(Rows(columns, rows, words=("projection",)), title=title),
+        TextTable(columns, rows, words=("projection",), title=title, keys=2),
         *(f"not finite: {line}" for line in shown),
         *([f"not finite: and {more} more places"] if more > 0 else []),
         *(f"advice: {line}" for line in found.advice),

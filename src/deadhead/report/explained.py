@@ -1,17 +1,19 @@
-"""The table of removed heads: what they cost, and what every criterion said of them."""
+"""The table of removed heads: what each cost, and how every criterion scored it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from deadhead.report.tables import Rows
-from deadhead.report.wording import NOTHING, signed
+from deadhead.display.words import NOTHING, short_name, short_names, signed
+from deadhead.report.text_table import TextTable
 from deadhead.studies.explanation import Explanation, RemovedHead
 
+REGAINED = "repair regained"
 
-def removed_rows(explanation: Explanation, criteria: Sequence[str] = ()) -> Rows:
-    """List the heads that went, in that order: what each cost, then what `criteria` say of it.
+
+def removed_table(explanation: Explanation, criteria: Sequence[str] = ()) -> TextTable:
+    """List the removed heads in order: what each cost, then what `criteria` say of it.
 
     A criterion's cell is its score of the dense model and the rank of it, 1 = least important.
     """
@@ -28,34 +30,30 @@ def removed_rows(explanation: Explanation, criteria: Sequence[str] = ()) -> Rows
         cells += [_value(row.score), _change(row)]
         if explanation.measured:
             cells += [_value(row.before), _value(row.after)]
-        if "gave back" in columns:
+        if REGAINED in columns:
             cells.append(_value(row.given_back))
-        rows.append([*cells, *_said(row, criteria)])
-    return Rows((*columns, *criteria), rows)
-
-
-def rank_rows(explanation: Explanation, criteria: Sequence[str]) -> Rows:
-    """List what criteria say of the heads that went: score and rank, 1 = least important."""
-    rows = [[str(row.head), *_said(row, criteria)] for row in explanation.rows]
-    return Rows(("head", *criteria), rows)
+        rows.append([*cells, *_scores(row, criteria)])
+    return TextTable((*columns, *short_names(criteria).values()), rows)
 
 
 def legend(explanation: Explanation) -> list[str]:
-    """Say how the table is to be read, a line per matter, and what is missing."""
+    """Explain the columns of the table, and what is missing."""
     lines = []
     if explanation.chosen_by:
-        lines.append(f"Score then: by {explanation.chosen_by}, when the head was chosen.")
+        lines.append(
+            f"Score then: by {short_name(explanation.chosen_by)}, when the head was chosen."
+        )
     if any(row.change_over > 1 for row in explanation.rows):
-        lines.append("A change over several heads is that since the last step that was evaluated.")
+        lines.append("A change over several heads counts from the last evaluated step.")
     if explanation.criteria:
         lines.append(
-            "Scores are those of the dense model, with ranks among its"
+            "Scores are of the dense model; in brackets the rank among its"
             f" {explanation.n_heads} heads, 1 = least important{_of_losses(explanation)}."
         )
     if explanation.measured:
         repaired = (
-            f", repaired by {explanation.repair}; gave back: how much further it would be after the"
-            " step without the repair"
+            f", repaired by {explanation.repair}; {REGAINED}: how much larger it is after the step"
+            " without the repair"
         )
         lines.append(
             "KL: divergence from the dense model before and after the step, in nats, on"
@@ -80,10 +78,10 @@ def _copies(explanation: Explanation) -> bool:
 def _measures(explanation: Explanation) -> list[str]:
     if not explanation.measured:
         return []
-    return ["KL before", "KL after", *(["gave back"] if explanation.repair != "none" else [])]
+    return ["KL before", "KL after", *([REGAINED] if explanation.repair != "none" else [])]
 
 
-def _said(row: RemovedHead, criteria: Sequence[str]) -> list[str]:
+def _scores(row: RemovedHead, criteria: Sequence[str]) -> list[str]:
     return [
         f"{_value(row.scores[name])} ({row.ranks.get(name, NOTHING)})" if name in row.scores else ""
         for name in criteria

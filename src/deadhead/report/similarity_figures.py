@@ -1,33 +1,32 @@
-"""Figures of how alike heads are: distances, agreement, what clusters cost, and attention maps."""
+"""Figures of how alike heads are: distances, agreement, removed shares, and attention maps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deadhead.errors import DataError
-from deadhead.report.dendrograms import Dendrogram, dendrogram_figure, dendrogram_grid
-from deadhead.report.figures import COLOURS, GREY, PALE, STYLE, label_text, require_matplotlib
+from deadhead.report.style import (
+    COLORS,
+    GRAY,
+    PALE,
+    add_grid,
+    hide_frame,
+    label_text,
+    legend_above,
+    name_label,
+    new_figure,
+)
 from deadhead.similarity.agreement import RemovedShare
 from deadhead.similarity.distances import HeadDistances
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-__all__ = [
-    "Dendrogram",
-    "agreement_figure",
-    "attention_figure",
-    "dendrogram_figure",
-    "dendrogram_grid",
-    "removed_share_figure",
-    "similarity_heatmap",
-]
 
 MAP_COLUMNS = 4  # attention maps side by side
 UNNAMED_TOKENS = 60  # beyond these, tokens of an attention map are not named
@@ -45,13 +44,11 @@ def similarity_heatmap(distances: HeadDistances) -> Figure:
             f"a heat map shows one matrix of all heads, these are {len(distances.matrices)};"
             ' measure with scope="global"'
         )
-    matplotlib = require_matplotlib()
     (matrix,), (units,) = distances.matrices, distances.units
     blocks = [unit[0].block for unit in units]
     names = sorted(set(blocks))
     edges = [*(blocks.index(name) for name in names), len(blocks)]
-    with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure(figsize=(6.6, 5.5), layout="constrained")
+    with new_figure(6.6, 5.5) as figure:
         axes = figure.add_subplot()
         top = float(matrix.max()) or 1.0
         image = axes.imshow(matrix, cmap="YlGnBu_r", vmin=0, vmax=top, gid="distances")
@@ -67,12 +64,10 @@ def similarity_heatmap(distances: HeadDistances) -> Figure:
         centres = [(a + b - 1) / 2 for a, b in pairwise(edges)]
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(centres[::every], [str(name) for name in names[::every]])
-        axes.tick_params(length=0, labelsize=9)
+        hide_frame(axes)
         what = "head" if all(len(unit) == 1 for unit in units) else "key/value head"
         axes.set_xlabel(f"block (within it, {what} by {what})")
         axes.set_ylabel("block")
-        for spine in axes.spines.values():
-            spine.set_visible(False)
         label = f"{distances.metric} distance (0 = the same)"
         bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.04, 1)), label=label)
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
@@ -92,13 +87,10 @@ def agreement_figure(agreement: pd.DataFrame) -> Figure:
     rows = agreement.to_dict("records")
     if not rows:
         raise DataError("there is no agreement to draw; compare two clusterings or more")
-    matplotlib = require_matplotlib()
     rows.sort(key=lambda row: row["first"] != row["second"])
-    with matplotlib.rc_context(STYLE):
-        size = (7.2, 1.3 + 0.34 * len(rows))
-        figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+    with new_figure(7.2, 1.3 + 0.34 * len(rows)) as figure:
         axes = figure.add_subplot()
-        axes.axvline(0, color=GREY, linestyle=":", linewidth=1.2, gid="chance")
+        axes.axvline(0, color=GRAY, linestyle=":", linewidth=1.2, gid="chance")
         axes.axvline(1, color=PALE, linewidth=1.2)
         labelled: set[bool] = set()
         for at, row in enumerate(rows):
@@ -107,35 +99,36 @@ def agreement_figure(agreement: pd.DataFrame) -> Figure:
             if not math.isnan(row["low"]):
                 ends = ([row["low"], row["high"]], [at, at])
                 axes.plot(
-                    *ends, color=COLOURS[not same], linewidth=2, alpha=0.55, gid=f"interval-{at}"
+                    *ends, color=COLORS[not same], linewidth=2, alpha=0.55, gid=f"interval-{at}"
                 )
             axes.plot(
                 [row["mean"]],
                 [at],
-                color=COLOURS[not same],
+                color=COLORS[not same],
                 marker="o" if same else "s",
                 linestyle="none",
                 label=None if same in labelled else name,
                 gid=f"mean-{at}",
             )
             labelled.add(same)
-        names = [
-            row["first"] if row["first"] == row["second"] else f"{row['first']}, {row['second']}"
-            for row in rows
-        ]
-        axes.set_yticks(range(len(rows)), [label_text(name) for name in names], fontsize=9)
+        axes.set_yticks(range(len(rows)), [pair_name(row) for row in rows], fontsize=9)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("adjusted Rand index (1 = the same groups, 0 = as by chance)")
-        figure.legend(loc="outside upper center", frameon=False, fontsize=9.5, ncols=2)
+        legend_above(figure, 2)
     return figure
 
 
-def removed_share_figure(rows: Sequence[RemovedShare], *, criterion: str = "") -> Figure:
-    """Draw the share of important heads that goes, against the share of all heads that goes.
+def pair_name(row: Mapping[Hashable, Any]) -> str:
+    """Name the one or two prompt sets that a row of an agreement compares."""
+    return ", ".join(dict.fromkeys(name_label(row[key]) for key in ("first", "second")))
 
-    Shaded: the central 95% of what as many heads drawn at random would hit.
+
+def removed_share_figure(rows: Sequence[RemovedShare], *, criterion: str = "") -> Figure:
+    """Draw the fraction of important heads removed against the fraction of all heads removed.
+
+    Shaded: the central 95% for as many heads drawn at random.
 
     Raises:
         DataError: there are no rows.
@@ -143,39 +136,36 @@ def removed_share_figure(rows: Sequence[RemovedShare], *, criterion: str = "") -
     """
     if not rows:
         raise DataError("there is no share of removed heads to draw; give at least one percentage")
-    matplotlib = require_matplotlib()
     from matplotlib.ticker import PercentFormatter
 
     rows = sorted(rows, key=lambda row: row.n_dropped)
     x = [100 * row.n_dropped / row.n_heads for row in rows]
-    with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure(figsize=(7.2, 4.2), layout="constrained")
+    with new_figure(7.2, 4.2) as figure:
         axes = figure.add_subplot()
-        axes.grid(axis="y", color=PALE, linewidth=0.6)
-        axes.set_axisbelow(True)
+        add_grid(axes)
         low, high = ([100 * getattr(row, end) for row in rows] for end in ("low", "high"))
         band = {"color": PALE, "alpha": 0.8, "linewidth": 0, "gid": "chance"}
         if len(rows) > 1:
             axes.fill_between(x, low, high, label="random heads, 95%", **band)
         expected = [100 * row.expected for row in rows]
-        axes.plot(x, expected, color=GREY, linestyle=(0, (2, 1)), label="random heads, mean")
+        axes.plot(x, expected, color=GRAY, linestyle=(0, (2, 1)), label="random heads, mean")
         share = [100 * row.share for row in rows]
-        axes.plot(x, share, color=COLOURS[0], marker="o", label="these groups", gid="share")
+        axes.plot(x, share, color=COLORS[0], marker="o", label="these groups", gid="share")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(decimals=0))
         axes.set_xlim(0, 100)
         axes.set_ylim(-3, 103)
-        by = f" by {criterion}" if criterion else ""
+        by = f" by {name_label(criterion)}" if criterion else ""
         axes.set_xlabel("heads removed")
-        axes.set_ylabel(label_text(f"of the {rows[0].n_important} most important{by}, removed"))
-        figure.legend(loc="outside upper center", frameon=False, fontsize=9.5, ncols=3)
+        axes.set_ylabel(f"of the {rows[0].n_important} most important{by}, removed")
+        legend_above(figure)
     return figure
 
 
 def attention_figure(
     maps: Sequence[np.ndarray], tokens: Sequence[str], heads: Sequence[object]
 ) -> Figure:
-    """Draw attention maps, one panel per head: who looks (down) at whom (across).
+    """Draw attention maps, one panel per head: rows are the queries, columns the keys.
 
     Shape: `maps` are (query, key) each, probabilities, one for each of `heads`.
 
@@ -189,15 +179,13 @@ def attention_figure(
             f"{len(maps)} attention maps of {n} tokens for {len(heads)} heads; give one square map"
             " of these tokens for each head"
         )
-    matplotlib = require_matplotlib()
     columns = min(MAP_COLUMNS, len(maps)) if len(maps) != MAP_COLUMNS + 1 else 3
     rows = math.ceil(len(maps) / columns)
     side = float(np.clip(0.17 * n, 1.7, 10 / columns if columns > 1 else 7))
     names = [label_text(token) for token in tokens]
     margin = min(0.075 * max(map(len, tokens)), 1.6) if n <= UNNAMED_TOKENS else 0.3
-    with matplotlib.rc_context(STYLE):
-        size = (max(columns * (side + 0.2) + margin + 0.9, 3.4), rows * (side + 0.4) + margin + 0.5)
-        figure = matplotlib.figure.Figure(figsize=size, layout="compressed")
+    size = (max(columns * (side + 0.2) + margin + 0.9, 3.4), rows * (side + 0.4) + margin + 0.5)
+    with new_figure(*size, layout="compressed") as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         image: Any = None
         for number, (axes, weights, head) in enumerate(zip(grid.flat, maps, heads, strict=False)):
@@ -217,6 +205,6 @@ def attention_figure(
         bar.set_label("attention", fontsize=10)
         bar.ax.tick_params(labelsize=9)
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-        figure.supylabel("this token …", fontsize=10)
-        figure.supxlabel("… attends to this one", fontsize=10)
+        figure.supylabel("query token", fontsize=10)
+        figure.supxlabel("key token", fontsize=10)
     return figure

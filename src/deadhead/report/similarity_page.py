@@ -1,112 +1,134 @@
-"""The page of `deadhead similarity`, and its figures."""
+"""The page of `deadhead similarity`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deadhead.errors import MissingDependencyError
-from deadhead.files import write_text
-from deadhead.report.contents import data_rows
-from deadhead.report.dendrograms import dendrogram_figure, dendrogram_grid
-from deadhead.report.figures import save_figure
-from deadhead.report.page import render_page
+from deadhead.display.words import number, short_name
+from deadhead.report.dendrograms import dendrogram_figure
+from deadhead.report.page import Page, Plot, add_provenance
 from deadhead.report.similarity_figures import (
     agreement_figure,
+    pair_name,
     removed_share_figure,
     similarity_heatmap,
 )
 from deadhead.report.similarity_summary import (
     SimilaritySummary,
-    agreement_rows,
-    block_rows,
-    group_rows,
-    removed_rows,
+    agreement_table,
+    block_table,
+    group_table,
+    removed_share_table,
 )
-from deadhead.report.wording import number
 
 
 def write_similarity_report(summary: SimilaritySummary, folder: Path) -> Path:
     """Write `report.html` and `figures/*.{png,svg}` into `folder`.
 
-    The page needs nothing else, as that of a run. Without matplotlib it has no figures.
-
     Returns the path of the page.
     """
-    try:
-        figures = _write_figures(summary, folder / "figures")
-    except MissingDependencyError:
-        figures = {}
-    write_text(folder / "report.html", render_similarity(summary, figures))
-    return folder / "report.html"
+    return similarity_page(summary).write(folder)
 
 
-def render_similarity(summary: SimilaritySummary, figures: Mapping[str, str]) -> str:
-    """Return the page; `figures` holds SVG source by name, or is empty."""
+def similarity_page(summary: SimilaritySummary) -> Page:
+    """Lay out the page of a comparison of heads."""
+    said = summary.outcome()
+    page = Page(
+        summary.title, f"{said[0].upper()}{said[1:]}.", _tiles(summary), list(_caveats(summary))
+    )
+    page.section(
+        "Which heads are alike",
+        Plot(
+            "dendrograms",
+            lambda: dendrogram_figure(
+                summary.dendrograms(), height=f"Ward height ({summary.clustering.distance})"
+            ),
+            "Ward trees of the heads; the tables below list the groups",
+            _tree_caption(summary),
+        ),
+        block_table(summary),
+    )
+    page.section("Groups", group_table(summary) or "Every head is a group of its own.")
+    page.section(
+        "Across blocks",
+        Plot(
+            "similarity",
+            lambda: similarity_heatmap(summary.across),
+            "Distances of all heads to one another; distances_global.json has the numbers",
+            "Distances of all heads to one another; dark = alike, lines divide blocks.",
+        ),
+        _closest(summary),
+    )
+    _add_agreement(page, summary)
+    _add_removed(page, summary)
+    add_provenance(page, summary.run, _facts(summary))
+    return page
+
+
+def _closest(summary: SimilaritySummary) -> str:
     pair = summary.closest()
-    return render_page(
-        "similarity.html.j2",
-        figures,
-        title=summary.title,
-        outcome=f"{summary.outcome()[0].upper()}{summary.outcome()[1:]}.",
-        caveats=list(_caveats(summary)),
-        tiles=_tiles(summary),
-        tree_caption=_tree_caption(summary),
-        blocks=block_rows(summary),
-        groups=group_rows(summary),
-        closest="There is no pair of heads to compare."
-        if pair is None
-        else f"The two that are most alike in the whole model: {pair[0]} and {pair[1]}, at"
-        f" {summary.across.metric} distance {number(pair[2])}.",
-        agreement=None if summary.agreement is None else agreement_rows(summary.agreement),
-        removed=removed_rows(summary.removed) if summary.removed else None,
-        importance=summary.importance,
-        command=str(summary.run.get("command") or ""),
-        data=data_rows(summary.run.get("data") or {}),
-        facts=_facts(summary),
+    if pair is None:
+        return "There is no pair of heads to compare."
+    first, second, distance = pair
+    metric = summary.across.metric
+    return f"Most alike in the model: {first} and {second}, {metric} distance {number(distance)}."
+
+
+def _add_agreement(page: Page, summary: SimilaritySummary) -> None:
+    heading, agreement = "Do other prompts give other groups?", summary.agreement
+    if agreement is None:
+        page.section(heading, "Not compared: there was one draw of one prompt set.")
+        return
+    page.section(
+        heading,
+        Plot(
+            "agreement",
+            lambda: agreement_figure(agreement),
+            "Adjusted Rand index of clusterings; the table below has the numbers",
+            "How much clusterings of other prompts agree; bars hold 95% of the pairs. Compare two"
+            " prompt sets with two draws of one set.",
+        ),
+        agreement_table(agreement),
     )
 
 
-def _write_figures(summary: SimilaritySummary, folder: Path) -> dict[str, str]:
-    trees = summary.dendrograms()
-    height = f"Ward height ({summary.clustering.distance})"
-    if len(trees) == 1:
-        (tree,) = trees
-        drawn = dendrogram_figure(tree.tree, tree.labels, tree.n_groups, tree.title, height=height)
-    else:
-        drawn = dendrogram_grid(trees, height=height)
-    figures = {"dendrograms": drawn, "similarity": similarity_heatmap(summary.across)}
-    if summary.agreement is not None:
-        figures["agreement"] = agreement_figure(summary.agreement)
-    if summary.removed:
-        figures["removed_share"] = removed_share_figure(
-            summary.removed, criterion=summary.importance
-        )
-    written = {name: save_figure(figure, folder, name) for name, figure in figures.items()}
-    return {name: paths[-1].read_text(encoding="utf-8") for name, paths in written.items()}
+def _add_removed(page: Page, summary: SimilaritySummary) -> None:
+    heading, by = "Are important heads removed?", summary.importance
+    if not summary.removed:
+        page.section(heading, "Not measured: no importance was given.")
+        return
+    page.section(
+        heading,
+        Plot(
+            "removed_share",
+            lambda: removed_share_figure(summary.removed, criterion=by),
+            "Fraction of important heads removed, against the fraction of all heads removed; the"
+            " table below has the numbers",
+            f"The most important heads by {short_name(by)} that are not representatives, if the"
+            " same groups are made for other amounts of heads.",
+        ),
+        removed_share_table(summary.removed, by),
+    )
 
 
 def _caveats(summary: SimilaritySummary) -> Iterator[str]:
     yield (
-        "Groups say which heads attend alike on these prompts, not that one can do the work of the"
-        " other: what dropping costs, 'deadhead prune --strategy clusters' measures."
+        "Groups say which heads attend alike on these prompts, not that one can replace another."
+        " 'deadhead prune --strategy clusters' measures what removing them costs."
     )
     if isinstance(summary.asked, float) and round(summary.asked - summary.actual, 3):
         yield (
-            f"Asked were {summary.asked:.1%} of the heads, had {summary.actual:.1%}: heads and"
-            " key/value heads go whole."
+            f"{summary.asked:.1%} of the heads were to be removed, {summary.actual:.1%} are:"
+            " only whole heads and key/value heads can be."
         )
     if summary.agreement is not None:
         weak = [r for r in summary.agreement.to_dict("records") if r["mean"] < 0.5]
         if weak:
-            pairs = [
-                r["first"] if r["first"] == r["second"] else f"{r['first']}, {r['second']}"
-                for r in weak
-            ]
             yield (
                 "Groups depend on the prompts: the adjusted Rand index is below 0.5 for"
-                f" {'; '.join(pairs)}."
+                f" {'; '.join(map(pair_name, weak))}."
             )
     yield from (f"{note[0].upper()}{note[1:]}." for note in summary.notes)
 
@@ -114,15 +136,15 @@ def _caveats(summary: SimilaritySummary) -> Iterator[str]:
 def _tree_caption(summary: SimilaritySummary) -> str:
     said = "Ward trees of the heads' attention maps, all at one scale."
     if summary.clustering.grouping == "random":
-        return f"{said} The groups were drawn at random, so no cut of these trees is theirs."
-    return f"{said} Dashed: the cut. Each group of two or more has its colour inside a block."
+        return f"{said} The groups were drawn at random, so no cut is drawn."
+    return f"{said} Dashed: the cut. Each group of two or more has its color inside a block."
 
 
 def _tiles(summary: SimilaritySummary) -> list[tuple[str, str, str]]:
     """Return (name, value, note) of the numbers on top."""
     mask = summary.plan.mask
     tiles = [
-        ("heads", f"{mask.n_heads} → {mask.n_kept}", f"actual {summary.actual:.1%}"),
+        ("heads", f"{mask.n_heads} → {mask.n_kept}", f"{summary.actual:.1%} removed"),
         ("groups", str(len(summary.groups)), summary.clustering.name),
     ]
     pair = summary.closest()
@@ -134,11 +156,11 @@ def _tiles(summary: SimilaritySummary) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _facts(summary: SimilaritySummary) -> list[tuple[str, str]]:
-    """Return (name, value) of what else identifies the run; what is unknown is left out."""
-    run, clustering = summary.run, summary.clustering
-    facts: dict[str, Any] = {
-        "model": run.get("model"),
+def _facts(summary: SimilaritySummary) -> dict[str, Any]:
+    """Return what identifies the run, for its provenance."""
+    clustering = summary.clustering
+    return {
+        "model": summary.run.get("model"),
         "distance": clustering.distance,
         "grouping": clustering.grouping,
         "representative": clustering.representative,
@@ -147,8 +169,4 @@ def _facts(summary: SimilaritySummary) -> list[tuple[str, str]]:
         "padding included": clustering.include_padding,
         "first token": clustering.first_token,
         "importance": summary.importance,
-        **{key: run.get(key) for key in ("seed", "date", "machine")},
-        "seconds": number(run.get("seconds")) if run.get("seconds") is not None else None,
-        "versions": ", ".join(f"{n} {v}" for n, v in (run.get("versions") or {}).items()),
     }
-    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deadhead.display.words import NOTHING, number, short_name
 from deadhead.report.dendrograms import Dendrogram
-from deadhead.report.tables import Rows
-from deadhead.report.wording import NOTHING, number
+from deadhead.report.similarity_figures import pair_name
+from deadhead.report.text_table import TextTable
 from deadhead.similarity import Clustering, Group, HeadDistances, linkage
 from deadhead.similarity.agreement import RemovedShare
 from deadhead.similarity.groups import named
@@ -27,17 +28,18 @@ class SimilaritySummary:
     Attributes:
         title: one line.
         clustering: what was asked for.
-        asked: heads that were to go, as given.
+        asked: heads to remove, as given.
         within: distances inside blocks.
         across: distances between all heads of the model.
         compared: the distances that were grouped: a cell per block, per key/value head where heads
             share them, or one cell in all.
         groups: every unit is in one.
-        plan: drops all but the representatives.
+        plan: removes all but the representatives.
         agreement: what `similarity.agreement` returned; None if there was nothing to compare.
-        removed: share of important heads that go, at several percentages; empty without importance.
+        removed: fraction of important heads removed, at several percentages; empty without
+            importance.
         importance: name of the scores behind `removed`.
-        notes: what was truncated, left out or could not be had.
+        notes: what was truncated or left out.
         run: command, versions, model, prompts, seed, date, seconds, machine.
     """
 
@@ -57,16 +59,16 @@ class SimilaritySummary:
 
     @property
     def actual(self) -> float:
-        """Fraction of all heads that the plan drops, in [0, 1]."""
+        """Fraction of all heads that the plan removes, in [0, 1]."""
         return self.plan.mask.sparsity
 
     def outcome(self) -> str:
-        """Say in one line what was asked and what became of it."""
+        """Say in one line how many heads were to be removed, and how many the groups remove."""
         mask = self.plan.mask
         asked = f"{self.asked:.1%}" if isinstance(self.asked, float) else f"{self.asked} heads"
         return (
             f"asked {asked}, actual {self.actual:.1%}: {len(mask.dropped)} of {mask.n_heads} heads"
-            f" can go, {mask.n_kept} stay"
+            f" are represented by another, {mask.n_kept} are kept"
         )
 
     def closest(self, block: int | None = None) -> tuple[str, str, float] | None:
@@ -155,7 +157,7 @@ class SimilaritySummary:
         return [{str(k): None if v != v else v for k, v in row.items()} for row in rows]
 
 
-def block_rows(summary: SimilaritySummary) -> Rows:
+def block_table(summary: SimilaritySummary) -> TextTable:
     """List per block how many heads there are, how many groups, and the closest pair."""
     rows = []
     for block, kept in enumerate(summary.plan.mask.kept):
@@ -165,26 +167,28 @@ def block_rows(summary: SimilaritySummary) -> Rows:
         ends = [NOTHING, NOTHING] if pair is None else [f"{pair[0]}, {pair[1]}", number(pair[2])]
         rows.append([str(block), str(units), str(len(here)), str(sum(kept)), *ends])
     unit = "key/value heads" if summary.clustering.unit == "kv" else "heads"
-    columns = ("block", unit, "groups", "heads that stay", "closest pair")
-    return Rows((*columns, f"{summary.compared.metric} distance"), rows, words=("closest pair",))
+    columns = ("block", unit, "groups", "heads kept", "closest pair")
+    return TextTable(
+        (*columns, f"{summary.compared.metric} distance"), rows, words=("closest pair",)
+    )
 
 
-def group_rows(summary: SimilaritySummary) -> Rows:
-    """List the groups of two or more: who stays, and for whom."""
+def group_table(summary: SimilaritySummary) -> TextTable:
+    """List the groups of two or more: the head kept, and those that it represents."""
     rows = [
         [named(g.representative), " ".join(map(named, g.others))]
         for g in summary.groups
         if g.others
     ]
-    columns = ("stays", "stands for")
-    return Rows(columns, rows, words=columns)
+    columns = ("kept", "represents")
+    return TextTable(columns, rows, words=columns)
 
 
-def agreement_rows(agreement: pd.DataFrame) -> Rows:
+def agreement_table(agreement: pd.DataFrame) -> TextTable:
     """List how much clusterings agree, a row for each pair of prompt sets."""
     rows = [
         [
-            row["first"] if row["first"] == row["second"] else f"{row['first']}, {row['second']}",
+            pair_name(row),
             number(row["mean"]),
             NOTHING if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}",
             str(row["pairs"]),
@@ -192,11 +196,11 @@ def agreement_rows(agreement: pd.DataFrame) -> Rows:
         for row in agreement.to_dict("records")
     ]
     columns = ("prompts", "adjusted Rand index", "95% of pairs", "pairs")
-    return Rows(columns, rows, words=("prompts",))
+    return TextTable(columns, rows, words=("prompts",))
 
 
-def removed_rows(removed: Sequence[RemovedShare]) -> Rows:
-    """List the share of important heads that goes, beside chance."""
+def removed_share_table(removed: Sequence[RemovedShare], criterion: str) -> TextTable:
+    """List the fraction of important heads that is removed, beside chance."""
     rows = [
         [
             f"{row.n_dropped / row.n_heads:.1%}",
@@ -208,7 +212,7 @@ def removed_rows(removed: Sequence[RemovedShare]) -> Rows:
         for row in removed
     ]
     columns = ("heads removed", "count", "of the important", "by chance", "95% of chance")
-    return Rows(columns, rows)
+    return TextTable(columns, rows, title=f"important heads, by {short_name(criterion)}")
 
 
 def _inner(unit: Sequence[Any]) -> str:

@@ -8,23 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deadhead.errors import MissingDependencyError
-from deadhead.files import write_text
-from deadhead.report.contents import data_rows
-from deadhead.report.figures import (
-    COLOURS,
-    GREY,
+from deadhead.display.words import NOTHING, number, short_name
+from deadhead.measure import Metric, speed_words
+from deadhead.report.page import Page, Plot, add_provenance
+from deadhead.report.style import (
+    COLORS,
+    GRAY,
     LINES,
     MARKERS,
     PALE,
-    STYLE,
+    add_grid,
     label_text,
-    require_matplotlib,
-    save_figure,
+    name_label,
+    needs_log_axis,
+    new_figure,
 )
-from deadhead.report.page import render_page
-from deadhead.report.tables import Rows
-from deadhead.report.wording import NOTHING, number
+from deadhead.report.text_table import TextTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
 MANY = 10  # methods that a figure tells apart
 OTHERS = "others"
+INTERVALS = "In brackets: 95% interval over examples; for random heads, 95% of the draws."
 
 
 @dataclass(frozen=True)
@@ -51,24 +51,32 @@ class SweepSummary:
     run: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def judges(self) -> list[str]:
-        """Names of what the models were judged on."""
-        return list(next((line.readings for line in self.lines if line.readings), {}))
+    def judges(self) -> dict[str, Metric]:
+        """The metric of each judge, by the judge's name."""
+        readings = next((line.readings for line in self.lines if line.readings), {})
+        return {judge: Metric(r.metric, r.greater_is_better) for judge, r in readings.items()}
 
 
-def sweep_rows(summary: SweepSummary) -> Rows:
-    """List every line: what was asked for and had, what each judge read, what it weighs."""
-    judges = summary.judges
-    columns = ("method", "action", "asked", "heads", "actual", *judges, "parameters", "speed")
+def sweep_table(summary: SweepSummary) -> TextTable:
+    """List every line: heads asked for and removed, what each judge measured, and its size."""
+    judges = {
+        judge: f"{metric.name} on {short_name(judge)}, {metric.better}"
+        for judge, metric in summary.judges.items()
+    }
+    sizes = {"parameters": any("parameters" in line.size for line in summary.lines)}
+    sizes["speed"] = any(" speedup" in key for line in summary.lines for key in line.size)
     rows = []
     for line in summary.lines:
         cells = [line.method + (f" ({line.draws} draws)" if line.draws else ""), line.action]
         cells += [f"{line.asked:.0%}", str(line.dropped), f"{line.actual:.1%}"]
         cells += [_reading(line, judge) for judge in judges]
         parameters = line.size.get("parameters")
-        cells.append(NOTHING if parameters is None else f"{parameters:,.0f}")
-        rows.append([*cells, _speed(line.size)])
-    return Rows(columns, rows, words=("method", "action", *judges, "speed"))
+        cells += [NOTHING if parameters is None else f"{parameters:,.0f}"] * sizes["parameters"]
+        rows.append([*cells, *[_speed(line.size)] * sizes["speed"]])
+    columns = ("method", "action", "asked", "heads", "actual", *judges.values())
+    columns += tuple(name for name, known in sizes.items() if known)
+    words = ("method", "action", *judges.values(), "speed")
+    return TextTable(columns, rows, words=words, title=short_name(summary.title), keys=3)
 
 
 def _reading(line: Line, judge: str) -> str:
@@ -81,63 +89,64 @@ def _reading(line: Line, judge: str) -> str:
 
 
 def _speed(size: Mapping[str, float]) -> str:
-    settings = [k.removesuffix(" speedup") for k in size if k.endswith(" speedup")]
-    texts = [
-        f"{s} {size[f'{s} speedup']:.2f}x [{size[f'{s} speedup low']:.2f},"
-        f" {size[f'{s} speedup high']:.2f}]"
-        for s in settings
-    ]
-    ceiling = next((size[k] for k in size if k.endswith(" ceiling")), None)
-    return f"{', '.join(texts)}; ceiling {ceiling:.2f}x" if texts else NOTHING
+    texts = []
+    for setting in (k.removesuffix(" speedup") for k in size if k.endswith(" speedup")):
+        low, high = size[f"{setting} speedup low"], size[f"{setting} speedup high"]
+        ceiling = size[f"{setting} ceiling"]
+        headline = speed_words(size[f"{setting} speedup"], low, high, ceiling)
+        said = f"{headline} [{low:.2f}, {high:.2f}]"
+        texts.append(f"{setting} {said}, ceiling {ceiling:.2f}x")
+    return "; ".join(texts) or NOTHING
 
 
 def sweep_figure(lines: Sequence[Line], judge: str) -> Figure:
-    """Draw one judge's metric against the share of heads that went, a panel per action.
+    """Draw one judge's metric against the fraction of heads removed, a panel per action.
 
     Random draws are a band (95% of draws), the dense model is a line. Of more than `MANY` methods
     those nearest to the dense model (in the mean over shares) are told apart, the others are thin
-    and grey. The axis of a metric whose values differ by more than a factor of 30 (perplexity) is
-    logarithmic.
+    and gray. A metric whose values differ by more than a factor of 30 (perplexity) has a
+    logarithmic axis.
     """
-    matplotlib = require_matplotlib()
     dense = next((x.readings[judge] for x in lines if x.method == "dense"), None)
     kept = [line for line in lines if judge in line.readings and line.method != "dense"]
     actions = list(dict.fromkeys(line.action for line in kept if not line.draws)) or ["mask"]
     methods = list(dict.fromkeys(line.method for line in kept if not line.draws))
     named = _nearest(kept, methods, judge, dense)
-    with matplotlib.rc_context(STYLE):
-        drawn = [line.method for line in kept if line.draws]
-        legend = 0.6 + 0.075 * max(map(len, [*named, *drawn, OTHERS]))  # inches
-        figure = matplotlib.figure.Figure(
-            figsize=(3.6 * len(actions) + legend, 4.0), layout="constrained"
-        )
+    drawn = [line.method for line in kept if line.draws]
+    legend = 0.6 + 0.075 * max(map(len, [*named, *drawn, OTHERS]))  # inches
+    with new_figure(3.6 * len(actions) + legend, 4.0) as figure:
         panels = figure.subplots(1, len(actions), sharey=True, squeeze=False)[0]
         for axes, action in zip(panels, actions, strict=True):
-            axes.grid(axis="y", color=PALE, linewidth=0.6)
+            add_grid(axes)
             axes.set_title(action, fontsize=11)
-            axes.set_xlabel("heads gone, %")
+            axes.set_xlabel("heads removed, %")
             _draw_random(axes, kept, judge)
             if dense is not None:
-                axes.axhline(dense.value, color=GREY, linewidth=1.2, linestyle="--", label="dense")
+                axes.axhline(dense.value, color=GRAY, linewidth=1.2, linestyle="--", label="dense")
             for method in methods:
                 i = named.index(method) if method in named else None
                 _draw_method(axes, kept, (method, action), judge, i)
             axes.set_xticks(sorted({round(100 * line.asked) for line in kept}))
-        values = [line.readings[judge].value for line in kept]
-        if values and min(values) > 0 and max(values) > 30 * min(values):
+        if needs_log_axis([line.readings[judge].value for line in kept]):
             panels[0].set_yscale("log")
-        metric = next((line.readings[judge].metric for line in kept), "")
-        panels[0].set_ylabel(label_text(f"{metric} on {judge}"))
-        handles: dict[str, Any] = {}
-        for axes in panels:
-            for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-                handles.setdefault(name, handle)
-        if others := len(methods) - len(named):
-            handles[f"{others} others"] = handles.pop(OTHERS)
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=9
-        )
+        read = next((line.readings[judge] for line in kept), None)
+        if read is not None:
+            better = Metric(read.metric, read.greater_is_better).better
+            panels[0].set_ylabel(label_text(f"{read.metric} on {short_name(judge)} ({better})"))
+        _add_legend(figure, panels, len(methods) - len(named))
     return figure
+
+
+def _add_legend(figure: Figure, panels: Sequence[Axes], others: int) -> None:
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    if others:
+        handles[f"{others} others"] = handles.pop(OTHERS)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=9
+    )
 
 
 def _nearest(
@@ -155,14 +164,16 @@ def _nearest(
 
 
 def _draw_random(axes: Axes, lines: Sequence[Line], judge: str) -> None:
-    for number_, method in enumerate(dict.fromkeys(x.method for x in lines if x.draws)):
+    for at, method in enumerate(dict.fromkeys(x.method for x in lines if x.draws)):
         drawn = sorted((x for x in lines if x.method == method), key=lambda x: x.actual)
         x = [100 * line.actual for line in drawn]
         readings = [line.readings[judge] for line in drawn]
-        shade = ("#8c959f", "#d4a72c", "#6cb6ff")[number_ % 3]
+        shade = ("#8c959f", "#d4a72c", "#6cb6ff")[at % 3]
         low, high = [r.low for r in readings], [r.high for r in readings]
         axes.fill_between(x, low, high, color=shade, alpha=0.22, linewidth=0)
-        axes.plot(x, [r.value for r in readings], color=shade, linewidth=1.2, label=method)
+        axes.plot(
+            x, [r.value for r in readings], color=shade, linewidth=1.2, label=name_label(method)
+        )
 
 
 def _draw_method(
@@ -182,50 +193,48 @@ def _draw_method(
         axes.plot(
             x,
             y,
-            color=COLOURS[i % len(COLOURS)],
-            linestyle=LINES[i // len(COLOURS) % len(LINES)],
+            color=COLORS[i % len(COLORS)],
+            linestyle=LINES[i // len(COLORS) % len(LINES)],
             marker=MARKERS[i % len(MARKERS)],
             markersize=4,
             linewidth=1.4,
-            label=label_text(key[0]),
+            label=name_label(key[0]),
         )
 
 
 def write_sweep_page(summary: SweepSummary, folder: Path) -> Path:
     """Write `report.html`, and a figure per judge as PNG and SVG; without matplotlib none."""
-    figures = {}
-    try:
-        for at, judge in enumerate(summary.judges):
-            paths = save_figure(
-                sweep_figure(summary.lines, judge), folder / "figures", f"sweep-{at}"
-            )
-            figures[f"sweep-{at}"] = paths[-1].read_text(encoding="utf-8")
-    except MissingDependencyError:
-        figures = {}
+    return sweep_page(summary).write(folder)
+
+
+def sweep_page(summary: SweepSummary) -> Page:
+    """Lay out the page of a sweep."""
+    caveats = [str(note) for note in summary.run.get("notes") or ()]
+    page = Page(summary.title, _outcome(summary), caveats=caveats)
+    plots = [_plot(summary, judge, at) for at, judge in enumerate(summary.judges)]
+    page.section("What each choice costs", *plots, INTERVALS, sweep_table(summary))
     model = summary.run.get("model") or {}
-    page = render_page(
-        "sweep.html.j2",
-        figures,
-        title=summary.title,
-        outcome=_outcome(summary),
-        caveats=[str(note) for note in summary.run.get("notes") or ()],
-        tiles=[],
-        captions={f"sweep-{at}": judge for at, judge in enumerate(summary.judges)},
-        lines=sweep_rows(summary),
-        command=str(summary.run.get("command") or ""),
-        data=data_rows(summary.run.get("data") or {}),
-        facts=[
-            ("model", str(model.get("name", NOTHING))),
-            ("parameters", f"{model.get('parameters') or 0:,}"),
-            *((k, str(summary.run[k])) for k in ("seed", "date") if k in summary.run),
-        ],
+    parameters = model.get("parameters")
+    facts = {
+        "model": model.get("name"),
+        "parameters": None if parameters is None else f"{parameters:,}",
+    }
+    add_provenance(page, summary.run, facts)
+    return page
+
+
+def _plot(summary: SweepSummary, judge: str, at: int) -> Plot:
+    return Plot(
+        f"sweep-{at}",
+        lambda: sweep_figure(summary.lines, judge),
+        f"{summary.judges[judge]} on {short_name(judge)} against the fraction of heads removed; the"
+        " table below has the numbers",
+        f"{short_name(judge)}. Bands hold 95% of the random draws.",
     )
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
 
 
 def _outcome(summary: SweepSummary) -> str:
     shares = sorted({line.actual for line in summary.lines if line.method != "dense"})
     methods = {line.method for line in summary.lines if line.method != "dense"}
     said = ", ".join(f"{share:.0%}" for share in shares)
-    return f"{len(methods)} ways of choosing, at {said} of the heads; one model, loaded once."
+    return f"{len(methods)} methods, with {said} of the heads removed, on one loaded model."

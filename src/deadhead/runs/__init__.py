@@ -2,7 +2,7 @@
 
 from deadhead.runs.conduct import Watch, conduct, write_run
 from deadhead.runs.explain import FinishedRun
-from deadhead.runs.facts import data_facts, model_facts, model_size, versions
+from deadhead.runs.facts import data_facts, model_facts, size_facts, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings, RunSettings
 
@@ -17,7 +17,7 @@ __all__ = [
     "conduct",
     "data_facts",
     "model_facts",
-    "model_size",
+    "size_facts",
     "versions",
     "write_run",
 ]

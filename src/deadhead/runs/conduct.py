@@ -30,7 +30,7 @@ from deadhead.repair import Fits, apply_repaired_, fit, repaired
 from deadhead.repair.distill import DistillReport, distill_
 from deadhead.report import RunSummary, model_card, write_report
 from deadhead.runs.explain import explained
-from deadhead.runs.facts import data_facts, model_facts, model_size, versions
+from deadhead.runs.facts import data_facts, model_facts, size_facts, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.settings import RunSettings, table_fingerprint
 from deadhead.studies.baseline import RandomBaseline, random_baseline
@@ -147,7 +147,7 @@ def _conduct(settings: RunSettings, resume: bool, watch: Watch) -> RunSummary:
         trajectory=pruning.trajectory,
         scores=scores,
         plan=plan,
-        model=model_facts(loaded.name, cut, settings.model, before=model_size(loaded.model)),
+        model=model_facts(loaded.name, cut, settings.model, before=size_facts(loaded.model)),
         speed=speed,
         evaluation=evaluation,
         random=baseline,

@@ -7,8 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from deadhead.data.prompts import Prompts
-from deadhead.measure import parameter_count
-from deadhead.models.heads import HeadModel
+from deadhead.measure import model_size
 from deadhead.runs.settings import ModelSettings
 from deadhead.tasks import Task
 
@@ -28,18 +27,17 @@ def data_facts(**sets: Task | Prompts | None) -> dict[str, Any]:
     }
 
 
-def model_size(model: Any) -> dict[str, int | None]:
+def size_facts(model: Any) -> dict[str, int | None]:
     """Return parameters, and the bytes of KV cache per token (None for encoders)."""
-    decodes = hasattr(model, "generate") and model.can_generate()
-    cache = HeadModel(model).kv_bytes_per_token() if decodes else None
-    return {"parameters": parameter_count(model), "kv_bytes_per_token": cache}
+    size = model_size(model)
+    return {"parameters": size.parameters, "kv_bytes_per_token": size.kv_bytes_per_token}
 
 
 def model_facts(
     name: str, model: Any, settings: ModelSettings, *, before: dict[str, int | None]
 ) -> dict[str, Any]:
-    """Return `RunSummary.model` of a cut model; `before` is its `model_size` before the cut."""
-    after = model_size(model)
+    """Return `RunSummary.model` of a cut model; `before` is its `size_facts` before the cut."""
+    after = size_facts(model)
     return {
         "name": name,
         "hub_id": settings.hub_id,

@@ -12,7 +12,14 @@ from deadhead.errors import DataError
 from deadhead.studies.readings import Reading
 from deadhead.studies.sweep import Judge
 from deadhead.tasks import Task
-from deadhead.tasks.lm_eval import check_lm_eval_tasks, interval, members, primary, run_lm_eval
+from deadhead.tasks.lm_eval import (
+    check_lm_eval_tasks,
+    higher_is_better,
+    interval,
+    members,
+    primary,
+    run_lm_eval,
+)
 
 
 @dataclass(frozen=True)
@@ -28,12 +35,13 @@ class LmEvalSettings:
     trust_remote_code: bool = False
 
 
-def judge_by(task: Task) -> Judge:
-    """Judge by a task's metric, with its interval."""
+def judge_by(task: Task, name: str) -> Judge:
+    """Judge by a task's metric, with its interval; `name` is what the reading is called."""
 
     def judge(model: nn.Module) -> dict[str, Reading]:
         found = task.evaluate(model)
-        return {task.name: Reading(found.metric, found.value, *found.interval())}
+        ends = found.interval()
+        return {name: Reading(found.metric, found.value, *ends, task.greater_is_better)}
 
     return judge
 
@@ -64,7 +72,9 @@ def judge_by_lm_eval(name: str, settings: LmEvalSettings, loaded: Loaded) -> Jud
         readings = {}
         for task in members(name, results):
             metric, value, error = found[task]
-            readings[f"lm-eval {task}"] = Reading(metric, value, *interval(metric, value, error))
+            ends = interval(metric, value, error)
+            higher = higher_is_better(results, task, metric)
+            readings[f"lm-eval {task}"] = Reading(metric, value, *ends, higher)
         if not readings:
             raise DataError(f"lm-eval {name!r} gives no number; name a task with a metric")
         return readings

@@ -15,6 +15,7 @@ from torch import nn
 from deadhead.checkpoints import Loaded, load_model
 from deadhead.data.inputs import to_device
 from deadhead.data.prompts import Prompts
+from deadhead.display.words import short_names
 from deadhead.errors import CheckpointError, DataError, UnknownNameError
 from deadhead.files import check_empty, locked, whole_folder
 from deadhead.measure import measure_all
@@ -24,14 +25,14 @@ from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.repair.distill import Distillation, DistillReport, check_packages, distill_
 from deadhead.report.sweep_page import SweepSummary, write_sweep_page
 from deadhead.runs.comparing import check_room, to_drop
-from deadhead.runs.facts import data_facts, model_size, versions
+from deadhead.runs.facts import data_facts, size_facts, versions
 from deadhead.runs.journal import Journal
 from deadhead.runs.judging import LmEvalSettings, judge_by, judge_by_lm_eval, lm_eval_names
 from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings, table_fingerprint
 from deadhead.scoring import ScorerGroup
 from deadhead.similarity import Clustering, HeadGrams, head_grams
 from deadhead.strategies import droppable, shortfall
-from deadhead.studies.readings import Line, Point, lines_of
+from deadhead.studies.readings import Line, Point, table_lines
 from deadhead.studies.sweep import Sweep, count_points, sweep
 from deadhead.tasks import Task, TaskSet
 
@@ -127,8 +128,10 @@ def _conduct_sweep(
         "importance": [table_fingerprint(table) for table in tables],
         "versions": versions(),
     }
-    short = dict.fromkeys(_check_shares(view, settings.sweep))
-    judges = [judge_by(task) for task in (tasks.test, *also.values())]
+    unreached = dict.fromkeys(_check_shares(view, settings.sweep))
+    sets = [tasks.test, *also.values()]
+    short = short_names(task.name for task in sets)  # unique: they become columns
+    judges = [judge_by(task, short[task.name]) for task in sets]
     if settings.lm_eval is not None:
         judges += [judge_by_lm_eval(name, settings.lm_eval, loaded) for name in named]
     journal = Journal.open(settings.output, header, resume=resume)
@@ -189,12 +192,12 @@ def _conduct_sweep(
         "command": settings.command,
         "versions": versions(),
         "data": data,
-        "notes": [*tasks.notes, *(texts.notes if texts else ()), *short, *notes.values()],
+        "notes": [*tasks.notes, *(texts.notes if texts else ()), *unreached, *notes.values()],
         "seed": settings.sweep.seed,
         "date": datetime.now(UTC).date().isoformat(),
-        "model": {"name": loaded.name, **model_size(loaded.model)},
+        "model": {"name": loaded.name, **size_facts(loaded.model)},
     }
-    lines = lines_of(points)
+    lines = table_lines(points)
     summary = SweepSummary(f"{loaded.name}: {settings.kind}", lines, run)
     with whole_folder(settings.output) as folder:
         frame(lines).to_csv(folder / "sweep.csv", index=False)
@@ -295,7 +298,7 @@ def _measure(dense: Any, test: Task, *, timed: bool) -> Callable[[nn.Module], di
     inputs = {k: v[:1] for k, v in to_device(batch, device).items() if k != "labels"}
 
     def measure(model: nn.Module) -> dict[str, float]:
-        size = {k: float(v) for k, v in model_size(model).items() if v is not None}
+        size = {k: float(v) for k, v in size_facts(model).items() if v is not None}
         for row in measure_all(dense, model, inputs, repeats=15, warmup=3) if timed else ():
             size |= {
                 f"{row.setting} speedup": row.speedup,

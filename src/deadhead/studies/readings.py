@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ class Reading:
     value: float
     low: float = float("nan")
     high: float = float("nan")
+    greater_is_better: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,15 @@ class Point:
         return cls(**{**data, "readings": readings})
 
 
-def _reading(metric: str, value: float | None, low: float | None, high: float | None) -> Reading:
-    return Reading(metric, *(float("nan") if x is None else float(x) for x in (value, low, high)))
+def _reading(
+    metric: str,
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    greater_is_better: bool = True,
+) -> Reading:
+    found = [float("nan") if x is None else float(x) for x in (value, low, high)]
+    return Reading(metric, *found, greater_is_better=greater_is_better)
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class Line:
     size: Mapping[str, float]
 
 
-def lines_of(points: Sequence[Point]) -> list[Line]:
+def table_lines(points: Sequence[Point]) -> list[Line]:
     """Put the draws of a method together; other points are lines as they are."""
     groups: dict[tuple[str, str, float], list[Point]] = {}
     for point in points:
@@ -124,4 +132,4 @@ def _line(group: Sequence[Point]) -> Line:
 def _over_draws(readings: Sequence[Reading]) -> Reading:
     values = np.array([reading.value for reading in readings])
     low, high = np.quantile(values, [0.025, 0.975])
-    return Reading(readings[0].metric, float(values.mean()), float(low), float(high))
+    return replace(readings[0], value=float(values.mean()), low=float(low), high=float(high))

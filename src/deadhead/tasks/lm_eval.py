@@ -114,7 +114,7 @@ def primary(results: Mapping[str, Any]) -> dict[str, tuple[str, float, float | N
     other than none stays in the name, as lm-eval writes it (`exact_match,strict-match`). Groups
     without a metric of their own are left out.
 
-    Unit: the task's own; `results["higher_is_better"]` says which way is better.
+    Unit: the task's own; `higher_is_better` says which way is better.
     """
     found = {}
     for task, row in results["results"].items():
@@ -131,6 +131,12 @@ def primary(results: Mapping[str, Any]) -> dict[str, tuple[str, float, float | N
         known = isinstance(error, int | float)
         found[task] = (name, float(row[numbers[name]]), float(error) if known else None)
     return found
+
+
+def higher_is_better(results: Mapping[str, Any], task: str, metric: str) -> bool:
+    """Whether more is better of a task's metric, as lm-eval says; True if it does not."""
+    known = (results.get("higher_is_better") or {}).get(task) or {}
+    return bool(known.get(metric.partition(",")[0], True))
 
 
 def members(name: str, results: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from deadhead.report import html, outcome, write_report
+from deadhead.report import outcome, run_page, write_report
+from deadhead.report.page import Page as Layout
 
 NASTY = "<script>alert('x')</script>&\"--><img src=http://x onerror=1>"
 VOID = {"meta", "br", "img", "link", "hr", "input"}
@@ -89,7 +90,7 @@ def test_tiles_count_from_the_model_as_it_was_given(full):
     start = replace(full.trajectory.start, mask=full.trajectory.steps[2].mask)
     steps = full.trajectory.steps[3:]
     run = replace(full, trajectory=replace(full.trajectory, start=start, steps=steps))
-    name, value, note = html._tiles(run)[0]
+    name, value, note = run_page(run).tiles[0]
     assert (name, value) == ("heads", "6 → 5")
     assert note.startswith("removed (17%)")
 
@@ -140,10 +141,10 @@ def test_without_matplotlib_the_page_is_written_and_says_so(full, tmp_path, monk
 
 
 def test_an_older_report_survives_a_failure(full, tmp_path, monkeypatch):
-    monkeypatch.setattr(html, "_write_figures", lambda *_: {})
+    monkeypatch.setattr(Layout, "_write_figures", lambda *_: {})
     path = write_report(full, tmp_path)
     before = path.read_bytes()
-    monkeypatch.setattr(html, "render", lambda *_: 1 / 0)
+    monkeypatch.setattr(Layout, "render", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError, match="division by zero"):
         write_report(full, tmp_path)
     assert path.read_bytes() == before
@@ -154,6 +155,6 @@ def test_a_run_without_scores_says_so(full, tmp_path):
     plan = replace(full.plan, provenance={"strategy": "clusters"})
     page = write_report(replace(full, scores=None, plan=plan), tmp_path).read_text("utf-8")
     Page(page)
-    assert "The choice looked at no scores." in page
+    assert "No scores were used for the choice." in page
     assert "None" not in page
     assert "criterion" not in re.sub("<svg.*?</svg>", "", page, flags=re.DOTALL)
