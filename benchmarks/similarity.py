@@ -54,7 +54,8 @@ def random_decoder(blocks, heads, head_dim):
 
 def streamed(model, ids):
     """Distances per block, by what the package does."""
-    from deadhead.similarity import distances, head_grams
+    from deadhead.similarity import head_grams
+    from deadhead.similarity.distances import distances
 
     batches = ({"input_ids": part, "attention_mask": part > 0} for part in ids.split(BATCH))
     return distances(head_grams(model, batches), "euclidean").matrices

@@ -13,12 +13,12 @@ from deadhead.errors import DataError, FileFormatError, HeadError, UnknownNameEr
 from deadhead.similarity import (
     HeadDistances,
     HeadGrams,
-    distances,
     head_grams,
     kv_units,
     read_distances,
     save_distances,
 )
+from deadhead.similarity.distances import distances
 from models import batch, make
 
 H = tuple(Head(0, i) for i in range(6))

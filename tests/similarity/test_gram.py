@@ -12,7 +12,8 @@ from torch import nn
 
 from deadhead import Head, HeadModel, PruningPlan, remove_
 from deadhead.errors import DataError, ScoreError, UnknownNameError
-from deadhead.similarity import distances, gram, head_grams
+from deadhead.similarity import gram, head_grams
+from deadhead.similarity.distances import distances
 from models import BACKENDS, DECODERS, batch, make
 
 TYPES = ("bert", "gpt2", "bloom", "llama", "opt", "albert")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deadhead.errors import ScoreError
-from deadhead.models.heads import HeadModel
-from deadhead.models.observation import Observation
 from deadhead.models.registry import Registry
-from deadhead.moments import Moments
 from deadhead.options.choices import CriterionName
 from deadhead.types import Head, HeadMask
+
+if TYPE_CHECKING:
+    from deadhead.models.heads import HeadModel
+    from deadhead.models.observation import Observation
+    from deadhead.moments import Moments
 
 Need = Literal[
     "gates", "projections", "output_gradients", "heads", "maps", "moments", "trials"

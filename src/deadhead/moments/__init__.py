@@ -1,6 +1,11 @@
 """Second moments of what enters the output projections, and the algebra that they allow."""
 
-from deadhead.moments.elimination import Elimination
-from deadhead.moments.sums import BlockMoments, Moments, MomentSums
+from typing import TYPE_CHECKING
 
-__all__ = ["BlockMoments", "Elimination", "MomentSums", "Moments"]
+from deadhead.models.registry import lazy_exports
+
+if TYPE_CHECKING:
+    from deadhead.moments.elimination import Elimination
+    from deadhead.moments.sums import BlockMoments, Moments, MomentSums
+
+__getattr__, __dir__ = lazy_exports(__name__, __file__)

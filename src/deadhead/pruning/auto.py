@@ -20,7 +20,7 @@ from deadhead.pruning.recipe import Recipe
 from deadhead.repair import Fits, fit, repaired
 from deadhead.scoring import ScorerGroup
 from deadhead.strategies import STRATEGIES
-from deadhead.strategies.second_look import half_of
+from deadhead.strategies.base import half_of
 from deadhead.types import HeadMask, PruningPlan
 
 ORDERS = (

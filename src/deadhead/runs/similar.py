@@ -36,14 +36,14 @@ from deadhead.similarity import (
     Clustering,
     HeadDistances,
     HeadGrams,
-    agreement,
     cluster,
     copies_of,
-    distances,
     kv_units,
     measured,
     save_distances,
 )
+from deadhead.similarity.agreement import agreement
+from deadhead.similarity.distances import distances
 from deadhead.similarity.gram import per_block
 from deadhead.types import PruningPlan, count_heads
 

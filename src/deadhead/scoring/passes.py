@@ -16,7 +16,6 @@ from deadhead.errors import ScoreError
 from deadhead.losses.losses import Loss, logit_norm, loss_named
 from deadhead.models.architectures import PARTS, features
 from deadhead.models.heads import Block, HeadModel
-from deadhead.models.maps import hook_maps
 from deadhead.models.observation import Observation, Projected
 from deadhead.scoring.not_finite import where_not_finite
 
@@ -68,6 +67,8 @@ def run_batch(
     with ExitStack() as stack:
         of_maps = [c for c in watchers if "maps" in c.needs]
         if of_maps:
+            from deadhead.models.maps import hook_maps  # most criteria need none
+
             stack.enter_context(hook_maps(view, _show_maps(of_maps, valid, number)))
         of_heads = [c for c in watchers if "heads" in c.needs]
         if of_heads:

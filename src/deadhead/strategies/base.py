@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from deadhead.models.heads import HeadModel
 from deadhead.models.registry import Registry
-from deadhead.scoring.scorer import Scorer
-from deadhead.similarity.clustering import GramFn
 from deadhead.strategies.units import Rules, Unit, sums_from, units
 from deadhead.types import Head, HeadMask, HeadScores
+
+if TYPE_CHECKING:
+    from deadhead.scoring import Scorer
+    from deadhead.similarity import GramFn
 
 OWN = ("clusters", "greedy", "one_shot", "search", "second_look")
 ScoreFn = Callable[[HeadMask], HeadScores]
@@ -140,3 +143,8 @@ def register_strategy(
         return STRATEGIES.register(name, strategy)
 
     return register
+
+
+def half_of(origin: HeadMask) -> int:
+    """Return how many heads are dropped when the model is measured again."""
+    return len(origin.dropped) + origin.n_kept // 2

@@ -8,7 +8,7 @@ from dataclasses import replace
 from deadhead.errors import BudgetError
 from deadhead.repair.fitting import fit
 from deadhead.repair.write import repaired
-from deadhead.strategies.base import STRATEGIES, Move, StrategyContext, register_strategy
+from deadhead.strategies.base import STRATEGIES, Move, StrategyContext, half_of, register_strategy
 from deadhead.types import HeadMask, PruningPlan
 
 
@@ -55,8 +55,3 @@ def _mask_at(half: int, context: StrategyContext) -> HeadMask | None:
     start = context.start
     before = [m for m in context.history if len(m.dropped) <= half and start & m == start]
     return before[-1] if before else None
-
-
-def half_of(origin: HeadMask) -> int:
-    """Return how many heads are dropped when the model is measured again."""
-    return len(origin.dropped) + origin.n_kept // 2

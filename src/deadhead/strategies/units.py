@@ -9,7 +9,7 @@ import numpy as np
 
 from deadhead.errors import BudgetError, unknown_name
 from deadhead.models.heads import HeadModel
-from deadhead.similarity import Clustering
+from deadhead.options.clustering import Clustering
 from deadhead.surgery.groups import members_of, policy_named
 from deadhead.types import Head, HeadMask, HeadScores, count_heads
 

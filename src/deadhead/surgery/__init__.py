@@ -1,10 +1,15 @@
 """Surgery: obeys a plan. What ends in `_` is for good, `masked` and `applied` are not."""
 
-from deadhead.surgery.apply import applied, apply_
-from deadhead.surgery.duplicate import duplicate_
-from deadhead.surgery.fold import fold_
-from deadhead.surgery.groups import POLICIES
-from deadhead.surgery.mask import mask_, masked
-from deadhead.surgery.remove import remove_
+from typing import TYPE_CHECKING
 
-__all__ = ["POLICIES", "applied", "apply_", "duplicate_", "fold_", "mask_", "masked", "remove_"]
+from deadhead.models.registry import lazy_exports
+
+if TYPE_CHECKING:
+    from deadhead.surgery.apply import applied, apply_
+    from deadhead.surgery.duplicate import duplicate_
+    from deadhead.surgery.fold import fold_
+    from deadhead.surgery.groups import POLICIES
+    from deadhead.surgery.mask import mask_, masked
+    from deadhead.surgery.remove import remove_
+
+__getattr__, __dir__ = lazy_exports(__name__, __file__)

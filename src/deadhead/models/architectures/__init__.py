@@ -1,6 +1,6 @@
 """Architecture records: the only place that knows module names. Importing it registers all."""
 
-from deadhead.models.architectures import decoders, encoders, fused  # noqa: F401 - they register
+from deadhead.models.architectures import decoders, encoders, fused
 from deadhead.models.architectures.layouts import (
     PARTS,
     HeadCounts,
