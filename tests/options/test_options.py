@@ -5,6 +5,7 @@ import typing
 
 import pytest
 
+from deadhead.criteria import CRITERIA
 from deadhead.errors import BudgetError, UnknownNameError
 from deadhead.losses.losses import LOSSES
 from deadhead.options import choices
@@ -18,13 +19,15 @@ from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON
 from deadhead.similarity.distances import METRICS
 from deadhead.similarity.gram import FIRST_TOKEN
 from deadhead.similarity.groupings import GROUPINGS
-from deadhead.strategies import SCOPES, strategy_names
+from deadhead.strategies import STRATEGIES
+from deadhead.strategies.units import SCOPES
 from deadhead.surgery import POLICIES
 from deadhead.tasks import KINDS
 from deadhead.types import ACTIONS, SLOPES
 
 KNOWN = {
-    "Strategy": ["auto", *strategy_names()],
+    "CriterionName": CRITERIA,
+    "Strategy": ["auto", *STRATEGIES],
     "Repair": ["auto", *repair_names()],
     "Scope": SCOPES,
     "Gqa": POLICIES,
