@@ -22,7 +22,7 @@ from tables import print_rows
 from deadhead import HeadModel, load_model, open_task
 from deadhead.data.inputs import call
 from deadhead.losses.losses import task as task_loss
-from deadhead.pruning.auto import Decider
+from deadhead.pruning.auto import AutoSelector
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import fit
 from deadhead.scoring import score_all
@@ -40,7 +40,7 @@ def plain(model, batches):
 
 def automatic(view, tasks, heads):
     """Decide on an order and fit its repair."""
-    decider = Decider(view, tasks.calibration.batches(), tasks.calibration.probes())
+    decider = AutoSelector(view, tasks.calibration.batches(), tasks.calibration.probes())
     recipe = Recipe(heads=heads).settled()
     made = decider(recipe, round(heads * view.mask.n_heads))
     fit(view, made.recipe.plan(made.mask), decider.scorer.moments, made.recipe.repair)

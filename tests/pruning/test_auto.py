@@ -17,7 +17,7 @@ from deadhead.data.inputs import call
 from deadhead.errors import BudgetError, DataError
 from deadhead.losses.divergence import Probe, held_out, preference_from
 from deadhead.moments.sums import HELD_OUT_EVERY
-from deadhead.pruning.auto import ORDERS, Decider, Decision, divergences_of
+from deadhead.pruning.auto import ORDERS, AutoChoice, AutoSelector, divergences_of
 from deadhead.pruning.choose import choose
 from deadhead.pruning.loop import Completed, Progress
 from deadhead.pruning.moves import context_of, moves_to
@@ -26,7 +26,7 @@ from deadhead.pruning.recipe import Recipe
 from deadhead.repair import apply_repaired_, fit
 from deadhead.scoring import Scorer
 from deadhead.strategies import STRATEGIES
-from deadhead.studies.sweep import Sweep
+from deadhead.studies.sweep import SweepGrid
 from deadhead.types import Head, HeadScores, PruningPlan
 from models import batch, make
 
@@ -114,7 +114,7 @@ def test_the_nearest_order_is_taken_unless_the_first_is_as_near(model_type):
     model = make(model_type)
     before = copy.deepcopy(model.state_dict())
     view = HeadModel(model)
-    decider = Decider(view, DATA)
+    decider = AutoSelector(view, DATA)
     limit = view.mask.n_heads * 3 // 4
     decision = decider(Recipe(heads=0.75), limit)
     assert list(decision.divergences) == [" ".join(order) for order in ORDERS]
@@ -143,8 +143,8 @@ def test_the_nearest_order_is_taken_unless_the_first_is_as_near(model_type):
 
 def test_passes_are_counted_in_tokens():
     view = HeadModel(make("bert"))
-    few = Decider(view, DATA)(Recipe(heads=0.25), view.mask.n_heads // 4)
-    many = Decider(view, DATA)(Recipe(heads=0.75), view.mask.n_heads * 3 // 4)
+    few = AutoSelector(view, DATA)(Recipe(heads=0.25), view.mask.n_heads // 4)
+    many = AutoSelector(view, DATA)(Recipe(heads=0.75), view.mask.n_heads * 3 // 4)
     share = sum(int(p.batch["attention_mask"].sum()) for p in held_out(DATA)) / sum(
         int(data["attention_mask"].sum()) for data in DATA
     )
@@ -213,18 +213,18 @@ def test_a_second_look_is_at_the_half_that_the_run_came_by(sentiment, per_step, 
 def test_what_was_decided_is_not_decided_again(sentiment, monkeypatch):
     model, tasks = sentiment
     whole = prune(model, tasks, Recipe())
-    told = json.loads(json.dumps(whole.decision.to_json()))
-    decision = Decision.from_json(told, Recipe())
-    assert decision == whole.decision
+    told = json.loads(json.dumps(whole.choice.to_json()))
+    decision = AutoChoice.from_json(told, Recipe())
+    assert decision == whole.choice
     said = []
-    monkeypatch.setattr("deadhead.pruning.loop.Decider", None)  # would be called
+    monkeypatch.setattr("deadhead.pruning.loop.AutoSelector", None)  # would be called
     for done in (
-        Completed(decision=decision),
+        Completed(choice=decision),
         Completed(whole.scores, whole.trajectory.steps[:3], decision),
     ):
         done = replace(done, steps=(whole.trajectory.start, *done.steps))
         again = prune(
-            model, tasks, Recipe(), completed=done, progress=Progress(on_decision=said.append)
+            model, tasks, Recipe(), completed=done, progress=Progress(on_choice=said.append)
         )
         assert again.plan == whole.plan
         assert again.recipe == whole.recipe
@@ -238,7 +238,7 @@ def test_who_was_decided_on_is_scored_by_the_loss_that_decided(sentiment):
     made = prune(model, tasks, Recipe(criterion="taylor", strategy="one_shot", loss="kl")).plan
     told = {"strategy": "one_shot", "criterion": "taylor", "mask": made.mask.to_json()}
     told |= {"divergences": {}, "passes": 1.0, "few": False}
-    done = Completed(decision=Decision.from_json(told, Recipe()))
+    done = Completed(choice=AutoChoice.from_json(told, Recipe()))
     assert prune(model, tasks, Recipe(), completed=done).plan.mask == made.mask
     by_labels = Recipe(criterion="taylor", strategy="one_shot", loss="task")
     assert prune(model, tasks, by_labels).plan.mask != made.mask, "or the test could not tell"
@@ -255,7 +255,7 @@ def test_it_is_decided_at_the_heads_that_will_go(sentiment, monkeypatch, recipe,
         asked.append(limit)
         raise StopError
 
-    monkeypatch.setattr(Decider, "__call__", ask)
+    monkeypatch.setattr(AutoSelector, "__call__", ask)
     model, tasks = sentiment
     tasks = replace(tasks, selection=tasks.selection or tasks.test)
     with pytest.raises(StopError):
@@ -272,7 +272,7 @@ def test_a_second_look_needs_a_criterion_that_knows_every_mask():
 def test_with_nothing_to_ask_the_first_order_is_taken_and_said():
     model, few = make("bert"), [batch((9, 8, 7))]
     said = []
-    plan = choose(model, few, Recipe(heads=0.5), on_decision=said.append)
+    plan = choose(model, few, Recipe(heads=0.5), on_choice=said.append)
     first = choose(model, few, Recipe(strategy=ORDERS[0][0], criterion=ORDERS[0][1], heads=0.5))
     assert plan.mask == first.mask
     assert "too few calibration samples to hold any out" in said[0].describe()
@@ -282,7 +282,7 @@ def test_with_nothing_to_ask_the_first_order_is_taken_and_said():
 
 def test_where_all_orders_leave_the_same_no_question_is_asked():
     said = []
-    choose(make("bert"), DATA, Recipe(heads=1.0), on_decision=said.append)
+    choose(make("bert"), DATA, Recipe(heads=1.0), on_choice=said.append)
     assert said[0].divergences == {}
     assert said[0].passes == 2
     assert "orders leave the same heads" in said[0].describe()
@@ -293,7 +293,7 @@ def test_an_order_that_the_data_cannot_make_is_left_out():
     short = [batch((1, 1, 1, 1), seed=seed) for seed in (1, 2, 3)]
     for data in short:
         data["input_ids"][:] = 5  # one token, the same everywhere: nothing to reconstruct
-    decision = Decider(view, short)(Recipe(heads=0.25), 3)
+    decision = AutoSelector(view, short)(Recipe(heads=0.25), 3)
     assert decision.recipe.criterion in ("taylor", "fisher", "gradient_norm")
     assert not any("reconstruction" in name for name in decision.divergences)
 
@@ -302,7 +302,7 @@ def test_the_second_look_is_made_once(monkeypatch):
     model, seen = make("bert"), []
     monkeypatch.setattr("deadhead.pruning.auto.ORDERS", (ORDERS[1], ORDERS[2]))
     monkeypatch.setattr("deadhead.pruning.auto._clearly_nearer", lambda new, old: False)
-    decider = Decider(HeadModel(model), DATA, on_batch=lambda: seen.append(1))
+    decider = AutoSelector(HeadModel(model), DATA, on_batch=lambda: seen.append(1))
     decision = decider(Recipe(heads=0.75), 14)
     assert decision.recipe.strategy == "second_look"
     assert len(seen) == 2 * len(DATA)
@@ -334,7 +334,7 @@ def test_a_curve_beyond_its_cut_drops_no_head_twice():
 
 def test_auto_is_a_method_of_its_own_in_a_table():
     with pytest.raises(BudgetError, match="auto decides on strategy and criterion together"):
-        Sweep((0.5,), methods=(("greedy", "auto"),), actions=("mask",))
+        SweepGrid((0.5,), methods=(("greedy", "auto"),), actions=("mask",))
 
 
 def test_scores_of_anybody_are_taken():

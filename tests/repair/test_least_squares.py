@@ -13,7 +13,7 @@ from deadhead.losses.losses import kl
 from deadhead.models.heads import output_rows
 from deadhead.moments import BlockMoments
 from deadhead.repair import apply_repaired_, fit, least_squares
-from deadhead.repair.base import Job
+from deadhead.repair.base import BlockFit
 from deadhead.scoring import Scorer
 from explicit import plain_moments, seen_alone
 from masks import random_mask
@@ -113,7 +113,7 @@ def job_of(x, weight, kept):
     kept = torch.tensor(kept)
     cut = torch.zeros_like(weight)
     cut[:, kept] = weight[:, kept]
-    return Job(weight, cut, torch.zeros(len(weight), dtype=torch.float64), kept, moments)
+    return BlockFit(weight, cut, torch.zeros(len(weight), dtype=torch.float64), kept, moments)
 
 
 def normal(*shape, seed=0):

@@ -189,7 +189,7 @@ def test_a_run_that_cannot_be_done_leaves_nothing(tmp_path, monkeypatch):
     def broken(*args, **options):
         raise ScoreError("planted")
 
-    monkeypatch.setattr("deadhead.pruning.loop.Decider", broken)
+    monkeypatch.setattr("deadhead.pruning.loop.AutoSelector", broken)
     with pytest.raises(ScoreError, match="planted"):
         conduct(settings(tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []

@@ -102,7 +102,7 @@ def test_a_run_goes_on_with_what_it_had_decided(no_figures, monkeypatch, tmp_pat
     with pytest.raises(DataError, match="does not say what auto had decided"):
         conduct(asked, resume=True)
     journal.write_text(written)
-    monkeypatch.setattr("deadhead.pruning.loop.Decider", None)  # would be called
+    monkeypatch.setattr("deadhead.pruning.loop.AutoSelector", None)  # would be called
     conduct(asked, resume=True)
     assert outcome(asked.output) == outcome(whole.output)
 

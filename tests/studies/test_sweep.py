@@ -29,7 +29,7 @@ from deadhead.runs.sweep import SweepSettings, conduct_sweep
 from deadhead.scoring import Scorer, ScorerGroup
 from deadhead.similarity import Clustering, head_grams
 from deadhead.studies.readings import Point, Reading, table_lines
-from deadhead.studies.sweep import Sweep, count_points, sweep
+from deadhead.studies.sweep import SweepGrid, count_points, sweep
 from deadhead.surgery import mask_
 from deadhead.types import HeadScores
 from models import batch, make, outputs
@@ -61,13 +61,15 @@ def test_seconds_have_the_whole_pass_that_is_shared(monkeypatch):
     view = HeadModel(make("bert"))
     scorers = ScorerGroup(view, [batch()], ["taylor", "fisher", "magnitude"])
     monkeypatch.setattr(Scorer, "run_pass", lambda self: 100.0 * (str(self.spec) != "magnitude"))
-    asked = Sweep(fractions=(0.5,), criteria=("taylor", "fisher", "magnitude"), actions=("mask",))
+    asked = SweepGrid(
+        fractions=(0.5,), criteria=("taylor", "fisher", "magnitude"), actions=("mask",)
+    )
     points = sweep(view, asked, [judged], scorer_of=scorers.of, grams=None)
     looked = {point.method: point.seconds // 100 for point in points}
     assert looked == {"dense": 0, "taylor": 1, "fisher": 1, "magnitude": 0}
 
 
-EVERYTHING = Sweep(
+EVERYTHING = SweepGrid(
     fractions=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75),
     clusterings=(
         Clustering(),
@@ -105,7 +107,7 @@ def test_weights_are_bit_for_bit_what_they_were_and_every_action_is_judged_as_it
 
 
 def test_what_cannot_be_exact_says_why_and_the_rest_goes_on():
-    asked = Sweep((0.5,), (Clustering(grouping="global"),), actions=("fold", "mask"))
+    asked = SweepGrid((0.5,), (Clustering(grouping="global"),), actions=("fold", "mask"))
     _, fold, mask = swept(make("opt", "causal_lm"), asked)
     assert fold.readings == {}
     assert fold.reason.startswith("not exact: cannot fold head")
@@ -114,7 +116,7 @@ def test_what_cannot_be_exact_says_why_and_the_rest_goes_on():
 
 
 def test_what_only_a_policy_forbids_names_the_policy():
-    asked = Sweep((0.4,), (Clustering(),), actions=("remove", "fold"), gqa="equalize")
+    asked = SweepGrid((0.4,), (Clustering(),), actions=("remove", "fold"), gqa="equalize")
     points = swept(make("llama", "causal_lm"), asked)
     for point in points[1:]:
         assert point.reason.startswith("gqa policy 'equalize' forbids it: cannot remove heads")
@@ -132,7 +134,7 @@ def test_what_only_a_policy_forbids_names_the_policy():
 
 
 def test_copies_that_cannot_be_made_are_not_blamed_on_the_policy():
-    asked = Sweep((0.5,), (Clustering(grouping="global"),), actions=("duplicate", "fold"))
+    asked = SweepGrid((0.5,), (Clustering(grouping="global"),), actions=("duplicate", "fold"))
     _, duplicate, fold = swept(make("llama", "causal_lm"), asked)
     assert duplicate.reason.startswith("cannot be done: cannot copy head")
     assert fold.reason.startswith("not exact: cannot ")
@@ -143,7 +145,7 @@ def test_copies_that_cannot_be_made_are_not_blamed_on_the_policy():
     [(("remove", "mask"), "mask"), (("remove",), "mask"), (("mask", "fold"), "fold")],
 )
 def test_random_groups_have_a_row_whatever_the_actions(actions, under):
-    asked = Sweep((0.5,), (Clustering(grouping="random"),), actions=actions, draws=2)
+    asked = SweepGrid((0.5,), (Clustering(grouping="random"),), actions=actions, draws=2)
     points = swept(make("opt", "causal_lm"), asked)
     assert len(points) == count_points(asked) == 1 + 2 * 2
     drawn = [point for point in points if point.method == "random groups"]
@@ -152,14 +154,14 @@ def test_random_groups_have_a_row_whatever_the_actions(actions, under):
 
 
 def test_as_many_random_heads_go_as_the_groups_beside_them_drop():
-    asked = Sweep((0.4,), (Clustering(),), actions=("mask",), draws=1)
+    asked = SweepGrid((0.4,), (Clustering(),), actions=("mask",), draws=1)
     _, groups, drawn = swept(make("llama", "causal_lm"), asked)
     assert groups.dropped == drawn.dropped == 7
 
 
 def test_a_sweep_goes_on_where_it_stopped():
     model, seen = make("opt", "causal_lm"), []
-    asked = Sweep((0.25, 0.5), (Clustering(),), draws=2)
+    asked = SweepGrid((0.25, 0.5), (Clustering(),), draws=2)
     whole = swept(model, asked, on_point=seen.append)
     assert seen == whole
     done = {p.key: Point.from_json(json.loads(json.dumps(p.to_json()))) for p in whole[:4]}
@@ -169,7 +171,7 @@ def test_a_sweep_goes_on_where_it_stopped():
     assert [p.key for p in rest] == [p.key for p in whole[4:]]
 
 
-DISTILLED = Sweep(
+DISTILLED = SweepGrid(
     (0.5,),
     criteria=("magnitude",),
     methods=(("greedy", "magnitude"),),
@@ -238,13 +240,13 @@ def test_what_cannot_be_trained_says_why_and_does_not_blame_the_policy():
         raise HeadError("no projection can have an adapter")
 
     model = make("llama", "causal_lm")
-    asked = Sweep((0.5,), criteria=("magnitude",), repairs=("distill",), actions=("remove",))
+    asked = SweepGrid((0.5,), criteria=("magnitude",), repairs=("distill",), actions=("remove",))
     _, point = swept(model, asked, moments=moments_of(model), train=refuse)
     assert point.reason == "cannot be done: no projection can have an adapter"
 
 
 def test_a_sweep_that_trains_needs_something_to_train_with():
-    with pytest.raises(BudgetError, match="there is nothing to train with"):
+    with pytest.raises(BudgetError, match="give train, which does"):
         swept(make("bert"), DISTILLED)
 
 
@@ -273,7 +275,7 @@ def test_draws_become_one_line_with_the_range_of_95_percent():
 )
 def test_what_a_sweep_cannot_do_is_refused_before_anything_is_loaded(values, error, message):
     with pytest.raises(error, match=message):
-        Sweep(**{"fractions": (0.5,), "clusterings": (Clustering(),), **values})
+        SweepGrid(**{"fractions": (0.5,), "clusterings": (Clustering(),), **values})
 
 
 def test_a_refused_sweep_leaves_nothing_and_other_weights_are_not_gone_on_with(tmp_path):
@@ -282,14 +284,14 @@ def test_a_refused_sweep_leaves_nothing_and_other_weights_are_not_gone_on_with(t
     settings = SweepSettings(
         model=ModelSettings(str(tmp_path / "model")),
         data=DataSettings(spec="bundled:agreement", calibration_size=8, test_size=8),
-        sweep=Sweep((0.25, 0.9), (Clustering(),)),
+        sweep=SweepGrid((0.25, 0.9), (Clustering(),)),
         output=tmp_path / "sweep",
         measure_speed=False,
     )
     with pytest.raises(BudgetError, match="keeps a representative"):
         conduct_sweep(settings)
     assert not (tmp_path / ".sweep.partial").exists()
-    settings = replace(settings, sweep=Sweep((0.25,), (Clustering(),)))
+    settings = replace(settings, sweep=SweepGrid((0.25,), (Clustering(),)))
 
     def stop(point):
         raise KeyboardInterrupt
@@ -309,7 +311,7 @@ def small(tmp_path):
     return SweepSettings(
         model=ModelSettings("bundled:decoder"),
         data=DataSettings(spec="bundled:agreement", calibration_size=8, test_size=8),
-        sweep=Sweep((0.25,), (), ("magnitude",), actions=("mask",)),
+        sweep=SweepGrid((0.25,), (), ("magnitude",), actions=("mask",)),
         output=tmp_path / "sweep",
         measure_speed=False,
     )
@@ -421,7 +423,7 @@ def test_a_whole_sweep_writes_a_folder_and_leaves_the_model_alone(tmp_path):
     settings = SweepSettings(
         model=ModelSettings("bundled:decoder"),
         data=DataSettings(spec="bundled:agreement", calibration_size=16, test_size=24),
-        sweep=Sweep((0.25, 0.5), (Clustering(),), ("taylor",), draws=2),
+        sweep=SweepGrid((0.25, 0.5), (Clustering(),), ("taylor",), draws=2),
         output=tmp_path / "sweep",
         also=("bundled:text",),
         measure_speed=False,

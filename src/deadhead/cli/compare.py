@@ -18,7 +18,7 @@ from deadhead.repair.distill import Distillation
 from deadhead.runs import DataSettings, ModelSettings
 from deadhead.runs.sweep import SweepSettings
 from deadhead.scoring.spec import CriterionSpec
-from deadhead.studies.sweep import Sweep
+from deadhead.studies.sweep import SweepGrid
 
 
 def compare(
@@ -139,7 +139,7 @@ def compare(
             seed=seed,
             allow_overlap=allow_overlap,
         ),
-        sweep=Sweep(
+        sweep=SweepGrid(
             fractions=tuple(dict.fromkeys(share(text) for text in o.names(heads))),
             criteria=tuple(n for n in names if n != AUTO and not _greedy_is_free(n)),
             methods=tuple(dict.fromkeys(methods)),

@@ -21,7 +21,7 @@ from deadhead.cli.unused import check_prompts, check_recipe
 from deadhead.errors import DataError
 from deadhead.files import check_empty, write_json
 from deadhead.models.heads import HeadModel
-from deadhead.pruning.auto import Decision
+from deadhead.pruning.auto import AutoChoice
 from deadhead.pruning.choose import choose
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.pruning.trajectory import Step, Trajectory
@@ -133,7 +133,7 @@ def plan(
     asked = c.prompt_settings(prompts, n_prompts, prompt_column, max_length, strict, seed)
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     view, batches, probes = HeadModel(loaded.model), None, None
-    decided: list[Decision] = []
+    decided: list[AutoChoice] = []
     provenance: dict[str, Any] = {"model": loaded.name, **asdict(recipe), "versions": versions()}
     provenance["clustering"] = asdict(recipe.rules.clustering)  # with its seed
     if scores is not None and given is not None:
@@ -170,13 +170,13 @@ def plan(
             scores=given,
             prompts=shown,
             probes=probes,
-            on_decision=lambda made: decided.append(made),
+            on_choice=lambda made: decided.append(made),
             on_batch=advance,
         )
-    for decision in decided:
-        say(f"auto: {decision.describe()}")
+    for choice in decided:
+        say(f"auto: {choice.describe()}")
         names = ("strategy", "criterion", "loss")
-        provenance |= {name: getattr(decision.recipe, name) for name in names}
+        provenance |= {name: getattr(choice.recipe, name) for name in names}
     short = shortfall(view, view.mask, recipe.rules, recipe.heads)
     if recipe.budget is None and recipe.strategy != "clusters" and short:
         say(f"note: {short}")

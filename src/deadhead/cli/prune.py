@@ -14,7 +14,7 @@ from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, stopped, typed_command
 from deadhead.cli.unused import check_prompts, check_recipe
 from deadhead.models.heads import HeadModel
-from deadhead.pruning.auto import Decision
+from deadhead.pruning.auto import AutoChoice
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.repair.distill import Distillation
 from deadhead.report import RunSummary, outcome, speed_table, step_table, summary_table
@@ -259,13 +259,13 @@ def run(settings: RunSettings, *, resume: bool, as_json: bool, automatic: bool =
             if automatic and not recipe.undecided:
                 say(f"auto: {recipe.strategy} {recipe.criterion}, repair {recipe.repair}")
 
-        def on_decision(decision: Decision) -> None:
-            say(f"auto: {decision.describe()}")
+        def on_choice(choice: AutoChoice) -> None:
+            say(f"auto: {choice.describe()}")
 
         def on_work(what: str) -> None:
             advance(description=what)
 
-        watch = Watch(on_start=on_start, on_decision=on_decision, on_work=on_work)
+        watch = Watch(on_start=on_start, on_choice=on_choice, on_work=on_work)
         try:
             summary = conduct(settings, resume=resume, watch=watch)
         except KeyboardInterrupt as stop:

@@ -20,7 +20,7 @@ from deadhead.runs.journal import partial_folder
 from deadhead.runs.judging import LmEvalSettings
 from deadhead.runs.sweep import SweepSettings, conduct_sweep, frame
 from deadhead.similarity import Clustering
-from deadhead.studies.sweep import Sweep
+from deadhead.studies.sweep import SweepGrid
 
 
 def sweep(
@@ -136,7 +136,7 @@ def sweep(
             seed=seed,
             allow_overlap=allow_overlap,
         ),
-        sweep=Sweep(
+        sweep=SweepGrid(
             fractions=tuple(dict.fromkeys(share(text) for text in o.names(heads))),
             clusterings=tuple(clusterings),
             criteria=tuple(o.names(criterion)),

@@ -38,7 +38,7 @@ CLEARLY = 1.0  # standard errors of the mean difference
 
 
 @dataclass(frozen=True)
-class Decision:
+class AutoChoice:
     """The order that a look at the model decided on.
 
     Attributes:
@@ -88,7 +88,7 @@ class Decision:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], recipe: Recipe) -> Decision:
+    def from_json(cls, data: Mapping[str, Any], recipe: Recipe) -> AutoChoice:
         """Read what `to_json` returned, of a decision on this recipe."""
         made = _made(recipe.settled(), (data["strategy"], data["criterion"]))
         return cls(
@@ -96,7 +96,7 @@ class Decision:
         )
 
 
-class Decider:
+class AutoSelector:
     """Decide between orders, at any number of heads, after one look at a model.
 
     Args:
@@ -135,7 +135,7 @@ class Decider:
         )
         self._tokens = _count(data)
 
-    def __call__(self, recipe: Recipe, limit: int) -> Decision:
+    def __call__(self, recipe: Recipe, limit: int) -> AutoChoice:
         """Name the order whose repaired mask of `limit` dropped heads is nearest the dense model.
 
         Every order is repaired as the recipe says, fitted without the probes, and asked them. The
@@ -172,7 +172,7 @@ class Decider:
         named = {" ".join(o): float(apart[m].mean()) for o, m in masks.items() if m in apart}
         named = {name: value for name, value in named.items() if math.isfinite(value)}
         passes = looks + FORWARD * asked / self._tokens
-        return Decision(chosen, masks[order], named, passes, few=not self.probes)
+        return AutoChoice(chosen, masks[order], named, passes, few=not self.probes)
 
     def run_pass(self) -> float:
         """Make the pass over the dense model, unless it has been made; return its seconds."""

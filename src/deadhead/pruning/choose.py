@@ -11,7 +11,7 @@ from deadhead.data.inputs import Batch
 from deadhead.errors import HeadError
 from deadhead.losses.divergence import Probe
 from deadhead.models.heads import HeadModel
-from deadhead.pruning.auto import Decider, Decision
+from deadhead.pruning.auto import AutoChoice, AutoSelector
 from deadhead.pruning.moves import context_of, grams_of, limits_of, moves_within
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import fit
@@ -30,7 +30,7 @@ def choose(
     prompts: Iterable[Batch] | None = None,
     probes: Sequence[Probe] | None = None,
     grams: GramFn | None = None,
-    on_decision: Callable[[Decision], None] = lambda decision: None,
+    on_choice: Callable[[AutoChoice], None] = lambda choice: None,
     on_move: Callable[[Move], None] = lambda move: None,
     on_batch: Callable[[], None] | None = None,
 ) -> PruningPlan:
@@ -46,7 +46,7 @@ def choose(
         probes: what rankings are compared on if no method is named (`task.probes()`); None: the
             batches' own answers.
         grams: what `head_grams` found on the prompts already.
-        on_decision: called with what `auto` picked.
+        on_choice: called with what `auto` picked.
         on_move: called after every move.
         on_batch: called after every batch of a scoring.
 
@@ -70,11 +70,11 @@ def choose(
     limits = replace(limits, curve=limits.plan)
     how = {"seed": recipe.seed, "strict": recipe.strict, "on_batch": on_batch}
     if recipe.undecided:
-        decider = Decider(view, data or (), probes, loss=recipe.loss, **how)
-        decision = decider(recipe, limits.curve)
-        recipe = decision.recipe
-        on_decision(decision)
-        scorer = decider.scorers.of(recipe.criterion)
+        selector = AutoSelector(view, data or (), probes, loss=recipe.loss, **how)
+        choice = selector(recipe, limits.curve)
+        recipe = choice.recipe
+        on_choice(choice)
+        scorer = selector.scorers.of(recipe.criterion)
     else:
         criterion = None if scores is not None else recipe.criterion
         scorer = Scorer(view, data, criterion, loss=recipe.loss, **how)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from deadhead.data.inputs import Batch
 from deadhead.errors import BudgetError, DataError
 from deadhead.models.heads import HeadModel
-from deadhead.pruning.auto import Decider, Decision
+from deadhead.pruning.auto import AutoChoice, AutoSelector
 from deadhead.pruning.moves import (
     Limits,
     check_met,
@@ -40,27 +40,27 @@ class Progress:
 
     Attributes:
         on_step: called after every step.
-        on_decision: called once if no method was named, with what `auto` picked.
+        on_choice: called once if no method was named, with what `auto` picked.
         on_scores: called once, with the scores of the model as it was given, if it is scored.
         on_work: called with the name of what was just done: `score` or `evaluate`.
     """
 
     on_step: Callable[[Step], None] = lambda step: None
-    on_decision: Callable[[Decision], None] = lambda decision: None
+    on_choice: Callable[[AutoChoice], None] = lambda choice: None
     on_scores: Callable[[HeadScores], None] = lambda scores: None
     on_work: Callable[[str], None] = lambda what: None
 
 
 @dataclass(frozen=True)
 class Completed:
-    """The completed part of an interrupted run: its first scores, its steps, its decision.
+    """The completed part of an interrupted run: its first scores, its steps, what auto chose.
 
-    The decision is not made again: on another machine, a near tie could go the other way.
+    The choice is not made again: on another machine, a near tie could go the other way.
     """
 
     scores: HeadScores | None = None
     steps: tuple[Step, ...] = ()
-    decision: Decision | None = None
+    choice: AutoChoice | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class PruneLoop:
         self.stop = StopRules(self.limits.curve, self.recipe.max_drop, self.recipe.patience)
         self.on, self.judge = _judge_of(tasks, self.recipe)
         self.steps = list(self.completed.steps)
-        self.decision: Decision | None = None
+        self.choice: AutoChoice | None = None
         self._copies: dict[HeadMask, Mapping[Head, Head]] = {}
 
     def forecast(self) -> Forecast:
@@ -214,7 +214,7 @@ class PruneLoop:
             moments=self.scorer.moments if recipe.repair != "none" else None,
             evaluated_on=self.on,
             recipe=recipe,
-            decision=self.decision,
+            choice=self.choice,
             notes=tuple(notes),
         )
 
@@ -224,8 +224,8 @@ class PruneLoop:
         most = self.limits.plan
         at = most if self.recipe.max_drop is None else (len(self.origin.dropped) + most + 1) // 2
         self.scorer = self._scorer(at)
-        if self.decision is not None:
-            self.progress.on_decision(self.decision)
+        if self.choice is not None:
+            self.progress.on_choice(self.choice)
         self.score = _Scores(self.scorer, self.origin, self.progress, self.completed.scores)
         prompts = self.prompts
         if prompts is None and self.recipe.needs_prompts:
@@ -234,9 +234,9 @@ class PruneLoop:
 
     def _scorer(self, at: int) -> Scorer:
         view, calibration, recipe = self.view, self.tasks.calibration, self.recipe
-        self.decision = self.completed.decision if recipe.undecided else None
-        if recipe.undecided and self.decision is None:
-            decider = Decider(
+        self.choice = self.completed.choice if recipe.undecided else None
+        if recipe.undecided and self.choice is None:
+            selector = AutoSelector(
                 view,
                 calibration.batches(),
                 calibration.probes(),
@@ -244,11 +244,11 @@ class PruneLoop:
                 seed=recipe.seed,
                 strict=recipe.strict,
             )
-            self.decision = decider(recipe, at)
-            self.recipe = self.decision.recipe
-            return decider.scorers.of(self.recipe.criterion)
-        if self.decision is not None:
-            recipe = self.recipe = self.decision.recipe
+            self.choice = selector(recipe, at)
+            self.recipe = self.choice.recipe
+            return selector.scorers.of(self.recipe.criterion)
+        if self.choice is not None:
+            recipe = self.recipe = self.choice.recipe
         repairs = recipe.repair != "none"
         return Scorer(
             view,

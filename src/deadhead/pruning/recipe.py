@@ -179,7 +179,7 @@ class Recipe:
 
     @property
     def undecided(self) -> bool:
-        """Whether the method depends on the model: nothing is named; see `decide`."""
+        """Whether the method depends on the model: nothing is named; see `auto.AutoSelector`."""
         named = self.budget is not None or self.inverse
         return self.criterion == self.strategy == AUTO and not named
 

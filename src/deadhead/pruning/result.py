@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from deadhead.moments import Moments
-from deadhead.pruning.auto import Decision
+from deadhead.pruning.auto import AutoChoice
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.trajectory import Trajectory
 from deadhead.repair import Fits
@@ -24,7 +24,7 @@ class Pruning:
         moments: what fits are made from; None without a repair.
         evaluated_on: `test`, or `selection` if a stopping rule looked at the metric.
         recipe: as it was settled, and decided on.
-        decision: how; None if the method was named.
+        choice: how `auto` chose; None if the method was named.
         notes: what the user should know of the calibration data, a line each.
     """
 
@@ -35,5 +35,5 @@ class Pruning:
     moments: Moments | None = None
     evaluated_on: str = "test"
     recipe: Recipe = field(default_factory=Recipe)
-    decision: Decision | None = None
+    choice: AutoChoice | None = None
     notes: tuple[str, ...] = ()

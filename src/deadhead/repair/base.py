@@ -12,6 +12,7 @@ from deadhead.data.inputs import Batch
 from deadhead.errors import unknown_name
 from deadhead.models.heads import HeadModel
 from deadhead.moments import BlockMoments
+from deadhead.options.choices import Repair as RepairName
 from deadhead.types import PruningPlan
 
 
@@ -35,7 +36,7 @@ Fits = Mapping[int, Fit]
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class BlockFit:
     """One block to repair.
 
     Attributes:
@@ -65,16 +66,18 @@ class Job:
         return self.tokens < len(self.kept)
 
 
-Repair = Callable[[Job], Fit]
+Repair = Callable[[BlockFit], Fit]
 DataRepair = Callable[[HeadModel, PruningPlan, Sequence[Batch]], dict[int, Fit]]
 
 _REGISTRY: dict[str, Repair] = {}
 _WITH_DATA: dict[str, DataRepair] = {}  # moments of the dense model are not enough for these
-BEGINS_WITH = {"distill": "least_squares"}  # repairs that train what another has fitted
+BEGINS_WITH: dict[str, RepairName] = {
+    "distill": "least_squares"
+}  # repairs that train what another has fitted
 
 
 def register_repair(name: str) -> Callable[[Repair], Repair]:
-    """Register a function from a job to a fit as a repair."""
+    """Register a function from a `BlockFit` to a `Fit` as a repair."""
 
     def register(repair: Repair) -> Repair:
         _REGISTRY[name] = repair

@@ -1,4 +1,4 @@
-"""Fits for a plan: a job per block that loses heads, done by a repair, and checked."""
+"""Fits for a plan: a `BlockFit` per block that loses heads, fitted by a repair, and checked."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from deadhead.models.heads import Block, HeadModel, output_rows
 from deadhead.moments import Moments
 from deadhead.repair.base import (
     BEGINS_WITH,
+    BlockFit,
     Fit,
     Fits,
-    Job,
     Repair,
     data_repair_named,
     repair_named,
@@ -84,7 +84,7 @@ def _fits(
     if with_data is None:
         chosen = repair_named(BEGINS_WITH.get(repair, repair))
         return {
-            number: checked(view, number, chosen, job_of(view, number, plan, moments))
+            number: checked(view, number, chosen, block_fit(view, number, plan, moments))
             for number in losing(view, plan)
         }
     if batches is None:
@@ -122,8 +122,8 @@ def losing(view: HeadModel, plan: PruningPlan) -> list[int]:
     ]
 
 
-def job_of(view: HeadModel, number: int, plan: PruningPlan, moments: Moments | None) -> Job:
-    """Return the job of one block that loses heads.
+def block_fit(view: HeadModel, number: int, plan: PruningPlan, moments: Moments | None) -> BlockFit:
+    """Describe the fit of one block that loses heads.
 
     Raises:
         ScoreError: there are no moments of it.
@@ -134,7 +134,7 @@ def job_of(view: HeadModel, number: int, plan: PruningPlan, moments: Moments | N
         raise ScoreError(f"nothing was seen of block {number} to repair it; give samples")
     dense = output_rows(block.output).detach().cpu().double()
     bias = getattr(block.output, "bias", None)
-    return Job(
+    return BlockFit(
         dense=dense,
         cut=cut_weight(view, number, plan),
         bias=dense.new_zeros(len(dense)) if bias is None else bias.detach().cpu().double(),
@@ -143,7 +143,7 @@ def job_of(view: HeadModel, number: int, plan: PruningPlan, moments: Moments | N
     )
 
 
-def checked(view: HeadModel, number: int, repair: Repair, job: Job) -> Fit:
+def checked(view: HeadModel, number: int, repair: Repair, block: BlockFit) -> Fit:
     """Make a fit, and refuse one that is not finite.
 
     Raises:
@@ -151,7 +151,7 @@ def checked(view: HeadModel, number: int, repair: Repair, job: Job) -> Fit:
     """
     name = f"block {number} ({view.blocks[number].name})"
     try:
-        found = repair(job)
+        found = repair(block)
     except torch.linalg.LinAlgError as error:
         raise ScoreError(
             f"the moments of {name} are singular, so that it has no fit; give more calibration"

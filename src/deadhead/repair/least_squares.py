@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deadhead.repair.base import Fit, Job, register_repair
+from deadhead.repair.base import BlockFit, Fit, register_repair
 
 RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 MORE_RIDGES = (3.0, 10.0, 100.0)  # for fewer tokens than unknowns
@@ -14,7 +14,7 @@ ROUNDING = 1e-10  # variances below this share of the mean square are rounding e
 
 
 @register_repair("least_squares")
-def least_squares(job: Job) -> Fit:
+def least_squares(block: BlockFit) -> Fit:
     """Refit weight and bias to the dense block's output, with a ridge towards the cut weights.
 
     `argmin E|W x + b - W' x_kept - b'|^2 + ridge |W' - W_cut|^2`. Where gradients were taken, half
@@ -28,39 +28,39 @@ def least_squares(job: Job) -> Fit:
     Cost: a solve of `kept^3` per ridge. Float64. Source: METHODS, as in ZipLM (arXiv 2302.04089)
     and SliceGPT; the ridge and the bias are ours.
     """
-    moments, kept = job.moments, job.kept
+    moments, kept = block.moments, block.kept
     if not len(kept):
-        return Fit(torch.zeros_like(job.dense), job.bias + job.dense @ moments.mean)
-    ridge, held_out = _ridge(job)
-    weight = _fit(job, moments.covariance, ridge)
-    before, after = (_error(job.dense - w, moments.covariance) for w in (job.cut, weight))
+        return Fit(torch.zeros_like(block.dense), block.bias + block.dense @ moments.mean)
+    ridge, held_out = _ridge(block)
+    weight = _fit(block, moments.covariance, ridge)
+    before, after = (_error(block.dense - w, moments.covariance) for w in (block.cut, weight))
     facts = {"ridge": ridge, "error_before": before, "error_after": after, "held_out": held_out}
-    facts |= {"tokens": job.tokens, "unknowns": len(kept)}
-    return Fit(weight, job.bias + (job.dense - weight) @ moments.mean, facts)
+    facts |= {"tokens": block.tokens, "unknowns": len(kept)}
+    return Fit(weight, block.bias + (block.dense - weight) @ moments.mean, facts)
 
 
-def _ridge(job: Job) -> tuple[float, float | None]:
+def _ridge(block: BlockFit) -> tuple[float, float | None]:
     """Choose the ridge on held-out samples; (ridge, its error there)."""
-    if min(job.moments.tokens) < 2:  # too few to hold any out
-        return RIDGES[-1 if job.scarce else len(RIDGES) // 2], None
-    ridges = (*RIDGES, *MORE_RIDGES) if job.scarce else RIDGES
-    _, fitting = job.moments.fold(0)
-    _, held_out = job.moments.fold(1)
-    errors = {r: _error(job.dense - _fit(job, fitting, r), held_out) for r in ridges}
+    if min(block.moments.tokens) < 2:  # too few to hold any out
+        return RIDGES[-1 if block.scarce else len(RIDGES) // 2], None
+    ridges = (*RIDGES, *MORE_RIDGES) if block.scarce else RIDGES
+    _, fitting = block.moments.fold(0)
+    _, held_out = block.moments.fold(1)
+    errors = {r: _error(block.dense - _fit(block, fitting, r), held_out) for r in ridges}
     best = min(errors.values())
     ridge = next((r for r in ridges if errors[r] <= TOLERANCE * best), ridges[-1])
     return ridge, errors[ridge]
 
 
-def _fit(job: Job, covariance: Tensor, ridge: float) -> Tensor:
+def _fit(block: BlockFit, covariance: Tensor, ridge: float) -> Tensor:
     """Return the weight of the smallest ridged error, zero where heads go."""
-    kept = job.kept
-    noise = ROUNDING * float(job.moments.mean[: job.inputs].square().mean()) + 1e-100
-    amount = ridge * covariance.diagonal()[: job.inputs].mean().clamp(min=noise)
+    kept = block.kept
+    noise = ROUNDING * float(block.moments.mean[: block.inputs].square().mean()) + 1e-100
+    amount = ridge * covariance.diagonal()[: block.inputs].mean().clamp(min=noise)
     left = covariance[kept][:, kept] + amount * torch.eye(len(kept), dtype=covariance.dtype)
     # solved for the change from the cut weights, so that nothing to make up for changes nothing
-    wanted = (job.dense - job.cut) @ covariance[:, kept]
-    weight = job.cut.clone()
+    wanted = (block.dense - block.cut) @ covariance[:, kept]
+    weight = block.cut.clone()
     weight[:, kept] += torch.linalg.solve(left, wanted.T).T
     return weight
 

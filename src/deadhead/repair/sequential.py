@@ -12,7 +12,7 @@ from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens
 from deadhead.errors import DataError
 from deadhead.models.heads import HeadModel
 from deadhead.moments import BlockMoments, MomentSums
-from deadhead.repair.base import Fit, Fits, Job, register_data_repair
+from deadhead.repair.base import BlockFit, Fit, Fits, register_data_repair
 from deadhead.repair.fitting import checked, cut_weight, kept_features, losing
 from deadhead.repair.least_squares import least_squares
 from deadhead.repair.write import repaired
@@ -45,7 +45,7 @@ def least_squares_sequential(
         cut = cut_weight(view, number, plan)
         hidden, width = cut.shape
         behind = cut.new_zeros(hidden, hidden)  # the features of y in (x, y)
-        job = Job(
+        block = BlockFit(
             dense=torch.cat([torch.zeros_like(cut), torch.eye(hidden, dtype=cut.dtype)], dim=1),
             cut=torch.cat([cut, behind], dim=1),
             bias=cut.new_zeros(hidden),  # y has it
@@ -53,7 +53,7 @@ def least_squares_sequential(
             moments=moments,
             inputs=width,
         )
-        found = checked(view, number, least_squares, job)
+        found = checked(view, number, least_squares, block)
         fits[number] = Fit(found.weight[:, :width], found.bias, found.facts)
     return fits
 

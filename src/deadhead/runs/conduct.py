@@ -21,7 +21,7 @@ from deadhead.errors import BudgetError, CheckpointError, DataError, OutputExist
 from deadhead.files import check_empty, locked, whole_folder
 from deadhead.measure import SpeedRow, measure_all
 from deadhead.models.heads import HeadModel
-from deadhead.pruning.auto import Decision
+from deadhead.pruning.auto import AutoChoice
 from deadhead.pruning.loop import Progress
 from deadhead.pruning.prune import prune
 from deadhead.pruning.result import Pruning
@@ -44,13 +44,13 @@ class Watch:
 
     Attributes:
         on_start: called once with (the loaded model, the task set).
-        on_decision: called if no method was named, with what was decided.
+        on_choice: called if no method was named, with what was decided.
         on_step: called after every step.
         on_work: called after every scoring, evaluation or other piece of work.
     """
 
     on_start: Callable[[Loaded, TaskSet], None] = lambda loaded, tasks: None
-    on_decision: Callable[[Decision], None] = lambda decision: None
+    on_choice: Callable[[AutoChoice], None] = lambda choice: None
     on_step: Callable[[Step], None] = lambda step: None
     on_work: Callable[[str], None] = lambda what: None
 
@@ -139,7 +139,7 @@ def _conduct(settings: RunSettings, resume: bool, watch: Watch) -> RunSummary:
         "settings": settings.header(),
         "weights": settings.model.fingerprint(),
         "evaluated_on": pruning.evaluated_on,
-        **({} if pruning.decision is None else {"decision": _decided(pruning.decision)}),
+        **({} if pruning.choice is None else {"decision": _decided(pruning.choice)}),
         **({} if trained is None else {"distillation": trained.to_json()}),
     }
     summary = RunSummary(
@@ -170,8 +170,8 @@ def _conduct(settings: RunSettings, resume: bool, watch: Watch) -> RunSummary:
     return summary
 
 
-def _decided(decision: Decision) -> dict[str, Any]:
-    return {**decision.to_json(), "said": decision.describe()}
+def _decided(choice: AutoChoice) -> dict[str, Any]:
+    return {**choice.to_json(), "said": choice.describe()}
 
 
 def _distilled(
@@ -224,14 +224,14 @@ def _journalled(journal: Journal, watch: Watch) -> Progress:
         journal.write("step", step.to_json())
         watch.on_step(step)
 
-    def on_decision(decision: Decision) -> None:
+    def on_choice(choice: AutoChoice) -> None:
         if journal.decision is None:  # a resumed run has it
-            journal.write("decision", decision.to_json())
-        watch.on_decision(decision)
+            journal.write("decision", choice.to_json())
+        watch.on_choice(choice)
 
     return Progress(
         on_step=on_step,
-        on_decision=on_decision,
+        on_choice=on_choice,
         on_scores=lambda scores: journal.write("scores", scores.to_json()),
         on_work=watch.on_work,
     )

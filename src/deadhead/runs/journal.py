@@ -12,7 +12,7 @@ from typing import Any
 
 from deadhead.errors import CheckpointError, DataError, DeadheadError, OutputExistsError
 from deadhead.files import as_path, check_empty, decode, one_line, parse_json, write_json
-from deadhead.pruning.auto import Decision
+from deadhead.pruning.auto import AutoChoice
 from deadhead.pruning.loop import Completed
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.trajectory import Step
@@ -109,7 +109,7 @@ class Journal:
             self.scores = HeadScores.from_json(entry["scores"])
         elif "decision" in entry:
             self.decision = entry["decision"]
-            Decision.from_json(entry["decision"], Recipe())  # or it is no decision
+            AutoChoice.from_json(entry["decision"], Recipe())  # or it is no decision
         elif "step" in entry:
             self.steps.append(Step.from_json(entry["step"]))
         elif "random" in entry:
@@ -124,7 +124,7 @@ class Journal:
         Raises:
             DataError: steps were made by a method that the journal does not name.
         """
-        made = None if self.decision is None else Decision.from_json(self.decision, recipe)
+        made = None if self.decision is None else AutoChoice.from_json(self.decision, recipe)
         if made is None and recipe.settled().undecided and len(self.steps) > 1:
             raise DataError(
                 f"the interrupted run in {str(self.folder)!r} does not say what auto had decided;"

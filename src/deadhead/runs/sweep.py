@@ -20,7 +20,7 @@ from deadhead.errors import CheckpointError, DataError, UnknownNameError
 from deadhead.files import check_empty, locked, whole_folder
 from deadhead.measure import measure_all
 from deadhead.models.heads import HeadModel
-from deadhead.pruning.auto import Decider
+from deadhead.pruning.auto import AutoSelector
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.repair.distill import Distillation, DistillReport, check_packages, distill_
 from deadhead.report.sweep_page import SweepSummary, write_sweep_page
@@ -33,7 +33,7 @@ from deadhead.scoring import ScorerGroup
 from deadhead.similarity import Clustering, HeadGrams, head_grams
 from deadhead.strategies import droppable, shortfall
 from deadhead.studies.readings import Line, Point, table_lines
-from deadhead.studies.sweep import Sweep, count_points, sweep
+from deadhead.studies.sweep import SweepGrid, count_points, sweep
 from deadhead.tasks import Task, TaskSet
 
 
@@ -58,7 +58,7 @@ class SweepSettings:
 
     model: ModelSettings
     data: DataSettings
-    sweep: Sweep
+    sweep: SweepGrid
     output: Path
     prompts: PromptSettings | None = None
     also: tuple[str, ...] = ()
@@ -152,17 +152,17 @@ def _conduct_sweep(
     done = [Point.from_json(point) for point in journal.points]
     for point in done:
         on_point(point)
-    asked = settings.sweep
-    names = [criterion for strategy, criterion in asked.chosen if strategy != AUTO]
-    names += [recipe.settled().criterion for recipe in _budgets(asked)]
+    grid = settings.sweep
+    names = [criterion for strategy, criterion in grid.chosen if strategy != AUTO]
+    names += [recipe.settled().criterion for recipe in _budgets(grid)]
     scorers = ScorerGroup(
         view,
-        tasks.calibration.batches() if names or asked.repairs != ("none",) else [],
+        tasks.calibration.batches() if names or grid.repairs != ("none",) else [],
         names,
-        loss=asked.loss,
-        seed=asked.seed,
-        moments=asked.repairs != ("none",),
-        strict=asked.strict,
+        loss=grid.loss,
+        seed=grid.seed,
+        moments=grid.repairs != ("none",),
+        strict=grid.strict,
     )
     try:
         points = sweep(
@@ -171,7 +171,7 @@ def _conduct_sweep(
             judges,
             scorer_of=scorers.of,
             grams=_grams(view, texts or tasks.calibration, settings.sweep),
-            decide=_decider(view, tasks.calibration, asked),
+            selector=_selector(view, tasks.calibration, grid),
             moments=lambda: scorers.moments,
             batches=tasks.calibration.batches(),
             train=_trainer(loaded.model, tasks, settings.distillation),
@@ -208,11 +208,11 @@ def _conduct_sweep(
     return summary
 
 
-def _decider(view: HeadModel, calibration: Task, asked: Sweep) -> Decider | None:
-    if all(strategy != AUTO for strategy, _ in asked.chosen):
+def _selector(view: HeadModel, calibration: Task, grid: SweepGrid) -> AutoSelector | None:
+    if all(strategy != AUTO for strategy, _ in grid.chosen):
         return None
-    how = {"loss": asked.loss, "seed": asked.seed, "strict": asked.strict}
-    return Decider(view, calibration.batches(), calibration.probes(), **how)
+    how = {"loss": grid.loss, "seed": grid.seed, "strict": grid.strict}
+    return AutoSelector(view, calibration.batches(), calibration.probes(), **how)
 
 
 def frame(lines: list[Line]) -> pd.DataFrame:
@@ -237,13 +237,13 @@ def frame(lines: list[Line]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _check_shares(view: HeadModel, asked: Sweep) -> Iterator[str]:
+def _check_shares(view: HeadModel, grid: SweepGrid) -> Iterator[str]:
     """Refuse shares that cannot be had, before any pass; yield what is to be said of others."""
-    for fraction in asked.fractions:
-        for clustering in asked.clusterings:
+    for fraction in grid.fractions:
+        for clustering in grid.clusterings:
             check_room(view, clustering, to_drop(view, clustering, fraction))
-        for strategy, criterion in asked.chosen:
-            recipe = asked.of_criterion(criterion, fraction, strategy=strategy)
+        for strategy, criterion in grid.chosen:
+            recipe = grid.of_criterion(criterion, fraction, strategy=strategy)
             droppable(view, view.mask, recipe.rules, fraction)
             if short := shortfall(view, view.mask, recipe.rules, fraction):
                 yield short
@@ -257,17 +257,17 @@ def _also(spec: str, settings: SweepSettings, loaded: Loaded) -> Task:
         raise type(error)(f"further test set {spec!r}, read as the first: {error}") from error
 
 
-def _budgets(asked: Sweep) -> list[Recipe]:
+def _budgets(grid: SweepGrid) -> list[Recipe]:
     """List recipes of groupings whose budgets a criterion makes."""
     return [
-        asked.of_clusters(clustering, asked.fractions[0], asked.actions[0])
-        for clustering in asked.measured
+        grid.of_clusters(clustering, grid.fractions[0], grid.actions[0])
+        for clustering in grid.measured
         if clustering.grouping == "importance_budget" and clustering.importance is None
     ]
 
 
-def _grams(view: HeadModel, texts: Prompts | Task, asked: Sweep) -> Callable[[str], HeadGrams]:
-    how = asked.clusterings[0] if asked.clusterings else Clustering()
+def _grams(view: HeadModel, texts: Prompts | Task, grid: SweepGrid) -> Callable[[str], HeadGrams]:
+    how = grid.clusterings[0] if grid.clusterings else Clustering()
 
     def grams(scope: str) -> HeadGrams:
         return head_grams(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deadhead.errors import BudgetError, unknown_name
+from deadhead.options.choices import Action, Gqa, Loss, Repair, Slope, Strategy
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.repair.base import BEGINS_WITH
 from deadhead.similarity import Clustering
@@ -13,7 +14,7 @@ from deadhead.types import COPYING, count_heads
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepGrid:
     """What to go through.
 
     Attributes:
@@ -39,14 +40,14 @@ class Sweep:
     fractions: tuple[float, ...]
     clusterings: tuple[Clustering, ...] = ()
     criteria: tuple[str, ...] = ()
-    methods: tuple[tuple[str, str], ...] = ()
-    repairs: tuple[str, ...] = ("none",)
+    methods: tuple[tuple[Strategy, str], ...] = ()
+    repairs: tuple[Repair, ...] = ("none",)
     distill_of: tuple[str, ...] = ()
-    actions: tuple[str, ...] = ("duplicate", "mask", "fold")
+    actions: tuple[Action, ...] = ("duplicate", "mask", "fold")
     draws: int = 0
-    loss: str | None = None
-    slope: str = "target"
-    gqa: str = "whole_groups"
+    loss: Loss | None = None
+    slope: Slope = "target"
+    gqa: Gqa = "whole_groups"
     seed: int = 0
     strict: bool = False
 
@@ -76,7 +77,7 @@ class Sweep:
                 raise unknown_name("method to distill", name, self.named)
 
     @property
-    def chosen(self) -> tuple[tuple[str, str], ...]:
+    def chosen(self) -> tuple[tuple[Strategy, str], ...]:
         """All ways to choose by a criterion, as (strategy, criterion)."""
         return (*(("one_shot", criterion) for criterion in self.criteria), *self.methods)
 
@@ -90,7 +91,7 @@ class Sweep:
         """Whether a model is trained."""
         return any(repair in BEGINS_WITH for repair in self.repairs) and bool(self.chosen)
 
-    def repairs_of(self, method: str) -> tuple[str, ...]:
+    def repairs_of(self, method: str) -> tuple[Repair, ...]:
         """Return the repairs of a method, or of random heads."""
         if method in (self.distill_of or self.named):
             return self.repairs
@@ -102,17 +103,19 @@ class Sweep:
         return tuple(c for c in self.clusterings if c.grouping != "random")
 
     @property
-    def of_random_groups(self) -> str:
-        """Action that random groups are looked at under; empty if there are none."""
-        copying = [a for a in self.actions if a in COPYING]
-        return (*copying, "mask")[0] if self.measured != self.clusterings else ""
+    def of_random_groups(self) -> Action | None:
+        """Action that random groups are looked at under; None if there are none."""
+        if self.measured == self.clusterings:
+            return None
+        copying: list[Action] = [action for action in self.actions if action in COPYING]
+        return copying[0] if copying else "mask"
 
     @property
-    def plain(self) -> tuple[str, ...]:
+    def plain(self) -> tuple[Action, ...]:
         """Actions for what has no copies: those of mask and remove that are asked for."""
         return tuple(a for a in self.actions if a not in COPYING) or ("mask",)
 
-    def of_clusters(self, clustering: Clustering, fraction: float, action: str) -> Recipe:
+    def of_clusters(self, clustering: Clustering, fraction: float, action: Action) -> Recipe:
         """Return the recipe of one plan by clusters."""
         return Recipe(
             strategy="clusters",
@@ -127,7 +130,12 @@ class Sweep:
         )
 
     def of_criterion(
-        self, criterion: str, fraction: float, *, strategy: str = "one_shot", repair: str = "none"
+        self,
+        criterion: str,
+        fraction: float,
+        *,
+        strategy: Strategy = "one_shot",
+        repair: Repair = "none",
     ) -> Recipe:
         """Return the recipe of one plan by a criterion."""
         repair = AUTO if strategy == AUTO and repair == "none" else repair
@@ -147,10 +155,10 @@ def method_name(strategy: str, criterion: str) -> str:
     return criterion if strategy in ("one_shot", AUTO) else f"{strategy} {criterion}"
 
 
-def count_points(asked: Sweep) -> int:
+def count_points(grid: SweepGrid) -> int:
     """Count the points of a sweep, the dense model included."""
-    by_criteria = sum(len(asked.repairs_of(name)) for name in asked.named) * len(asked.plain)
-    each = len(asked.measured) * len(asked.actions) + by_criteria
-    of_heads = len(asked.repairs_of(RANDOM_HEADS))
-    drawn = asked.draws * (of_heads + bool(asked.of_random_groups))
-    return 1 + len(asked.fractions) * (each + drawn)
+    by_criteria = sum(len(grid.repairs_of(name)) for name in grid.named) * len(grid.plain)
+    each = len(grid.measured) * len(grid.actions) + by_criteria
+    of_heads = len(grid.repairs_of(RANDOM_HEADS))
+    drawn = grid.draws * (of_heads + (grid.of_random_groups is not None))
+    return 1 + len(grid.fractions) * (each + drawn)

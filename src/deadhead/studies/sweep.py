@@ -14,7 +14,7 @@ from deadhead.data.inputs import Batch
 from deadhead.errors import BudgetError, HeadError
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
-from deadhead.pruning.auto import Decider
+from deadhead.pruning.auto import AutoSelector
 from deadhead.pruning.choose import choose
 from deadhead.pruning.moves import check_reached, context_of, moves_to
 from deadhead.pruning.recipe import AUTO
@@ -24,13 +24,13 @@ from deadhead.scoring import Scorer
 from deadhead.similarity import Clustering, GramFn
 from deadhead.strategies import STRATEGIES, droppable
 from deadhead.studies.baseline import random_masks
-from deadhead.studies.grid import Sweep, count_points, method_name
+from deadhead.studies.grid import SweepGrid, count_points, method_name
 from deadhead.studies.readings import RANDOM_GROUPS, RANDOM_HEADS, Point, Reading
 from deadhead.surgery.fold import removal_of
 from deadhead.surgery.remove import cuts_of
 from deadhead.types import PruningPlan
 
-__all__ = ["Judge", "Sweep", "count_points", "sweep"]
+__all__ = ["Judge", "SweepGrid", "count_points", "sweep"]
 
 SMALLER = ("remove", "fold")  # actions whose models are really smaller
 
@@ -39,12 +39,12 @@ Judge = Callable[[nn.Module], Mapping[str, Reading]]
 
 def sweep(
     view: HeadModel,
-    asked: Sweep,
+    grid: SweepGrid,
     judges: Sequence[Judge],
     *,
     scorer_of: Callable[[str], Scorer],
     grams: GramFn,
-    decide: Decider | None = None,
+    selector: AutoSelector | None = None,
     moments: Callable[[], Moments] | None = None,
     batches: Sequence[Batch] | None = None,
     train: Callable[[nn.Module], object] | None = None,
@@ -60,11 +60,11 @@ def sweep(
 
     Args:
         view: the model.
-        asked: what to go through.
+        grid: what to go through.
         judges: each from a model to its readings by name.
         scorer_of: from a criterion to its scorer; see `ScorerGroup.of`.
         grams: runs the prompts, see `head_grams`; called once per scope.
-        decide: a `Decider`, for the method `auto`.
+        selector: an `AutoSelector`, for the method `auto`.
         moments: of the dense model, for repairs.
         batches: calibration data, for repairs that run it.
         train: trains a cut copy in place, for the repair `distill`; the copy is judged and dropped.
@@ -79,15 +79,15 @@ def sweep(
     Raises:
         BudgetError: a share that cannot be had, or nothing to train with.
     """
-    if asked.trains and train is None:
-        raise BudgetError("repair 'distill' trains, and there is nothing to train with; give train")
-    if any(strategy == AUTO for strategy, _ in asked.chosen) and decide is None:
-        raise BudgetError("method 'auto' looks at the model, and there is no decider; give decide")
+    if grid.trains and train is None:
+        raise BudgetError("repair 'distill' trains the cut model; give train, which does")
+    if any(strategy == AUTO for strategy, _ in grid.chosen) and selector is None:
+        raise BudgetError("method 'auto' needs an AutoSelector; give selector")
     done, points = dict(done or {}), []
-    for point in _points(view, asked, scorer_of, grams, decide, on_note):
+    for point in _points(view, grid, scorer_of, grams, selector, on_note):
         made = done.get(point.key)
         if made is None:
-            how = {"batches": batches, "strict": asked.strict}
+            how = {"batches": batches, "strict": grid.strict}
             made = _judged(view, point, judges, moments, how, train, measure, on_note)
             on_point(made)
         points.append(made)
@@ -119,10 +119,10 @@ class _Planned:
 
 def _points(
     view: HeadModel,
-    asked: Sweep,
+    grid: SweepGrid,
     scorer_of: Callable[[str], Scorer],
     grams: GramFn,
-    decide: Decider | None,
+    selector: AutoSelector | None,
     on_note: Callable[[str], None],
 ) -> Iterator[_Planned]:
     yield _Planned(PruningPlan(view.mask, action="mask"), "dense", 0.0)
@@ -133,52 +133,52 @@ def _points(
             kept[scope] = grams(scope)
         return kept[scope]
 
-    plans = _by_methods(view, asked, scorer_of, decide, on_note)
-    for fraction in asked.fractions:
-        for clustering in asked.measured:
-            recipe = asked.of_clusters(clustering, fraction, asked.actions[0])
+    plans = _by_methods(view, grid, scorer_of, selector, on_note)
+    for fraction in grid.fractions:
+        for clustering in grid.measured:
+            recipe = grid.of_clusters(clustering, fraction, grid.actions[0])
             scores = None
             if clustering.needs_scores:
                 scores = scorer_of(recipe.settled().criterion)(view.mask)
             plan = choose(view, None, recipe, scores=scores, grams=grams_once)
-            for action in asked.actions:
+            for action in grid.actions:
                 yield _Planned(replace(plan, action=action), clustering.name, fraction)
         for planned in plans[fraction]:
-            yield from planned.under(asked.plain, asked.repairs_of(planned.method))
-        yield from _drawn(view, asked, fraction, grams_once)
+            yield from planned.under(grid.plain, grid.repairs_of(planned.method))
+        yield from _drawn(view, grid, fraction, grams_once)
 
 
 def _by_methods(
     view: HeadModel,
-    asked: Sweep,
+    grid: SweepGrid,
     scorer_of: Callable[[str], Scorer],
-    decide: Decider | None,
+    selector: AutoSelector | None,
     on_note: Callable[[str], None],
 ) -> dict[float, list[_Planned]]:
     """Choose by every criterion, at all fractions in one go where masks are nested."""
-    found: dict[float, list[_Planned]] = {fraction: [] for fraction in asked.fractions}
-    for strategy, criterion in asked.chosen:
+    found: dict[float, list[_Planned]] = {fraction: [] for fraction in grid.fractions}
+    for strategy, criterion in grid.chosen:
         name = method_name(strategy, criterion)
         recipes = {
-            fraction: asked.of_criterion(criterion, fraction, strategy=strategy)
-            for fraction in asked.fractions
+            fraction: grid.of_criterion(criterion, fraction, strategy=strategy)
+            for fraction in grid.fractions
         }
         limits = {f: droppable(view, view.mask, r.rules, f) for f, r in recipes.items()}
         mask = view.mask
-        if strategy == AUTO and decide is not None:
-            looked = decide.run_pass()
+        if strategy == AUTO and selector is not None:
+            looked = selector.run_pass()
             for fraction, recipe in recipes.items():
                 begun = time.perf_counter()
-                decision = decide(recipe, limits[fraction])
-                on_note(f"{name} at {fraction:.0%}: {decision.describe()}")
-                plan = recipe.plan(decision.mask)
+                choice = selector(recipe, limits[fraction])
+                on_note(f"{name} at {fraction:.0%}: {choice.describe()}")
+                plan = recipe.plan(choice.mask)
                 seconds = looked + time.perf_counter() - begun
                 found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
             continue
         scorer = scorer_of(criterion)
         looked = scorer.run_pass()
         begun = time.perf_counter()
-        for fraction in sorted(asked.fractions):
+        for fraction in sorted(grid.fractions):
             start = mask if STRATEGIES[strategy].nested else view.mask
             context = context_of(view, recipes[fraction], scorer, scorer=scorer, start=start)
             for move in moves_to(context, strategy, [limits[fraction]]):
@@ -190,21 +190,21 @@ def _by_methods(
     return found
 
 
-def _drawn(view: HeadModel, asked: Sweep, fraction: float, grams: GramFn) -> Iterator[_Planned]:
-    rules = asked.of_criterion("random", fraction).rules
-    if asked.clusterings:  # as many heads as the groups drop beside which the draws stand
-        rules = asked.of_clusters(asked.clusterings[0], fraction, "mask").rules
-    total = droppable(view, view.mask, rules, fraction) if asked.draws else 0
-    unit = asked.clusterings[0].unit if asked.clusterings else "head"
-    for draw in range(asked.draws):
-        mask = random_masks(view, [total], rules, asked.seed + draw)[0]
-        plan = PruningPlan(mask, action="mask", gqa=asked.gqa)
+def _drawn(view: HeadModel, grid: SweepGrid, fraction: float, grams: GramFn) -> Iterator[_Planned]:
+    rules = grid.of_criterion("random", fraction).rules
+    if grid.clusterings:  # as many heads as the groups drop beside which the draws stand
+        rules = grid.of_clusters(grid.clusterings[0], fraction, "mask").rules
+    total = droppable(view, view.mask, rules, fraction) if grid.draws else 0
+    unit = grid.clusterings[0].unit if grid.clusterings else "head"
+    for draw in range(grid.draws):
+        mask = random_masks(view, [total], rules, grid.seed + draw)[0]
+        plan = PruningPlan(mask, action="mask", gqa=grid.gqa)
         heads = _Planned(plan, RANDOM_HEADS, fraction, draw)
-        yield from heads.under(("mask",), asked.repairs_of(RANDOM_HEADS))
-        if asked.of_random_groups:
+        yield from heads.under(("mask",), grid.repairs_of(RANDOM_HEADS))
+        if grid.of_random_groups:
             how = Clustering(grouping="random", representative="random", unit=unit)
-            recipe = asked.of_clusters(how, fraction, asked.of_random_groups)
-            plan = choose(view, None, replace(recipe, seed=asked.seed + draw), grams=grams)
+            recipe = grid.of_clusters(how, fraction, grid.of_random_groups)
+            plan = choose(view, None, replace(recipe, seed=grid.seed + draw), grams=grams)
             yield _Planned(plan, RANDOM_GROUPS, fraction, draw)
 
 

@@ -50,7 +50,7 @@ class Judge:
         return new > old if self.greater_is_better else new < old
 
 
-def judge_by(selection: Selection) -> Judge:
+def judge_of(selection: Selection) -> Judge:
     """Judge by a task, or by a function of which more is better."""
     given: Any = selection
     if hasattr(given, "evaluate"):
@@ -58,7 +58,7 @@ def judge_by(selection: Selection) -> Judge:
     return Judge(getattr(given, "__name__", "selection"), True, given)
 
 
-def judge_by_distance(distance: Distance, held_out: Sequence[Batch]) -> Judge:
+def judge_of_distance(distance: Distance, held_out: Sequence[Batch]) -> Judge:
     """Judge by the training loss on batches that are not trained on."""
 
     def measure(model: nn.Module) -> float:

@@ -14,7 +14,7 @@ from deadhead.errors import HeadError, MissingDependencyError, ScoreError
 from deadhead.models.heads import HeadModel
 from deadhead.options.distillation import Distillation
 from deadhead.repair.distill.batches import HasBatches, training_batches
-from deadhead.repair.distill.judge import Best, Selection, judge_by, judge_by_distance
+from deadhead.repair.distill.judge import Best, Selection, judge_of, judge_of_distance
 from deadhead.repair.distill.loss import Distance, output_paths
 from deadhead.repair.distill.pace import Pace
 from deadhead.repair.distill.report import DistillPoint, DistillReport
@@ -69,7 +69,7 @@ def distill_(
     """
     settings = settings or Distillation()
     check_packages(settings)
-    from deadhead.repair.distill.trainer import Student, Watch, train_
+    from deadhead.repair.distill.trainer import EvaluationCallback, Student, train_
 
     view, whole = (m if isinstance(m, HeadModel) else HeadModel(m) for m in (model, dense))
     _check_models(view, whole)
@@ -77,9 +77,9 @@ def distill_(
     batches = training_batches(data, settings.batch_size)
     distance = Distance(view.model, whole.model, output_paths(view), output_paths(whole), settings)
     if selection is not None:
-        judge = judge_by(selection)
+        judge = judge_of(selection)
     else:
-        judge = judge_by_distance(distance, batches[::HELD_OUT_EVERY])
+        judge = judge_of_distance(distance, batches[::HELD_OUT_EVERY])
         batches = [b for n, b in enumerate(batches) if n % HELD_OUT_EVERY] or batches
     total = settings.max_steps or settings.epochs * len(batches)
     pace = Pace(total, settings.seconds, settings.evaluations)
@@ -97,11 +97,13 @@ def distill_(
                 return best.in_vain
 
             looks = pace.looks - int(weights.approximate)
-            watch = Watch(pace, look, on_step, looks=looks, patience=settings.patience)
+            callback = EvaluationCallback(
+                pace, look, on_step, looks=looks, patience=settings.patience
+            )
             if pace.planned:
-                train_(student, batches, watch, settings, folder)
+                train_(student, batches, callback, settings, folder)
             else:
-                watch.stopped = "seconds"
+                callback.stopped = "seconds"
         if best.weights is not None and weights.approximate:
             best.value = judge(view.model)
             if not judge.better(best.value, best.before):
@@ -115,7 +117,7 @@ def distill_(
         best_step=best.step,
         steps=pace.step,
         planned=total,
-        stopped=watch.stopped,
+        stopped=callback.stopped,
         trained=sum(p.numel() for p in trained),
         seconds=pace.elapsed,
         points=tuple(points),

@@ -1,4 +1,4 @@
-"""The loop, which is that of transformers' Trainer, with our loss, schedule and watch on it."""
+"""The loop, which is that of transformers' Trainer, with our loss, schedule and callback on it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Student(nn.Module):
         return means[0], means[1]
 
 
-class Watch(TrainerCallback):
+class EvaluationCallback(TrainerCallback):
     """Looks at the model at even shares of the run, and stops it.
 
     Attributes:
@@ -128,12 +128,16 @@ class DistillTrainer(Trainer):
 
 
 def train_(
-    student: Student, batches: Sequence[Batch], watch: Watch, settings: Distillation, folder: str
+    student: Student,
+    batches: Sequence[Batch],
+    callback: EvaluationCallback,
+    settings: Distillation,
+    folder: str,
 ) -> None:
     """Run the Trainer. It prints and keeps nothing; `folder` is where it would."""
     trained = [p for p in student.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
-    pace = watch.pace
+    pace = callback.pace
     rise = max(1.0, settings.warmup * pace.total)
 
     def factor(step: int) -> float:
@@ -157,7 +161,7 @@ def train_(
         model=student,
         args=arguments,
         train_dataset=batches,  # type: ignore[arg-type]
-        callbacks=[watch],
+        callbacks=[callback],
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)),
     )
     trainer.remove_callback(PrinterCallback)
