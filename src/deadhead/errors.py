@@ -8,6 +8,7 @@ that it specialises, so `except ValueError` goes on working.
     │   └── UnsupportedModelError           a model type without an architecture record
     ├── HeadError(ValueError)               a head, mask or plan that does not fit the model
     │   └── GroupError                      a plan that would cut half a key/value group
+    ├── ModelInUseError(RuntimeError)       a model that another thread or context is using
     ├── BudgetError(ValueError)             a number of heads that cannot be had
     ├── ScoreError(ArithmeticError)         scores that are not finite, or cannot be computed
     ├── DataError(ValueError)               data that is empty, mislabelled or overlapping
@@ -44,6 +45,10 @@ class HeadError(DeadheadError, ValueError):
 
 class GroupError(HeadError):
     """A plan that would cut half a key/value group."""
+
+
+class ModelInUseError(DeadheadError, RuntimeError):
+    """A model that another thread, or an outer context, is using."""
 
 
 class BudgetError(DeadheadError, ValueError):

@@ -54,8 +54,8 @@ def test_plain_transformers_loads_it_bit_for_bit(model_type, tmp_path):
             assert torch.equal(outputs(again, batch()), outputs(model, batch()))
             assert same_weights(again, model)
             assert HeadModel(again).mask == HeadModel(model).mask
-            assert [b.held for b in HeadModel(again).blocks] == [
-                b.held for b in HeadModel(model).blocks
+            assert [b.original for b in HeadModel(again).blocks] == [
+                b.original for b in HeadModel(model).blocks
             ]
 
 

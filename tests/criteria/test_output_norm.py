@@ -17,7 +17,7 @@ def written_out(model, inputs):
     view = HeadModel(model)
     expected = []
     for number, applied in enumerate(seen_alone(model, inputs, class_loss)):
-        heads = [Head(number, i) for i in view.blocks[number].held.heads]
+        heads = [Head(number, i) for i in view.blocks[number].original.heads]
         slices = [view.head_weights(h)["output"].detach().numpy() for h in heads]
         rows = [
             [

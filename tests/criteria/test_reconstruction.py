@@ -34,7 +34,7 @@ def brute_force(model, inputs, *, weighted, ridge=0.01):
         share = (g**2).sum(1) / (g**2).sum()
         covariance = np.cov(x.T, bias=True, aweights=share + 1 / len(x) if weighted else None)
         covariance += ridge * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-        heads = [view.head_weights(Head(len(errors), i))["output"] for i in block.held.heads]
+        heads = [view.head_weights(Head(len(errors), i))["output"] for i in block.original.heads]
         weight = torch.cat(heads, dim=1).detach().numpy()
         metric = g.T @ g / len(g) if weighted else None
         errors.append((covariance, weight, metric, block.head_dim))
@@ -166,7 +166,7 @@ def test_it_works_on_a_cut_model_in_original_indices():
         for head in now.heads:
             block = view.blocks[head.block]
             gone = [block.position(h.index) for h in mask.heads if h.block == head.block]
-            gone = [p for p in gone if block.held.heads[p] not in now.kept_in(head.block)]
+            gone = [p for p in gone if block.original.heads[p] not in now.kept_in(head.block)]
             expected = left_by(head.block, [*gone, block.position(head.index)])
             expected -= left_by(head.block, gone)
             assert scores[head] == pytest.approx(expected, rel=1e-7)

@@ -10,7 +10,7 @@ import torch
 from copies import plan_for
 from deadhead import Head, HeadModel, PruningPlan, remove_
 from deadhead.errors import DataError, GroupError, HeadError, ScoreError, UnknownNameError
-from deadhead.models.heads import output_rows
+from deadhead.models.blocks import output_rows
 from deadhead.moments import Moments
 from deadhead.repair import (
     Fit,
@@ -127,7 +127,7 @@ def test_a_cut_model_is_repaired_in_its_own_positions():
     remove_(model, PruningPlan(random_mask(HeadModel(model).mask, 0)))
     view = HeadModel(model)
     block = view.blocks[1]
-    goes = Head(1, block.held.heads[1])
+    goes = Head(1, block.original.heads[1])
     found = fit(view, PruningPlan(view.mask.drop(goes)), moments_of(model), "least_squares")
     assert set(found) == {1}, "block 0 has had no heads to lose"
     assert found[1].weight.shape == (24, 4 * block.n_heads)

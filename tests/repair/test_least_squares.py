@@ -10,7 +10,7 @@ import torch
 
 from deadhead import Head, HeadModel, PruningPlan
 from deadhead.losses.losses import kl
-from deadhead.models.heads import output_rows
+from deadhead.models.blocks import output_rows
 from deadhead.moments import BlockMoments
 from deadhead.repair import apply_repaired_, fit, least_squares
 from deadhead.repair.base import BlockFit

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from deadhead import Head, HeadModel, PruningPlan, load_model, save_model
+from deadhead import Head, HeadModel, load_model, save_model
 from deadhead.errors import (
     BudgetError,
     DataError,
@@ -299,7 +299,7 @@ def test_a_refused_sweep_leaves_nothing_and_other_weights_are_not_gone_on_with(t
     with pytest.raises(KeyboardInterrupt):
         conduct_sweep(settings, on_point=stop)
     shutil.rmtree(tmp_path / "model")
-    mask_(loaded.model, PruningPlan(HeadModel(loaded.model).mask.drop(Head(0, 0))))
+    mask_(loaded.model, [Head(0, 0)])
     save_model(loaded.model, loaded.tokenizer, tmp_path / "model")
     with pytest.raises(DataError, match="started with another weights"):
         conduct_sweep(settings, resume=True)

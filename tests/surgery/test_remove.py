@@ -57,7 +57,7 @@ def test_a_plan_that_keeps_a_lost_head_is_refused():
     model = make("bert")
     whole = HeadModel(model).mask
     remove_(model, plan_without(model, Head(1, 2)))
-    with pytest.raises(HeadError, match=r"keeps head 1\.2, which has been cut"):
+    with pytest.raises(HeadError, match=r"keeps head 1\.2, which has been removed"):
         remove_(model, PruningPlan(whole))
 
 

@@ -21,7 +21,8 @@ from transformers.quantizers.base import HfQuantizer
 
 from deadhead.checkpoints.verify import check_heads, check_layers, holds_dense, tensors_for
 from deadhead.errors import CheckpointError
-from deadhead.models.heads import BlockHeads, HeadModel
+from deadhead.models.blocks import OriginalHeads
+from deadhead.models.heads import HeadModel
 from deadhead.models.manifest import COPY_IT, QUANT_METHOD, DeadheadConfig
 from deadhead.surgery.output_bias import add_output_bias_
 from deadhead.surgery.remove import cut_
@@ -74,7 +75,7 @@ class DeadheadLoader(HfQuantizer):
 
 
 def cut_to_manifest_(
-    model: nn.Module, manifest: DeadheadConfig, original: Mapping[int, BlockHeads]
+    model: nn.Module, manifest: DeadheadConfig, original: Mapping[int, OriginalHeads]
 ) -> None:
     """Cut an uncut model to the shapes that a manifest lists.
 

@@ -15,7 +15,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from deadhead.errors import CheckpointError
 from deadhead.files import read_json
 from deadhead.models.architectures import architecture_of
-from deadhead.models.heads import Block, BlockHeads, HeadModel
+from deadhead.models.blocks import Block, OriginalHeads
+from deadhead.models.heads import HeadModel
 
 Shape = tuple[int, ...]
 Tensors = dict[str, Shape | None]
@@ -72,7 +73,7 @@ def tensors_for(model: Any, files: Sequence[str | Path]) -> Tensors:
     return tensors
 
 
-def holds_dense(view: HeadModel, original: Mapping[int, BlockHeads], tensors: Tensors) -> bool:
+def holds_dense(view: HeadModel, original: Mapping[int, OriginalHeads], tensors: Tensors) -> bool:
     """Whether the weights are those of the dense model, whatever cut the manifest claims.
 
     Such a checkpoint is what `AutoModel.from_config` makes of a cut model's config.

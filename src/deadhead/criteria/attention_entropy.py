@@ -51,7 +51,7 @@ class AttentionEntropy:
         weight = counts[:, None].to(entropy.dtype)
         queries = weight.sum(-1)
         seen = queries[:, 0] > 0
-        mean = (entropy * weight).sum(-1) / queries.clamp(min=1)
+        mean = entropy.masked_fill(weight == 0, 0).sum(-1) / queries.clamp(min=1)
         self.mean.add(block, -mean[seen], batch)
 
     def scores(self) -> list[np.ndarray]:

@@ -231,7 +231,7 @@ class SampleMean:
         row = values.detach().cpu().sum(0, dtype=torch.float64)  # some devices lack float64
         if not torch.isfinite(row).all():
             at = int(torch.nonzero(~torch.isfinite(row))[0])
-            head = f"{block}.{self.view.blocks[block].held.heads[at]}"
+            head = f"{block}.{self.view.blocks[block].original.heads[at]}"
             raise ScoreError(
                 f"{self.criterion} of head {head} is {float(row[at])} in batch {batch};"
                 " look with 'deadhead score --diagnose', or compute with --dtype float32"

@@ -42,7 +42,7 @@ class Confidence:
         weight = counts[:, None].to(maps.dtype)
         queries = weight.sum(-1)
         seen = queries[:, 0] > 0
-        mean = (maps.amax(-1) * weight).sum(-1) / queries.clamp(min=1)
+        mean = maps.amax(-1).masked_fill(weight == 0, 0).sum(-1) / queries.clamp(min=1)
         self.mean.add(block, mean[seen], batch)
 
     def scores(self) -> list[np.ndarray]:

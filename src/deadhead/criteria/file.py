@@ -38,7 +38,7 @@ class File:
     def scores(self) -> list[np.ndarray]:
         """Return the table's rows, of the heads there now."""
         return [
-            np.asarray(row, dtype=np.float64)[list(block.held.heads)]
+            np.asarray(row, dtype=np.float64)[list(block.original.heads)]
             for row, block in zip(self.table.values, self.view.blocks, strict=True)
         ]
 

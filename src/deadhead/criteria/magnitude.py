@@ -32,7 +32,7 @@ class Magnitude:
             ScoreError: a weight is not finite; names the head.
         """
         return [
-            np.array([self._norm(Head(b, i)) for i in block.held.heads], dtype=np.float64)
+            np.array([self._norm(Head(b, i)) for i in block.original.heads], dtype=np.float64)
             for b, block in enumerate(self.view.blocks)
         ]
 

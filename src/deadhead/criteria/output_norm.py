@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deadhead.criteria.base import SampleMean, register_criterion
-from deadhead.models.heads import HeadModel, output_rows
+from deadhead.models.heads import HeadModel
 
 
 @register_criterion("output_norm", needs=("heads",))
@@ -26,8 +26,8 @@ class OutputNorm:
     def __init__(self, view: HeadModel):
         self.mean = SampleMean(view, "output_norm")
         self.grams: list[Tensor] = []
-        for block in view.blocks:
-            slices = _wide(output_rows(block.output).detach()).unflatten(1, (-1, block.head_dim))
+        for number, block in enumerate(view.blocks):
+            slices = _wide(view.output_weight(number)).unflatten(1, (-1, block.head_dim))
             heads = slices.permute(1, 0, 2)  # (heads, hidden, head_dim)
             self.grams.append(heads.transpose(1, 2) @ heads)
 
@@ -36,8 +36,9 @@ class OutputNorm:
         z = _wide(z)
         projected = (z.transpose(1, 2) @ self.grams[block]).transpose(1, 2)
         norms = (projected * z).sum(-1).clamp(min=0).sqrt()  # (samples, tokens, heads)
-        weight = valid[..., None].to(norms.dtype)
-        self.mean.add(block, (norms * weight).sum(1) / weight.sum(1).clamp(min=1), batch)
+        norms = norms.masked_fill(~valid[..., None], 0)
+        tokens = valid.sum(1)[:, None].clamp(min=1).to(norms.dtype)
+        self.mean.add(block, norms.sum(1) / tokens, batch)
 
     def scores(self) -> list[np.ndarray]:
         """Return the means."""

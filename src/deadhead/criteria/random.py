@@ -19,8 +19,8 @@ class Random:
 
     def __init__(self, view: HeadModel, seed: int = 0):
         generator = np.random.default_rng(seed)
-        draws = [generator.random(block.held.n_heads) for block in view.blocks]
-        self.draws = [d[list(b.held.heads)] for d, b in zip(draws, view.blocks, strict=True)]
+        draws = [generator.random(block.original.n_heads) for block in view.blocks]
+        self.draws = [d[list(b.original.heads)] for d, b in zip(draws, view.blocks, strict=True)]
 
     def scores(self) -> list[np.ndarray]:
         """Return the draws."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deadhead.criteria.base import register_criterion
 from deadhead.errors import BudgetError, ScoreError, UnknownNameError
-from deadhead.models.heads import HeadModel, output_rows
+from deadhead.models.heads import HeadModel
 from deadhead.moments import BlockMoments, Elimination, Moments
 from deadhead.types import Head, HeadMask
 
@@ -106,7 +106,7 @@ class Reconstruction:
         rows = []
         for number, block in enumerate(self.view.blocks):
             row = np.full(block.n_heads, np.nan)
-            kept = [block.position(i) for i in mask.kept_in(number) if i in block.held.heads]
+            kept = [block.position(i) for i in mask.kept_in(number) if i in block.original.heads]
             if kept:
                 with self._naming(number):
                     errors = self._state(number, kept).errors()
@@ -125,7 +125,7 @@ class Reconstruction:
         for number, block in enumerate(self.view.blocks):
             row = np.full(block.n_heads, np.nan)
             kept = mask.kept_in(number)
-            gone = [p for p, i in enumerate(block.held.heads) if i not in kept]
+            gone = [p for p, i in enumerate(block.original.heads) if i not in kept]
             if gone:
                 with self._naming(number):
                     gains = self._whole(number).gains(gone)
@@ -142,7 +142,7 @@ class Reconstruction:
         for unit in units:
             number = unit[0].block
             block = self.view.blocks[number]
-            kept = [block.position(i) for i in mask.kept_in(number) if i in block.held.heads]
+            kept = [block.position(i) for i in mask.kept_in(number) if i in block.original.heads]
             key = number, tuple(kept), tuple(block.position(h.index) for h in unit)
             if key not in self._group_errors:  # a move changes one block
                 with self._naming(number):
@@ -158,7 +158,7 @@ class Reconstruction:
         error = 0.0
         for number, block in enumerate(self.view.blocks):
             kept = mask.kept_in(number)
-            gone = [p for p, i in enumerate(block.held.heads) if i not in kept]
+            gone = [p for p, i in enumerate(block.original.heads) if i not in kept]
             error += self._error(number, tuple(gone)) if gone else 0.0
         return error
 
@@ -188,7 +188,7 @@ class Reconstruction:
         block, moments = self.view.blocks[number], self._seen[number]
         if moments is None:
             raise ScoreError(f"reconstruction saw nothing of block {number}; give calibration data")
-        weight = self.weights.get(number, output_rows(block.output).detach()).cpu().double()
+        weight = self.weights.get(number, self.view.output_weight(number)).cpu().double()
         covariance = moments.covariance
         one = torch.eye(len(covariance), dtype=covariance.dtype)
         if number in self._constant:  # whatever goes, a bias makes up for it
@@ -226,7 +226,7 @@ class Reconstruction:
     def _features(self, number: int) -> Tensor:
         """Return the features of the heads that were kept when the data were seen."""
         block = self.view.blocks[number]
-        kept = [block.position(i) for i in self.mask.kept_in(number) if i in block.held.heads]
+        kept = [block.position(i) for i in self.mask.kept_in(number) if i in block.original.heads]
         starts = torch.tensor(kept, dtype=torch.long) * block.head_dim
         return (starts[:, None] + torch.arange(block.head_dim)).reshape(-1)
 

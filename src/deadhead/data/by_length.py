@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deadhead.data.inputs import Batch, aligned, valid_tokens
+from deadhead.data.inputs import Batch, aligned, samples_in, valid_tokens
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ def parts_of(batches: Iterable[Batch], max_tokens: int) -> list[Part]:
     pieces: dict[tuple, list[Part]] = {}
     for number, batch in enumerate(batches):
         inputs = aligned(batch)
-        samples = len(valid_tokens(inputs))
+        samples = samples_in(inputs)
+        if not samples:
+            continue
         if not all(v.dim() and len(v) == samples for v in inputs.values()):
             whole.append(Part(inputs, (number,) * samples))
             continue

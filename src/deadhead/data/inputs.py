@@ -12,12 +12,27 @@ from torch import Tensor, nn
 Batch = Mapping[str, Tensor]
 
 
+def without_empty(batch: Batch) -> dict[str, Tensor]:
+    """Remove the samples that are padding only, which must not count anywhere.
+
+    Shape: every tensor with one row per sample loses their rows; no sample may be left.
+    """
+    mask = batch.get("attention_mask")
+    if mask is None or bool((real := mask.bool().any(1)).all()):
+        return dict(batch)
+    n = len(mask)
+    return {k: v[real.to(v.device)] if v.dim() and len(v) == n else v for k, v in batch.items()}
+
+
 def aligned(batch: Batch) -> dict[str, Tensor]:
     """Move padding to the right of every row, so that positions do not depend on its side.
+
+    Samples that are padding only are removed.
 
     Shape: every tensor that starts with the shape of `attention_mask`, (batch, tokens), is moved
     along with it.
     """
+    batch = without_empty(batch)
     mask = batch.get("attention_mask")
     if mask is None or bool(mask[:, 0].all()):
         return dict(batch)
@@ -40,6 +55,11 @@ def call(model: nn.Module, batch: Batch) -> Any:
     inputs = {k: v for k, v in batch.items() if k != "labels" and (k in known or not named)}
     extra = {"use_cache": False} if "use_cache" in known else {}
     return model(**inputs, **extra)
+
+
+def samples_in(batch: Batch) -> int:
+    """Return the number of samples in a batch."""
+    return len(valid_tokens(batch))
 
 
 def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deadhead.data.inputs import Batch, valid_tokens
+from deadhead.data.inputs import Batch, valid_tokens, without_empty
 from deadhead.losses.losses import Loss, logits_of
 from deadhead.moments.sums import HELD_OUT_EVERY
 
@@ -36,8 +36,9 @@ def divergence_from(dense: Any, batch: Batch) -> Loss:
             terms = (now - before) ** 2 / 2
         else:
             terms = (before.exp() * (before - now)).masked_fill(before == -torch.inf, 0)
-        counted = valid[:, : terms.shape[2]].to(terms.dtype)
-        return ((terms.sum(-1) * counted).sum(-1) / counted.sum(-1).clamp(min=1)).flatten()
+        counted = valid[:, : terms.shape[2]]
+        total = terms.sum(-1).masked_fill(~counted, 0).sum(-1)  # (times, samples)
+        return (total / counted.sum(-1).clamp(min=1).to(total.dtype)).flatten()
 
     return divergence
 
@@ -84,7 +85,7 @@ class Probe:
 def held_out(batches: Iterable[Batch]) -> list[Probe]:
     """Return the samples of batches that moments hold out of a fit, as probes."""
     probes, seen = [], 0
-    for batch in batches:
+    for batch in map(without_empty, batches):
         size = len(next(iter(batch.values())))
         rows = [i for i in range(size) if (seen + i) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1]
         seen += size

@@ -29,7 +29,7 @@ def logit_norm(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
     """
     logits = _wide(logits_of(outputs))
     if logits.dim() == 3:
-        logits = logits * valid_tokens(batch)[..., None]
+        logits = logits.masked_fill(~valid_tokens(batch)[..., None], 0)
     return logits.flatten(1).norm(dim=1)
 
 
@@ -95,11 +95,12 @@ def kl(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
         logits, valid = logits[:, None], valid[:, :1]
     signs = _signs(batch, logits)
     if logits.shape[-1] == 1 or not _has_head(outputs):
-        return (logits * signs).sum(-1).mul(valid).sum(1) / valid.sum(1).clamp(min=1).sqrt()
+        terms = (logits * signs).sum(-1).masked_fill(~valid, 0)
+        return terms.sum(1) / valid.sum(1).clamp(min=1).sqrt()
     log_p = logits.log_softmax(-1)
     root = (log_p.detach() / 2).exp()
     terms = (signs * root * log_p).masked_fill(root == 0, 0)  # a class ruled out by -inf
-    return terms.sum(-1).mul(valid).sum(1) / valid.sum(1).clamp(min=1).sqrt()
+    return terms.sum(-1).masked_fill(~valid, 0).sum(1) / valid.sum(1).clamp(min=1).sqrt()
 
 
 def _signs(batch: Batch, like: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from deadhead.display.words import short_count
 from deadhead.errors import BudgetError
-from deadhead.models.heads import Block, HeadModel
+from deadhead.models.blocks import Block
+from deadhead.models.heads import HeadModel
 
 TOKENS = 512  # length of the sequence that operations are counted for
 

@@ -2,87 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deadhead.errors import HeadError, UnsupportedModelError
-from deadhead.models.architectures import Architecture, HeadCounts, architecture_of
+from deadhead.errors import UnsupportedModelError
+from deadhead.models.architectures import Architecture, architecture_of
+from deadhead.models.blocks import Block, block_at, output_rows
+from deadhead.models.hooks import Note, claimed, proven
 from deadhead.types import Head, HeadMask
 
 HeadFn = Callable[[int, Tensor], Tensor | None]
-
-
-@dataclass(frozen=True)
-class BlockHeads:
-    """Which original heads one block holds; kept on its attention module once it has been cut.
-
-    Attributes:
-        n_heads: original number of query heads.
-        n_kv_heads: original number of key/value heads.
-        heads: original indices of the query heads there now, in order.
-        kv_heads: original index of the key/value head in each slot there now, in order.
-        slopes: original index whose ALiBi slope each head has; empty: each its own.
-        output_bias: whether a repair gave the output projection a bias that its model lacks.
-    """
-
-    n_heads: int
-    n_kv_heads: int
-    heads: tuple[int, ...]
-    kv_heads: tuple[int, ...]
-    slopes: tuple[int, ...] = ()
-    output_bias: bool = False
-
-
-@dataclass(frozen=True)
-class Block:
-    """One attention block.
-
-    Attributes:
-        name: dotted path in the model.
-        attention: the module that attends.
-        query, key, value, output: the projections; query, key, value may be one and the same.
-        shape: heads, key/value heads and features per head, as the weights are now.
-        held: which original heads those are.
-    """
-
-    name: str
-    attention: nn.Module
-    query: nn.Module
-    key: nn.Module
-    value: nn.Module
-    output: nn.Module
-    shape: HeadCounts
-    held: BlockHeads
-
-    @property
-    def n_heads(self) -> int:
-        """Query heads there now."""
-        return self.shape.n_heads
-
-    @property
-    def n_kv_heads(self) -> int:
-        """Key/value heads there now."""
-        return self.shape.n_kv_heads
-
-    @property
-    def head_dim(self) -> int:
-        """Features per head."""
-        return self.shape.head_dim
-
-    def position(self, index: int) -> int:
-        """Return where the head of an original index sits in the weights now.
-
-        Raises:
-            HeadError: that head has been cut, or never was there.
-        """
-        if index not in self.held.heads:
-            raise HeadError(f"block {self.name} has no head {index}; it holds {self.held.heads}")
-        return self.held.heads.index(index)
 
 
 class HeadModel:
@@ -107,17 +40,14 @@ class HeadModel:
     """
 
     def __init__(self, model: nn.Module):
+        check_not_wrapped(model)
         self.model = model
-        if hasattr(model, "_orig_mod"):
-            raise UnsupportedModelError(
-                "a model that torch.compile has compiled ignores hooks; give the model itself"
-                " (model._orig_mod) and compile it afterwards"
-            )
         self.architecture: Architecture = architecture_of(model)
         config = getattr(model, "config", None)
-        reason = self.architecture.refuse(config) or _quantised(config)
+        reason = self.architecture.refuse(config) or _quantized(config)
         if reason:
             raise UnsupportedModelError(f"cannot prune this {type(model).__name__}: {reason}")
+        self._replayed: set[int] = set()
         self.refresh()
 
     def refresh(self) -> None:
@@ -126,37 +56,78 @@ class HeadModel:
 
         base = getattr(self.model, "base_model", self.model)
         prefix = "" if base is self.model else f"{getattr(self.model, 'base_model_prefix', '')}."
-        found = _expand(base, self.architecture.blocks)
-        self.blocks = tuple(_block(self.architecture, prefix + p, m) for p, m in found)
+        found = children_at(base, self.architecture.blocks)
+        if not found:
+            raise UnsupportedModelError(
+                f"this {type(self.model).__name__} has no blocks at {self.architecture.blocks!r}"
+                f" of its base model;{_hint(self.model)} give the plain model, or correct the"
+                " record"
+            )
+        self.blocks = tuple(block_at(self.architecture, prefix + p, m) for p, m in found)
         correct_config(self)
 
     @property
     def mask(self) -> HeadMask:
-        """The heads that the weights still hold."""
-        return HeadMask.of(
-            [i in block.held.heads for i in range(block.held.n_heads)] for block in self.blocks
-        )
+        """The heads that the weights still have."""
+        originals = [block.original for block in self.blocks]
+        return HeadMask.of([i in o.heads for i in range(o.n_heads)] for o in originals)
 
     @property
     def device(self) -> torch.device:
         """Device of the first parameter."""
         return next(self.model.parameters()).device
 
+    def claimed(self, *, alone: bool = False) -> AbstractContextManager[None]:
+        """Keep other threads from hooking or changing the model; see `hooks.claimed`."""
+        return claimed(self.blocks[0].attention, alone=alone)
+
+    @contextmanager
+    def changing(self, action: str) -> Iterator[None]:
+        """Guard a change of weights: they are in memory, and nothing hooks the model.
+
+        Raises:
+            ModelInUseError: the model is masked, scored or changed at the moment.
+            UnsupportedModelError: as `check_loaded`.
+        """
+        self.check_loaded(action)
+        with self.claimed(alone=True):
+            yield
+
+    def check_loaded(self, action: str) -> None:
+        """Refuse to read or change weights that are not in memory.
+
+        Raises:
+            UnsupportedModelError: a weight is on the meta device, as accelerate leaves those that
+                it offloads to disk or CPU.
+        """
+        name = next((n for n, p in self.model.named_parameters() if p.is_meta), None)
+        if name is not None:
+            raise UnsupportedModelError(
+                f"cannot {action}: the weight {name!r} is not in memory (offloaded to disk or CPU,"
+                " or on the meta device); load the model without offloading, e.g."
+                ' device_map="cpu"'
+            )
+
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Put the model into eval mode with frozen parameters; give back every flag as it was."""
+        """Put the model into eval mode with frozen parameters; restore every flag afterwards.
+
+        Raises:
+            ModelInUseError: another thread is using the model.
+        """
         training = [(m, m.training) for m in self.model.modules()]
         frozen = [(p, p.requires_grad) for p in self.model.parameters()]
-        try:
-            self.model.eval()
-            for parameter, _ in frozen:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for module, flag in training:
-                module.training = flag
-            for parameter, flag in frozen:
-                parameter.requires_grad_(flag)
+        with self.claimed():
+            try:
+                self.model.eval()
+                for parameter, _ in frozen:
+                    parameter.requires_grad_(False)
+                yield
+            finally:
+                for module, flag in training:
+                    module.training = flag
+                for parameter, flag in frozen:
+                    parameter.requires_grad_(flag)
 
     def kv_bytes_per_token(self) -> int:
         """Return the bytes of key/value cache that one token takes. Meaningful for decoders."""
@@ -164,43 +135,97 @@ class HeadModel:
         return sum(2 * b.n_kv_heads * b.head_dim * size for b in self.blocks)
 
     @contextmanager
-    def hook_heads(self, fn: HeadFn) -> Iterator[None]:
+    def hooked(self, modules: Mapping[int, nn.Module]) -> Iterator[Note]:
+        """Make hooks on some blocks safe: one thread, no compiled code, every hook called.
+
+        Args:
+            modules: a hooked module of each block, by number. Its hook has to call what this
+                yields with the number and the module; a forward pass without that is an error.
+
+        Raises:
+            ModelInUseError: another thread is using the model.
+            UnsupportedModelError: during a forward pass, something bypassed the hooks.
+        """
+        named = {number: (self.blocks[number].name, m) for number, m in modules.items()}
+        models = dict.fromkeys((self.model, getattr(self.model, "base_model", self.model)))
+        with self.claimed(), proven(list(models), named, self._replayed) as note:
+            yield note
+
+    @contextmanager
+    def replayed(self, blocks: Iterable[int]) -> Iterator[None]:
+        """Declare that the layers of some blocks are not computed, so that no hook is called."""
+        before = set(self._replayed)
+        self._replayed.update(blocks)
+        try:
+            yield
+        finally:
+            self._replayed.intersection_update(before)
+
+    @contextmanager
+    def hook_heads(self, fn: HeadFn, blocks: Iterable[int] | None = None) -> Iterator[None]:
         """Call `fn(block, z)` on the output of all heads of a block, before they are projected.
 
-        Shape: `z` is (batch, tokens, heads there now, head_dim). What `fn` returns takes its place;
-        None leaves it. Blocks that have lost every head are not called. Shared blocks (ALBERT)
-        are called once per application. The hooks go when the context is left, however it is left.
-        """
+        Shape: `z` is (batch, tokens, heads now, head_dim). What `fn` returns replaces it; None
+        leaves it. Blocks that have lost every head are not called. Shared blocks (ALBERT) are
+        called once per application. The hooks are removed when the context is left.
 
-        def make(index: int, block: Block) -> Callable[..., Any]:
+        Args:
+            fn: what to call.
+            blocks: numbers of the blocks to hook; None: all.
+
+        Raises:
+            ModelInUseError, UnsupportedModelError: as `hooked`.
+        """
+        chosen = range(len(self.blocks)) if blocks is None else blocks
+        modules = {n: self.blocks[n].output for n in chosen if self.blocks[n].n_heads}
+
+        def make(number: int, block: Block, note: Note) -> Callable[..., Any]:
             def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+                note(number, module)
                 flat = args[0]
                 z = flat.view(*flat.shape[:-1], block.n_heads, block.head_dim)
-                new = fn(index, z)
+                new = fn(number, z)
                 return None if new is None else (new.reshape(flat.shape), *args[1:])
 
             return hook
 
         with ExitStack() as stack:
-            for index, block in enumerate(self.blocks):
-                if block.n_heads:
-                    handle = block.output.register_forward_pre_hook(make(index, block))
-                    stack.callback(handle.remove)
+            note = stack.enter_context(self.hooked(modules))
+            for number, module in modules.items():
+                hook = make(number, self.blocks[number], note)
+                stack.callback(module.register_forward_pre_hook(hook).remove)
             yield
 
     @contextmanager
     def gated(self, gates: Sequence[Tensor]) -> Iterator[None]:
-        """Multiply head outputs by gates.
+        """Scale head outputs by gates. A gate of 0 selects: what it switches off may be NaN.
 
-        Shape: one tensor per block, (heads there now,) or (batch, heads there now).
+        Shape: one tensor per block, (heads now,) or (batch, heads now). Gates of bool are on or
+        off; blocks whose heads are all on are not hooked.
         """
 
-        def gate(index: int, z: Tensor) -> Tensor:
-            g = gates[index].to(z.dtype)
-            return z * (g[:, None, :, None] if g.dim() == 2 else g[:, None])
+        def gate(number: int, z: Tensor) -> Tensor:
+            g = gates[number].to(z.device)
+            g = g[:, None, :, None] if g.dim() == 2 else g[:, None]
+            if g.dtype == torch.bool:
+                return z.masked_fill(~g, 0)
+            # only values that are not finite are replaced, so that gates of 0 keep their gradients
+            return z.masked_fill((g == 0) & ~torch.isfinite(z), 0) * g.to(z.dtype)
 
-        with self.hook_heads(gate):
+        some = [n for n, g in enumerate(gates) if g.dtype != torch.bool or not g.all()]
+        with self.hook_heads(gate, some):
             yield
+
+    def output_weight(self, number: int) -> Tensor:
+        """Return the weight of a block's output projection, (hidden, heads now * head_dim).
+
+        Raises:
+            UnsupportedModelError: it is not in memory.
+        """
+        weight = output_rows(self.blocks[number].output).detach()
+        if weight.is_meta:
+            self.check_loaded("read the weights of heads")
+        return weight
 
     def head_weights(self, head: Head) -> dict[str, Tensor]:
         """Return one head's slices of the weights, as views of what the model holds now.
@@ -210,8 +235,10 @@ class HeadModel:
         and `value` are those of the head's group.
 
         Raises:
-            HeadError: the model does not hold the head.
+            HeadError: the model does not have the head.
+            UnsupportedModelError: its weights are not in memory.
         """
+        self.check_loaded("read the weights of heads")
         self.mask.keeps(head)
         block = self.blocks[head.block]
         position = block.position(head.index)
@@ -228,7 +255,32 @@ class HeadModel:
         return {**slices, "output": columns}
 
 
-def _quantised(config: Any) -> str | None:
+def check_not_wrapped(model: nn.Module) -> None:
+    """Refuse a model whose own modules are behind a wrapper.
+
+    Raises:
+        UnsupportedModelError: says how to take the wrapper off.
+    """
+    if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
+        advice = "it has adapters of peft; merge them first: model = model.merge_and_unload()"
+    elif any("_orig_mod" in module._modules for module in model.modules()):
+        advice = "torch.compile has wrapped it or a layer; take back ._orig_mod, compile afterwards"
+    elif "module" in model._modules and len(model._modules) == 1:
+        advice = "it wraps another model; give that one: model.module"
+    else:
+        return
+    raise UnsupportedModelError(f"cannot use this {type(model).__name__}: {advice}")
+
+
+def _hint(model: nn.Module) -> str:
+    """Name the part of a wrapper that is a model with a known type."""
+    for path, module in model.named_modules():
+        if path and hasattr(module, "config") and hasattr(module, "base_model_prefix"):
+            return f" give the transformers model inside: model.{path};"
+    return ""
+
+
+def _quantized(config: Any) -> str | None:
     entry = getattr(config, "quantization_config", None)
     if entry is None:
         return None
@@ -236,50 +288,17 @@ def _quantised(config: Any) -> str | None:
     method = get("quant_method")
     if method == "deadhead":
         return None
-    return f"its weights are quantised ({method}); prune the full-precision model, then quantise"
+    return f"its weights are quantized ({method}); prune the full-precision model, then quantize"
 
 
-def output_rows(module: Any) -> Tensor:
-    """Return a projection's weight as (output features, input features), also for Conv1D."""
-    return module.weight.t() if is_conv1d(module) else module.weight
-
-
-def is_conv1d(module: nn.Module) -> bool:
-    """Whether a projection stores its weight transposed, as GPT-2's Conv1D does."""
-    return hasattr(module, "nf")
-
-
-def _expand(root: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
+def children_at(root: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
+    """List the modules at a dotted path, `*` for every child, with their paths; none if absent."""
     found = [("", root)]
     for name in pattern.split("."):
         found = [
             (f"{path}.{child}".lstrip("."), module)
             for path, parent in found
-            for child, module in _children(parent, name)
+            for child, module in parent.named_children()
+            if name in ("*", child)
         ]
     return found
-
-
-def _children(parent: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
-    return list(parent.named_children()) if name == "*" else [(name, parent.get_submodule(name))]
-
-
-def _block(architecture: Architecture, name: str, module: nn.Module) -> Block:
-    attention = module.get_submodule(architecture.attention)
-    query, key, value, output = (
-        module.get_submodule(path)
-        for path in (
-            architecture.query,
-            architecture.key,
-            architecture.value,
-            architecture.output,
-        )
-    )
-    head_dim = int(getattr(attention, architecture.head_dim))
-    n_heads = output_rows(output).shape[1] // head_dim
-    n_kv_heads = n_heads if architecture.fused else output_rows(key).shape[0] // head_dim
-    held = getattr(attention, "deadhead_heads", None) or BlockHeads(
-        n_heads, n_kv_heads, tuple(range(n_heads)), tuple(range(n_kv_heads))
-    )
-    shape = HeadCounts(n_heads, n_kv_heads, head_dim)
-    return Block(name, attention, query, key, value, output, shape, held)

@@ -17,7 +17,8 @@ from transformers import PreTrainedConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from deadhead.errors import CheckpointError, DeadheadError
-from deadhead.models.heads import Block, BlockHeads, HeadModel
+from deadhead.models.blocks import Block, OriginalHeads
+from deadhead.models.heads import HeadModel
 
 QUANT_METHOD = "deadhead"
 FORMAT = 1
@@ -83,7 +84,7 @@ class DeadheadConfig(QuantizationConfigMixin):
                 self.blocks = _blocks_of(HeadModel(self.model))
         return super().to_dict()
 
-    def original(self) -> dict[int, BlockHeads]:
+    def original(self) -> dict[int, OriginalHeads]:
         """Return which original heads each listed block holds.
 
         Raises:
@@ -165,24 +166,24 @@ def _blocks_of(view: HeadModel) -> dict[str, dict[str, Any]]:
 
 
 def _entry(block: Block) -> dict[str, Any]:
-    slopes = {"slopes": list(block.held.slopes)} if block.held.slopes else {}
-    bias = {"output_bias": True} if block.held.output_bias else {}
+    slopes = {"slopes": list(block.original.slopes)} if block.original.slopes else {}
+    bias = {"output_bias": True} if block.original.output_bias else {}
     return {
         **slopes,
         **bias,
         "num_attention_heads": block.n_heads,
         "num_key_value_heads": block.n_kv_heads,
         "head_dim": block.head_dim,
-        "heads": list(block.held.heads),
-        "key_value_heads": list(block.held.kv_heads),
-        "original_num_attention_heads": block.held.n_heads,
-        "original_num_key_value_heads": block.held.n_kv_heads,
+        "heads": list(block.original.heads),
+        "key_value_heads": list(block.original.kv_heads),
+        "original_num_attention_heads": block.original.n_heads,
+        "original_num_key_value_heads": block.original.n_kv_heads,
     }
 
 
-def _original(number: str, entry: dict[str, Any]) -> BlockHeads:
+def _original(number: str, entry: dict[str, Any]) -> OriginalHeads:
     try:
-        original = BlockHeads(
+        original = OriginalHeads(
             _integer(entry, "original_num_attention_heads"),
             _integer(entry, "original_num_key_value_heads"),
             _integers(entry, "heads", "original_num_attention_heads"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deadhead.errors import ScoreError, UnsupportedModelError
 from deadhead.models.heads import HeadModel
+from deadhead.models.hooks import Note
 
 MapFn = Callable[[int, slice, Tensor, Tensor | None], None]
 
@@ -22,7 +23,7 @@ _CHUNK = 1 << 21  # elements of attention maps that are held at once
 def hook_maps(view: HeadModel, fn: MapFn) -> Iterator[None]:
     """Call `fn(block, rows, maps, visible)` on the attention maps of every block.
 
-    Shape: `rows` are samples of the batch; `maps` is (rows, heads there now, query, key), each row
+    Shape: `rows` are samples of the batch; `maps` is (rows, heads now, query, key), each row
     a probability distribution; `visible` is (rows or 1, 1, query, key), True where a query may
     look, or None where every query sees every key.
     Cost: the forward pass, with attention computed chunk by chunk, so that at no time more than a
@@ -39,15 +40,15 @@ def hook_maps(view: HeadModel, fn: MapFn) -> Iterator[None]:
         if view.architecture.maps == "interface":
             _register_backend()
             stack.enter_context(_switched(view.model))
-        for number, block in enumerate(view.blocks):
-            if not block.n_heads:
-                continue
+        modules = {n: block.attention for n, block in enumerate(view.blocks) if block.n_heads}
+        note = stack.enter_context(view.hooked(modules))
+        for number, attention in modules.items():
             if view.architecture.maps == "interface":
-                block.attention.__dict__[_BACKEND] = (number, fn)
-                stack.callback(block.attention.__dict__.pop, _BACKEND)
+                stack.enter_context(_told(attention, (number, fn, note)))
             else:
-                hook = block.attention.register_forward_hook(_reader(number, fn), with_kwargs=True)
-                stack.callback(hook.remove)
+                hook = _reader(number, fn, note)
+                handle = attention.register_forward_hook(hook, with_kwargs=True)
+                stack.callback(handle.remove)
         yield
 
 
@@ -72,6 +73,19 @@ def _switched(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
+@contextmanager
+def _told(attention: nn.Module, watcher: tuple[int, MapFn, Note]) -> Iterator[None]:
+    """Tell our backend who watches an attention module; contexts nest."""
+    before = attention.__dict__.get(_BACKEND, ())
+    attention.__dict__[_BACKEND] = (*before, watcher)
+    try:
+        yield
+    finally:
+        attention.__dict__[_BACKEND] = before
+        if not before:
+            del attention.__dict__[_BACKEND]
+
+
 def _register_backend() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
@@ -89,7 +103,7 @@ def _attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    number, fn = module.__dict__[_BACKEND]
+    watchers = module.__dict__[_BACKEND]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -101,13 +115,16 @@ def _attend(
             scores = scores.add_(mask)
         maps = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         del scores
-        fn(number, rows, maps.detach(), _visible(mask))
+        for number, fn, note in watchers:
+            note(number, module)
+            fn(number, rows, maps.detach(), _visible(mask))
         chunks.append(maps.to(value.dtype) @ value[rows])
     return torch.cat(chunks).transpose(1, 2).contiguous(), None
 
 
-def _reader(number: int, fn: MapFn) -> Callable[..., None]:
+def _reader(number: int, fn: MapFn, note: Note) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        note(number, module)
         maps = output[1] if isinstance(output, tuple) and len(output) > 1 else None
         if not isinstance(maps, Tensor):
             raise ScoreError(

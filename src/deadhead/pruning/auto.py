@@ -14,7 +14,7 @@ from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens
 from deadhead.errors import DataError, ScoreError
 from deadhead.losses.divergence import Probe, held_out
 from deadhead.losses.losses import Loss
-from deadhead.models.heads import HeadModel, output_rows
+from deadhead.models.heads import HeadModel
 from deadhead.pruning.moves import context_of
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import Fits, fit, repaired
@@ -192,7 +192,7 @@ class AutoSelector:
     def _fits(self, plan: PruningPlan) -> Fits:
         """Fit a repair without the probes, in the numbers that it will be written in."""
         found = fit(self.view, plan, self.scorers.moments.fitting, _fitted(plan.repair))
-        weights = {n: output_rows(self.view.blocks[n].output) for n in found}
+        weights = {n: self.view.output_weight(n) for n in found}
         return {
             n: replace(f, weight=f.weight.to(weights[n].dtype), bias=f.bias.to(weights[n].dtype))
             for n, f in found.items()

@@ -128,7 +128,7 @@ class BudgetMeter:
         policy = policy_named(self.gqa)
         heads = []
         for number, block in enumerate(self.view.blocks):
-            kept = tuple(i for i in mask.kept_in(number) if i in block.held.heads)
+            kept = tuple(i for i in mask.kept_in(number) if i in block.original.heads)
             heads.append((len(kept), len(policy(number, block, kept)) if kept else 0))
         return count_left(self.view, of, heads)
 

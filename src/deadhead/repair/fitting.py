@@ -9,7 +9,8 @@ from torch import Tensor
 
 from deadhead.data.inputs import Batch
 from deadhead.errors import DataError, HeadError, ScoreError
-from deadhead.models.heads import Block, HeadModel, output_rows
+from deadhead.models.blocks import Block
+from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.repair.base import (
     BEGINS_WITH,
@@ -118,7 +119,7 @@ def losing(view: HeadModel, plan: PruningPlan) -> list[int]:
     return [
         number
         for number, block in enumerate(view.blocks)
-        if any(i not in plan.mask.kept_in(number) for i in block.held.heads)
+        if any(i not in plan.mask.kept_in(number) for i in block.original.heads)
     ]
 
 
@@ -132,7 +133,7 @@ def block_fit(view: HeadModel, number: int, plan: PruningPlan, moments: Moments 
     found = None if moments is None else moments.gradient_weighted[number]
     if found is None:
         raise ScoreError(f"nothing was seen of block {number} to repair it; give samples")
-    dense = output_rows(block.output).detach().cpu().double()
+    dense = view.output_weight(number).cpu().double()
     bias = getattr(block.output, "bias", None)
     return BlockFit(
         dense=dense,
@@ -167,7 +168,7 @@ def checked(view: HeadModel, number: int, repair: Repair, block: BlockFit) -> Fi
 def kept_features(view: HeadModel, number: int, plan: PruningPlan) -> Tensor:
     """Return the input features of a block's output projection that a plan keeps, ascending."""
     block = view.blocks[number]
-    kept = [block.position(i) for i in plan.mask.kept_in(number) if i in block.held.heads]
+    kept = [block.position(i) for i in plan.mask.kept_in(number) if i in block.original.heads]
     return features_of(block, kept)
 
 
@@ -180,9 +181,9 @@ def features_of(block: Block, positions: list[int]) -> Tensor:
 def cut_weight(view: HeadModel, number: int, plan: PruningPlan) -> Tensor:
     """Return the weight that surgery alone would leave."""
     block = view.blocks[number]
-    dense = output_rows(block.output).detach().cpu().double()
+    dense = view.output_weight(number).cpu().double()
     cut = dense.clone().unflatten(1, (-1, block.head_dim))
-    for position, index in enumerate(block.held.heads):
+    for position, index in enumerate(block.original.heads):
         head = Head(number, index)
         if plan.mask.keeps(head):
             continue

@@ -13,7 +13,8 @@ from torch import nn
 from deadhead.data.inputs import Batch
 from deadhead.errors import HeadError
 from deadhead.losses.losses import Loss
-from deadhead.models.heads import HeadModel, output_rows
+from deadhead.models.blocks import output_rows
+from deadhead.models.heads import HeadModel
 from deadhead.models.manifest import record_in_config
 from deadhead.repair.base import Fits, data_repair_named
 from deadhead.repair.fitting import fit
@@ -34,7 +35,7 @@ def repaired(view: HeadModel, mask: HeadMask, fits: Fits) -> Iterator[nn.Module]
         HeadError: the mask or the fits are for another model.
     """
     _check_fits(view, fits)
-    with ExitStack() as stack:
+    with view.claimed(), ExitStack() as stack:
         for number in fits:
             module: Any = view.blocks[number].output
             stack.callback(_restore_, module, module.weight.data, module.bias)
@@ -70,11 +71,12 @@ def write_fits_(view: HeadModel, fits: Fits) -> None:
         HeadError: the fits are for another model.
     """
     _check_fits(view, fits)
-    for number in fits:
-        add_output_bias_(view.blocks[number])
-    _write_(view, fits)
-    view.refresh()
-    record_in_config(view)
+    with view.changing("repair a model"):
+        for number in fits:
+            add_output_bias_(view.blocks[number])
+        _write_(view, fits)
+        view.refresh()
+        record_in_config(view)
 
 
 def apply_repaired_(model: nn.Module | HeadModel, plan: PruningPlan, fits: Fits) -> nn.Module:
@@ -106,6 +108,8 @@ def _check(view: HeadModel, plan: PruningPlan) -> PruningPlan:
 
 def _check_fits(view: HeadModel, fits: Fits) -> None:
     """Refuse fits that do not fit the blocks, before anything is touched."""
+    if fits:
+        view.check_loaded("repair a model")
     for number, found in fits.items():
         if number not in range(len(view.blocks)):
             raise HeadError(

@@ -57,7 +57,7 @@ def to_drop(view: HeadModel, clustering: Clustering, heads: int | float) -> int:
 
 def check_room(view: HeadModel, clustering: Clustering, n_drop: int) -> None:
     """Refuse an amount that leaves a block without a representative, before any pass."""
-    held = [tuple(Head(n, i) for i in b.held.heads) for n, b in enumerate(view.blocks)]
+    held = [tuple(Head(n, i) for i in b.original.heads) for n, b in enumerate(view.blocks)]
     cells = tuple(held) if clustering.scope == "per_block" else (tuple(sum(held, ())),)
     grams = HeadGrams(tuple(np.eye(len(cell)) for cell in cells), cells, prompts=0)
     even = "global" if clustering.grouping == "global" else "balanced"

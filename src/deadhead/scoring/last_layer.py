@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.data.inputs import Batch, call, valid_tokens
-from deadhead.models.heads import HeadModel, is_conv1d
+from deadhead.models.blocks import is_conv1d
+from deadhead.models.heads import HeadModel
 from deadhead.scoring.replay import Recording, forward_as, tensors_in
 
 

@@ -25,7 +25,7 @@ def where_not_finite(view: HeadModel, batch: Batch) -> str | None:
         finite = torch.isfinite(seen).all(-1).all(0)  # (heads there now,)
         if found or finite.all():
             return
-        held = view.blocks[number].held.heads
+        held = view.blocks[number].original.heads
         heads = [f"{number}.{held[at]}" for at in torch.nonzero(~finite).flatten().tolist()]
         all_of_several = len(heads) == len(held) > 1
         found.append(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from deadhead.criteria.base import Observer, ObservesTrials, SumsOverBatch, UsesMoments
-from deadhead.data.inputs import Batch, aligned, to_device
+from deadhead.data.inputs import Batch, aligned, samples_in, to_device
 from deadhead.errors import DataError
 from deadhead.losses.losses import Loss, loss_named
 from deadhead.models.heads import HeadModel
@@ -148,8 +148,9 @@ def _observe(
             stack.enter_context(masked(view, mask))
         for number, batch in enumerate(data):
             placed = aligned(to_device(batch, view.device))
-            run_batch(view, placed, number, backwards=backwards, watchers=watchers)
-            samples += len(next(iter(batch.values())))
+            if samples_in(placed):
+                run_batch(view, placed, number, backwards=backwards, watchers=watchers, mask=mask)
+            samples += samples_in(placed)
             if settings.on_batch is not None:
                 settings.on_batch()
     if not samples:

@@ -15,9 +15,11 @@ from deadhead.data.inputs import Batch, call, valid_tokens
 from deadhead.errors import ScoreError
 from deadhead.losses.losses import Loss, logit_norm, loss_named
 from deadhead.models.architectures import PARTS, features
-from deadhead.models.heads import Block, HeadModel
+from deadhead.models.blocks import Block
+from deadhead.models.heads import HeadModel
 from deadhead.models.observation import Observation, Projected
 from deadhead.scoring.not_finite import where_not_finite
+from deadhead.types import HeadMask
 
 
 @dataclass
@@ -46,12 +48,14 @@ def run_batch(
     *,
     backwards: Sequence[Backward] = (),
     watchers: Sequence[Any] = (),
+    mask: HeadMask | None = None,
 ) -> None:
     """Run one batch and show every criterion what it asked for.
 
     `watchers` look at the forward pass (maps, head outputs), the criteria of `backwards` at
-    gradients. Cost: one forward pass, and one backward pass per entry of `backwards`. Parameters
-    get no gradients; the model is expected to be at rest (see `HeadModel.at_rest`).
+    gradients; maps of heads that `mask` drops are shown as zeros. Cost: one forward pass, and one
+    backward pass per entry of `backwards`. Parameters get no gradients; the model is expected to
+    be at rest (see `HeadModel.at_rest`).
 
     Raises:
         ScoreError: gradients are wanted under `torch.inference_mode`, which has none.
@@ -69,7 +73,7 @@ def run_batch(
         if of_maps:
             from deadhead.models.maps import hook_maps  # most criteria need none
 
-            stack.enter_context(hook_maps(view, _show_maps(of_maps, valid, number)))
+            stack.enter_context(hook_maps(view, _show_maps(view, of_maps, valid, number, mask)))
         of_heads = [c for c in watchers if "heads" in c.needs]
         if of_heads:
             stack.enter_context(view.hook_heads(_show_heads(of_heads, valid, number)))
@@ -102,8 +106,21 @@ def run_batch(
                 criterion.observe(seen)
 
 
-def _show_maps(watchers: Sequence[ObservesMaps], valid: Tensor, number: int) -> Callable[..., None]:
+def _show_maps(
+    view: HeadModel,
+    watchers: Sequence[ObservesMaps],
+    valid: Tensor,
+    number: int,
+    mask: HeadMask | None,
+) -> Callable[..., None]:
+    off = [
+        torch.tensor([mask is not None and not mask.kept[b][i] for i in block.original.heads])
+        for b, block in enumerate(view.blocks)
+    ]
+
     def fn(block: int, rows: slice, maps: Tensor, visible: Tensor | None) -> None:
+        if off[block].any():
+            maps = maps.masked_fill(off[block].to(maps.device)[:, None, None], 0)
         for criterion in watchers:
             criterion.observe_maps(block, rows, maps, visible, valid, number)
 

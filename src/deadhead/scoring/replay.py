@@ -61,8 +61,9 @@ class Recording:
         The model is to be called with the recorded samples `times` over, one copy after the other.
         Without `attention`, that of `block` is computed.
         """
-        with ExitStack() as stack:
-            for number, values in self._before(block).items():
+        before = self._before(block)
+        with self.view.replayed(before), ExitStack() as stack:
+            for number, values in before.items():
                 layer = self.view.model.get_submodule(self.view.blocks[number].name)
                 stack.enter_context(forward_as(layer, self._given_back(values, times)))
             if attention and self._skips_attention(block):

@@ -158,8 +158,8 @@ def in_original_order(
     """Return one row per block with a value per original head; NaN where there is none."""
     rows = []
     for number, (block, there) in enumerate(zip(view.blocks, values, strict=True)):
-        row = np.full(block.held.n_heads, np.nan)
-        row[list(block.held.heads)] = there
+        row = np.full(block.original.n_heads, np.nan)
+        row[list(block.original.heads)] = there
         if mask is not None:
             row[~np.array(mask.kept[number], dtype=bool)] = np.nan
         rows.append(row)

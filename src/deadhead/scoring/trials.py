@@ -15,7 +15,8 @@ from deadhead.data.inputs import Batch, call, to_device
 from deadhead.errors import DataError, ScoreError
 from deadhead.losses.divergence import divergence_from
 from deadhead.losses.losses import Loss, loss_named
-from deadhead.models.heads import HeadModel, output_rows
+from deadhead.models.blocks import output_rows
+from deadhead.models.heads import HeadModel
 from deadhead.scoring.last_layer import OneToken, one_token
 from deadhead.scoring.passes import check_shape, check_value, not_finite_loss
 from deadhead.scoring.replay import Recording, tensors_in
@@ -144,7 +145,7 @@ class _Plan:
     def __init__(self, view: HeadModel, always: HeadMask, masks: Sequence[HeadMask]):
         self.view, self.always, self.masks = view, always, masks
         self._on = [  # per block (trials, heads there now)
-            torch.tensor([[m.kept[b][i] for i in block.held.heads] for m in (always, *masks)])
+            torch.tensor([[m.kept[b][i] for i in block.original.heads] for m in (always, *masks)])
             for b, block in enumerate(view.blocks)
         ]
         self.unchanged: list[int] = []
@@ -161,16 +162,8 @@ class _Plan:
         None: the model under the mask that always holds.
         """
         rows = [1 + trial for trial in trials] or [0]
-        gates: dict[int, Tensor] = {}
-        for block, on in enumerate(self._on):
-            if not on[rows].all():
-                gate = on[rows].repeat_interleave(samples, 0)
-                gates[block] = gate[:, None, :, None].to(self.view.device)
-
-        def off(block: int, z: Tensor) -> Tensor | None:
-            return z * gates[block] if block in gates else None
-
-        return self.view.hook_heads(off)
+        gates = [on[rows].repeat_interleave(samples, 0) for on in self._on]
+        return self.view.gated([gate.to(self.view.device) for gate in gates])
 
     def not_finite(self, trials: list[int], losses: Tensor, part: Part) -> str:
         """Say which trial of which batch is not finite."""

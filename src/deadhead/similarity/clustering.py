@@ -44,7 +44,7 @@ def unmeasured(view: HeadModel, clustering: Clustering) -> HeadDistances:
         HeadError: as `measured`.
     """
     cells = tuple(
-        tuple(Head(number, index) for index in block.held.heads)
+        tuple(Head(number, index) for index in block.original.heads)
         for number, block in enumerate(view.blocks)
     )
     nothing = tuple(np.zeros((len(cell), len(cell))) for cell in cells)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens
+from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens, without_empty
 from deadhead.errors import DataError, ScoreError, unknown_name
 from deadhead.models.heads import HeadModel
 from deadhead.models.maps import hook_maps
@@ -88,7 +88,7 @@ def head_grams(
     with view.at_rest(), hook_maps(view, grams.observe):
         for number, batch in enumerate(batches):
             placed = to_device(batch, view.device)
-            placed = placed if include_padding else aligned(placed)
+            placed = without_empty(placed) if include_padding else aligned(placed)
             for part in grams.split(placed):
                 with torch.no_grad():
                     grams.begin(part)
@@ -141,7 +141,7 @@ class _PerBlock:
         self.view = view
         self.first_token = first_token
         self.include_padding = include_padding
-        held = [[Head(n, i) for i in block.held.heads] for n, block in enumerate(view.blocks)]
+        held = [[Head(n, i) for i in block.original.heads] for n, block in enumerate(view.blocks)]
         self.cells = tuple(tuple(heads) for heads in self.grouped(held))
         device = view.device
         self.home = torch.device("cpu") if device.type == "mps" else device  # mps has no float64

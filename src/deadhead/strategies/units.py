@@ -82,7 +82,7 @@ def _bound(
     view: HeadModel, number: int, scores: HeadScores, mask: HeadMask, rules: Rules
 ) -> list[Unit]:
     block = view.blocks[number]
-    kept = [Head(number, i) for i in block.held.heads if mask.kept[number][i]]
+    kept = [Head(number, i) for i in block.original.heads if mask.kept[number][i]]
     if block.n_heads == block.n_kv_heads or rules.gqa == "ungroup":
         return [(h,) for h in kept]
     groups = [[h for h in kept if h.index in members] for members in members_of(block)]

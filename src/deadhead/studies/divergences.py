@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from deadhead.data.inputs import Batch, aligned, call, to_device
+from deadhead.data.inputs import Batch, aligned, call, samples_in, to_device
 from deadhead.losses.divergence import divergence_from
 from deadhead.losses.losses import Loss, logits_of
 from deadhead.models.heads import HeadModel
@@ -69,6 +69,8 @@ def _judged(view: HeadModel, batches: Iterable[Batch]) -> Iterator[Judged]:
     size = 0
     for given in batches:
         batch = aligned(to_device(given, view.device))
+        if not samples_in(batch):
+            continue
         dense = call(view.model, batch)
         held.append((batch, divergence_from(dense, batch)))
         size += logits_of(dense).numel()

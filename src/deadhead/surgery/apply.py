@@ -7,11 +7,11 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
-from deadhead.errors import HeadError
 from deadhead.models.heads import HeadModel
 from deadhead.surgery.duplicate import duplicate_, duplicated
 from deadhead.surgery.fold import check_folds, fold_
 from deadhead.surgery.mask import mask_, masked
+from deadhead.surgery.plans import PlanLike, as_plan, as_view
 from deadhead.surgery.remove import cuts_of, remove_
 from deadhead.types import COPYING, PruningPlan
 
@@ -23,32 +23,36 @@ ACTION: dict[str, Callable[[HeadModel, PruningPlan], nn.Module]] = {
 }
 
 
-def apply_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
+def apply_(model: nn.Module | HeadModel, plan: PlanLike) -> nn.Module:
     """Do to a model what a plan says, in place: remove, mask, duplicate or fold.
 
     The whole plan is checked before the first weight is touched.
 
+    Args:
+        model: the model.
+        plan: a plan, or a mask or a list of heads to remove.
+
     Raises:
         HeadError, GroupError: as `remove_`, `mask_`, `duplicate_` and `fold_`.
-        HeadError: the plan has a repair, which needs data; `deadhead.repair_` takes them.
+        HeadError: the plan has a repair, which needs data; see `deadhead.repair_`.
     """
-    view = model if isinstance(model, HeadModel) else HeadModel(model)
-    _check_no_repair(plan)
+    view = as_view(model)
+    plan = as_plan(view, plan)
     return ACTION[plan.action](view, plan)
 
 
 @contextmanager
-def applied(model: nn.Module | HeadModel, plan: PruningPlan) -> Iterator[nn.Module]:
-    """Let a model compute what it would after `apply_`, until the context is left.
+def applied(model: nn.Module | HeadModel, plan: PlanLike) -> Iterator[nn.Module]:
+    """Let a model compute what it would compute after `apply_`, until the context is left.
 
-    Removal is done by gates and folding by duplication, which give the same logits to rounding;
-    the weights come back bit for bit. So one loaded model serves any number of plans.
+    Gates stand in for removal and duplication for folding, which give the same logits to rounding.
+    The weights are restored bit for bit, so one loaded model serves any number of plans.
 
     Raises:
         HeadError, GroupError: as `apply_`.
     """
-    view = model if isinstance(model, HeadModel) else HeadModel(model)
-    _check_no_repair(plan)
+    view = as_view(model)
+    plan = as_plan(view, plan)
     if plan.action == "remove":
         cuts_of(view, plan)
     if plan.action == "fold":
@@ -61,11 +65,3 @@ def applied(model: nn.Module | HeadModel, plan: PruningPlan) -> Iterator[nn.Modu
             mask = view.mask.drop(*alone)
         stack.enter_context(masked(view, mask))
         yield view.model
-
-
-def _check_no_repair(plan: PruningPlan) -> None:
-    if plan.repair != "none":
-        raise HeadError(
-            f"the plan says repair {plan.repair!r}, which needs calibration data; give them to"
-            " 'deadhead apply' (or deadhead.repair_), or leave the repair out (--repair none)"
-        )

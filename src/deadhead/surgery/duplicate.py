@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from deadhead.errors import GroupError, HeadError
-from deadhead.models.architectures import PARTS, features
-from deadhead.models.heads import HeadModel, is_conv1d
+from deadhead.models.architectures import PARTS
+from deadhead.models.heads import HeadModel
 from deadhead.models.manifest import record_in_config
 from deadhead.surgery.groups import members_of, slot_of
+from deadhead.surgery.plans import PlanLike, as_plan, as_view
+from deadhead.surgery.slicing import slices_of
 from deadhead.surgery.slopes import set_slopes_, slopes_with, with_slopes
 from deadhead.types import Head, PruningPlan
 
 Copies = Mapping[Head, Head]
 
 
-def duplicate_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
+def duplicate_(model: nn.Module | HeadModel, plan: PlanLike) -> nn.Module:
     """Give every head in `plan.copies` the query, key and value weights of its source, in place.
 
     Each head keeps its own slice of the output projection. Nothing gets smaller: this is what
@@ -30,38 +31,41 @@ def duplicate_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
     Cost: one copy of the copied slices; no forward pass.
 
     Raises:
-        HeadError: a head or source that the model does not hold, a source that is copied over, or a
-            dropped head without a source.
+        HeadError: a head or source that the model does not have, a repair, a source that is copied
+            over, or a dropped head without a source.
         GroupError: a head would need another key/value head than the ones it shares it with.
     """
-    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    view = as_view(model)
+    plan = as_plan(view, plan, "duplicate")
     check_sources(view, plan)
-    for tensor, rows, values in list(_writes(view, plan.copies)):
-        tensor[rows] = values
-    if plan.slope == "source":
-        for number, slopes in slopes_with(view, plan.copies).items():
-            block = view.blocks[number]
-            set_slopes_(block.attention, view.architecture, block.held, slopes)
-        view.refresh()
-        record_in_config(view)
+    with view.changing("duplicate heads"):
+        for tensor, rows, values in list(_writes(view, plan.copies)):
+            tensor[rows] = values
+        if plan.slope == "source":
+            for number, slopes in slopes_with(view, plan.copies).items():
+                block = view.blocks[number]
+                set_slopes_(block.attention, view.architecture, block.original, slopes)
+            view.refresh()
+            record_in_config(view)
     return view.model
 
 
 @contextmanager
 def duplicated(model: nn.Module | HeadModel, plan: PruningPlan) -> Iterator[nn.Module]:
-    """Duplicate as `duplicate_` does, until the context is left; weights come back bit for bit.
+    """Duplicate as `duplicate_` does, until the context is left; weights are restored exactly.
 
     Raises:
         HeadError, GroupError: as `duplicate_`.
     """
-    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    view = as_view(model)
+    view.check_loaded("duplicate heads")
     if plan.action == "duplicate":
         check_sources(view, plan)
     check_copies(view, plan.copies)
     slopes = slopes_with(view, plan.copies) if plan.slope == "source" else {}
     writes = list(_writes(view, plan.copies))
     before = [(tensor, rows, tensor[rows].clone()) for tensor, rows, _ in writes]
-    with ExitStack() as stack:
+    with view.claimed(), ExitStack() as stack:
         for tensor, rows, values in before:
             stack.callback(tensor.__setitem__, rows, values)
         for number, indices in slopes.items():
@@ -142,14 +146,6 @@ def _group(view: HeadModel, head: Head) -> list[Head]:
     return [Head(head.block, i) for i in members_of(block)[slot_of(block, head.index)]]
 
 
-@dataclass(frozen=True)
-class _Place:
-    """The rows of one part of one head in a weight or bias, as (output features, ...)."""
-
-    tensor: Tensor
-    rows: Tensor
-
-
 def _writes(view: HeadModel, copies: Copies) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (tensor, rows, new values) for every slice that the copies replace, without writing.
 
@@ -163,8 +159,9 @@ def _writes(view: HeadModel, copies: Copies) -> Iterator[tuple[Tensor, Tensor, T
             if at in seen:
                 continue
             seen.add(at)
-            for to, of in zip(_places(view, head, part), _places(view, source, part), strict=True):
-                yield to.tensor, to.rows, of.tensor[of.rows].clone()
+            pairs = zip(_slices(view, head, part), _slices(view, source, part), strict=True)
+            for (tensor, rows), (other, those) in pairs:
+                yield tensor, rows, other[those].clone()
 
 
 def _position(view: HeadModel, head: Head, part: str) -> int:
@@ -172,13 +169,6 @@ def _position(view: HeadModel, head: Head, part: str) -> int:
     return block.position(head.index) if part == "query" else slot_of(block, head.index)
 
 
-def _places(view: HeadModel, head: Head, part: str) -> list[_Place]:
-    block = view.blocks[head.block]
-    module = getattr(block, part)
-    rows = features(view.architecture.layout, part, [_position(view, head, part)], block.shape)
-    rows = rows.to(module.weight.device)
-    weight = module.weight.data
-    places = [_Place(weight.t() if is_conv1d(module) else weight, rows)]
-    if module.bias is not None:
-        places.append(_Place(module.bias.data, rows))
-    return places
+def _slices(view: HeadModel, head: Head, part: str) -> list[tuple[Tensor, Tensor]]:
+    position = _position(view, head, part)
+    return slices_of(view.blocks[head.block], view.architecture, part, [position])

@@ -9,14 +9,16 @@ import torch
 from torch import nn
 
 from deadhead.errors import GroupError, HeadError
-from deadhead.models.heads import Block, HeadModel, output_rows
+from deadhead.models.blocks import Block, output_rows
+from deadhead.models.heads import HeadModel
 from deadhead.surgery.duplicate import check_copies, kv_differ
-from deadhead.surgery.remove import cuts_of, remove_
+from deadhead.surgery.plans import PlanLike, as_plan, as_view
+from deadhead.surgery.remove import cut_blocks_, cuts_of
 from deadhead.types import Head, PruningPlan
 
 
-def fold_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
-    """Duplicate, then cut the duplicates out, in place: the same logits with fewer heads.
+def fold_(model: nn.Module | HeadModel, plan: PlanLike) -> nn.Module:
+    """Duplicate, then remove the duplicates, in place: the same logits with fewer heads.
 
     A duplicate computes what its source computes, so `z W_O[source].T + z W_O[copy].T` is
     `z (W_O[source] + W_O[copy]).T`. Heads that the plan drops without a source are removed. The
@@ -29,27 +31,29 @@ def fold_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
             another model.
         GroupError: the plan cuts half a key/value group, against its `gqa` policy.
     """
-    view = model if isinstance(model, HeadModel) else HeadModel(model)
-    removal = removal_of(view, plan)
+    view = as_view(model)
+    plan = as_plan(view, plan, "fold")
+    check_folds(view, plan)
+    cuts = cuts_of(view, plan)
     sums: dict[Head, list[Head]] = defaultdict(list)
     for head, source in plan.copies.items():
         sums[source].append(head)
-    with torch.no_grad():
+    with view.changing("fold heads"), torch.no_grad():
         for source, heads in sums.items():
             block = view.blocks[source.block]
             weight = output_rows(block.output).detach()
             wide = torch.promote_types(weight.dtype, torch.float32)
             slices = [weight[:, _columns(block, h)].to(wide) for h in (source, *heads)]
             weight[:, _columns(block, source)] = torch.stack(slices).sum(0).to(weight.dtype)
-    return remove_(view, removal)
+        cut_blocks_(view, cuts)
+    return view.model
 
 
 def removal_of(view: HeadModel, plan: PruningPlan) -> PruningPlan:
     """Return the removal that a fold ends with, or raise as `fold_` does."""
     check_folds(view, plan)
-    removal = replace(plan, action="remove", copies={})
-    cuts_of(view, removal)
-    return removal
+    cuts_of(view, plan)
+    return replace(plan, action="remove", copies={})
 
 
 def check_folds(view: HeadModel, plan: PruningPlan) -> None:
@@ -84,7 +88,7 @@ def check_folds(view: HeadModel, plan: PruningPlan) -> None:
 def _check_policy(view: HeadModel, plan: PruningPlan) -> None:
     """Name the ways out where the policy for shared key/value heads forbids a fold."""
     try:
-        cuts_of(view, replace(plan, action="remove", copies={}))
+        cuts_of(view, plan)
     except GroupError as error:
         if any(kv_differ(view, head, source) for head, source in plan.copies.items()):
             raise

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from deadhead.errors import GroupError, unknown_name
-from deadhead.models.heads import Block
+from deadhead.models.blocks import Block
 from deadhead.types import Head
 
 
@@ -21,8 +21,8 @@ def whole_groups(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int,
         if gone and stay:
             raise GroupError(
                 f"cannot remove head {Head(number, gone[0])}: it shares key/value head"
-                f" {block.held.kv_heads[slot]} with head {Head(number, stay[0])}, which is kept;"
-                ' keep both, remove both, or choose gqa="ungroup" (exact, copies keys)'
+                f" {block.original.kv_heads[slot]} with head {Head(number, stay[0])}, which is"
+                ' kept; keep both, remove both, or choose gqa="ungroup" (exact, copies keys)'
             )
     return tuple(s for s, members in enumerate(members_of(block)) if members[0] in kept)
 
@@ -31,7 +31,7 @@ def equalize(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...
     """Keep the same number of query heads in every key/value group that stays."""
     sizes = Counter(slot_of(block, h) for h in kept)
     if len(set(sizes.values())) > 1:
-        gone = [str(Head(number, h)) for h in block.held.heads if h not in kept]
+        gone = [str(Head(number, h)) for h in block.original.heads if h not in kept]
         raise GroupError(
             f"cannot remove heads {', '.join(gone)}: the key/value groups of block {number} would"
             f" keep {', '.join(str(sizes[s]) for s in sorted(sizes))} query heads;"
@@ -74,6 +74,6 @@ def slot_of(block: Block, head: int) -> int:
 def members_of(block: Block) -> list[list[int]]:
     """List, per key/value slot, the query heads (original indices) that read it."""
     members: list[list[int]] = [[] for _ in range(block.n_kv_heads)]
-    for head in block.held.heads:
+    for head in block.original.heads:
         members[slot_of(block, head)].append(head)
     return members

@@ -72,7 +72,7 @@ def check_headless(view: HeadModel, number: int) -> None:
         )
 
 
-def behead_(attention: nn.Module, architecture: Architecture) -> None:
+def disable_attention_(attention: nn.Module, architecture: Architecture) -> None:
     """Make an attention module skip attention, in place; its children and names stay."""
     attention.__class__ = _headless_class(type(attention))
     attention.deadhead_model_type = architecture.model_type  # type: ignore[assignment]

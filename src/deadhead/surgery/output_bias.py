@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from deadhead.models.heads import Block
+from deadhead.models.blocks import Block
 
 
 def add_output_bias_(block: Block) -> None:
@@ -21,5 +21,5 @@ def add_output_bias_(block: Block) -> None:
         return
     rows = module.weight.new_zeros(module.weight.shape[0])
     module.bias = nn.Parameter(rows, requires_grad=module.weight.requires_grad)
-    held = getattr(block.attention, "deadhead_heads", block.held)  # as the last cut left it
-    block.attention.deadhead_heads = replace(held, output_bias=True)  # type: ignore[assignment]
+    original = getattr(block.attention, "deadhead_heads", block.original)  # as the last cut left it
+    block.attention.deadhead_heads = replace(original, output_bias=True)  # type: ignore[assignment]

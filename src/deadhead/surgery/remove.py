@@ -2,58 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
 
-from deadhead.errors import HeadError
+from deadhead.errors import HeadError, UnsupportedModelError
 from deadhead.models.architectures import Architecture
-from deadhead.models.heads import Block, HeadModel
+from deadhead.models.blocks import Block
+from deadhead.models.heads import HeadModel
 from deadhead.models.manifest import record_in_config
 from deadhead.surgery.groups import policy_named, ungroup
-from deadhead.surgery.headless import behead_, check_headless
+from deadhead.surgery.headless import check_headless, disable_attention_
+from deadhead.surgery.plans import PlanLike, as_plan, as_view
 from deadhead.surgery.slicing import Cut, slice_
 from deadhead.types import PruningPlan
 
 
-def remove_(model: nn.Module | HeadModel, plan: PruningPlan) -> nn.Module:
-    """Cut the heads that `plan` drops out of the model, in place.
+def remove_(model: nn.Module | HeadModel, plan: PlanLike) -> nn.Module:
+    """Remove the heads that `plan` drops from the weights of a model, in place.
 
     Logits equal those of `masked` to rounding. A block that loses all heads keeps its output bias
     and skips attention. The whole plan is checked before the first weight is touched. A model can
     be cut again; heads keep their original indices. A transformers model's config records the cut,
     so that plain `save_pretrained` writes a checkpoint that loads after `import deadhead`.
 
+    Args:
+        model: the model.
+        plan: a plan without a repair, a mask, or a list of heads to remove.
+
     Cost: one copy of each cut block's kept weights; no forward pass.
 
     Raises:
-        HeadError: the plan is for another model or action, or keeps a head that is gone.
+        HeadError: the plan is for another model or action, has a repair, or keeps a head that has
+            been removed.
+        ModelInUseError: the model is masked or hooked at the moment.
         GroupError: the plan cuts half a key/value group, against its `gqa` policy.
         UnknownNameError: the plan's `gqa` policy is not known.
         UnsupportedModelError: a block of the user's own module loses every head, and its record
-            does not say what it then returns.
+            does not say what it then returns; or weights are not in memory.
     """
-    view = model if isinstance(model, HeadModel) else HeadModel(model)
-    for block, cut in zip(view.blocks, cuts_of(view, plan), strict=True):
-        cut_(block, view.architecture, cut)
-    view.refresh()
-    record_in_config(view)
+    view = as_view(model)
+    plan = as_plan(view, plan, "remove")
+    with view.changing("remove heads"):
+        cut_blocks_(view, cuts_of(view, plan))
     return view.model
 
 
+def cut_blocks_(view: HeadModel, cuts: Sequence[Cut]) -> None:
+    """Cut every block to what stays of it, and record it in the config."""
+    for block, cut in zip(view.blocks, cuts, strict=True):
+        cut_(block, view.architecture, cut)
+    view.refresh()
+    record_in_config(view)
+
+
 def cuts_of(view: HeadModel, plan: PruningPlan) -> list[Cut]:
-    """Return what stays of each block under the plan, or raise as `remove_` does."""
-    if plan.action != "remove":
-        raise HeadError(
-            f"the plan's action is {plan.action!r}, and remove_ obeys 'remove' only; apply_ obeys"
-            " every plan"
-        )
+    """Return what stays of each block under the mask of a plan, or raise as `remove_` does."""
     present = view.mask
     plan.mask.check_shape(present.counts)
     lost = [h for h in plan.mask.heads if not present.keeps(h)]
     if lost:
         raise HeadError(
-            f"the plan keeps head {lost[0]}, which has been cut out of this model;"
+            f"the plan keeps head {lost[0]}, which has been removed from this model;"
             " plan from the model's own mask, or start from the uncut model"
         )
     policy = policy_named(plan.gqa)
@@ -64,6 +75,13 @@ def cuts_of(view: HeadModel, plan: PruningPlan) -> list[Cut]:
         if block.n_heads and not heads:
             check_headless(view, number)
         shared = block.n_heads != block.n_kv_heads  # if not, every policy is the same
+        if shared and view.architecture.fused and not view.architecture.shrink:
+            raise UnsupportedModelError(
+                f"cannot remove heads of block {number}: queries and grouped keys share one"
+                f" projection, and the record of {view.architecture.model_type!r} does not say by"
+                " which attributes of its attention they are divided; add them as shrink={...}, or"
+                " use the action mask"
+            )
         cuts.append(Cut(heads, (policy if shared else ungroup)(number, block, kept)))
     return cuts
 
@@ -81,14 +99,14 @@ def cut_(block: Block, architecture: Architecture, cut: Cut) -> None:
     }
     for attribute, counts in architecture.shrink.items():
         setattr(block.attention, attribute, numbers[counts])
-    held = replace(
-        block.held,
-        heads=tuple(block.held.heads[i] for i in cut.heads),
-        kv_heads=tuple(block.held.kv_heads[i] for i in cut.kv_heads),
-        slopes=tuple(block.held.slopes[i] for i in cut.heads) if block.held.slopes else (),
+    original = replace(
+        block.original,
+        heads=tuple(block.original.heads[i] for i in cut.heads),
+        kv_heads=tuple(block.original.kv_heads[i] for i in cut.kv_heads),
+        slopes=tuple(block.original.slopes[i] for i in cut.heads) if block.original.slopes else (),
     )
-    block.attention.deadhead_heads = held  # type: ignore[assignment]
-    if not held.heads:
-        behead_(block.attention, architecture)
+    block.attention.deadhead_heads = original  # type: ignore[assignment]
+    if not original.heads:
+        disable_attention_(block.attention, architecture)
     elif architecture.after_cut is not None:
-        architecture.after_cut(block.attention, held.slopes or held.heads)
+        architecture.after_cut(block.attention, original.slopes or original.heads)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from deadhead.models.architectures import Architecture, HeadCounts, features
-from deadhead.models.heads import Block, is_conv1d
+from deadhead.models.architectures import Architecture, features, rows_from
+from deadhead.models.blocks import Block, is_conv1d, output_rows
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,26 @@ def slice_(block: Block, architecture: Architecture, cut: Cut) -> None:
     keep = {"query": cut.heads, "key": cut.kv_heads, "value": cut.kv_heads}
     for module in {id(m): m for m in (block.query, block.key, block.value)}.values():
         parts = [p for p in keep if getattr(block, p) is module]
-        index = torch.cat([features(architecture.layout, p, keep[p], block.shape) for p in parts])
-        # inside a fused projection the order of features is the layout's, not ours
-        _select_outputs_(module, index.sort().values if len(parts) > 1 else index)
-    _select_inputs_(block.output, features(_in_order, "query", cut.heads, block.shape))
+        firsts = [architecture.layout(p, h, block.shape) for p in parts for h in keep[p]]
+        if len(parts) > 1:  # inside a fused projection the order of heads is the layout's, not ours
+            firsts.sort()
+        _select_outputs_(module, rows_from(firsts, block.head_dim))
+    columns = rows_from([position * block.head_dim for position in cut.heads], block.head_dim)
+    _select_inputs_(block.output, columns)
 
 
-def _in_order(part: str, index: int, shape: HeadCounts) -> int:
-    return index * shape.head_dim
+def slices_of(
+    block: Block, architecture: Architecture, part: str, heads: Sequence[int]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return (tensor, rows) of the weight, and of the bias if any, for some heads of one part.
+
+    Shape: the tensors are (output features, ...); `heads` are positions in the weights now.
+    """
+    module = getattr(block, part)
+    rows = features(architecture.layout, part, heads, block.shape).to(module.weight.device)
+    tensors = [output_rows(module).detach()]
+    tensors += [] if module.bias is None else [module.bias.detach()]
+    return [(tensor, rows) for tensor in tensors]
 
 
 def _select_outputs_(module: Any, index: torch.Tensor) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from deadhead.models.architectures import Architecture
-from deadhead.models.heads import Block, BlockHeads, HeadModel
+from deadhead.models.blocks import Block, OriginalHeads
+from deadhead.models.heads import HeadModel
 from deadhead.types import Head
 
 
@@ -30,10 +31,13 @@ def slopes_with(view: HeadModel, copies: Mapping[Head, Head]) -> dict[int, tuple
 
 
 def set_slopes_(
-    attention: nn.Module, architecture: Architecture, held: BlockHeads, slopes: tuple[int, ...]
+    attention: nn.Module,
+    architecture: Architecture,
+    original: OriginalHeads,
+    slopes: tuple[int, ...],
 ) -> None:
     """Give the heads of a block the slopes of these original indices, in place."""
-    attention.deadhead_heads = replace(held, slopes=slopes)  # type: ignore[assignment]
+    attention.deadhead_heads = replace(original, slopes=slopes)  # type: ignore[assignment]
     if architecture.after_cut is not None:
         architecture.after_cut(attention, slopes)
 
@@ -47,7 +51,7 @@ def with_slopes(
     names = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "__dict__")
     before = {name: dict(getattr(attention, name)) for name in names}
     try:
-        set_slopes_(attention, architecture, block.held, slopes)
+        set_slopes_(attention, architecture, block.original, slopes)
         yield
     finally:
         for name in names[:2]:
@@ -60,4 +64,4 @@ def with_slopes(
 
 
 def _slopes(block: Block) -> tuple[int, ...]:
-    return block.held.slopes or block.held.heads
+    return block.original.slopes or block.original.heads

@@ -7,6 +7,7 @@ from deadhead.models.architectures.layouts import (
     features,
     fused_by_part,
     fused_per_head,
+    rows_from,
     separate,
 )
 from deadhead.models.architectures.record import (
@@ -32,5 +33,6 @@ __all__ = [
     "model_type_of",
     "project_nothing",
     "register_architecture",
+    "rows_from",
     "separate",
 ]

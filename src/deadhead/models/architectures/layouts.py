@@ -5,7 +5,7 @@ A layout is one function `(part, index, heads) -> first feature`; everything els
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,5 +59,10 @@ def features(layout: Layout, part: str, heads: Iterable[int], shape: HeadCounts)
 
     Shape: (heads * head_dim,), int64; `heads` are positions in the weights as they are now.
     """
-    starts = torch.tensor([layout(part, h, shape) for h in heads], dtype=torch.long)
-    return (starts[:, None] + torch.arange(shape.head_dim)).reshape(-1)
+    return rows_from([layout(part, h, shape) for h in heads], shape.head_dim)
+
+
+def rows_from(firsts: Sequence[int], head_dim: int) -> torch.Tensor:
+    """Return the features of heads that begin at some features; shape (heads * head_dim,)."""
+    starts = torch.tensor(firsts, dtype=torch.long)
+    return (starts[:, None] + torch.arange(head_dim)).reshape(-1)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from deadhead.errors import HeadError
-from deadhead.models.heads import HeadModel, is_conv1d
+from deadhead.models.blocks import is_conv1d
+from deadhead.models.heads import HeadModel
 from deadhead.repair.distill.state import Sleepers
 
 
@@ -23,7 +24,7 @@ def cut_projections(view: HeadModel, sleepers: Sleepers) -> dict[str, nn.Module]
     paths = {module: path for path, module in view.model.named_modules()}
     found: dict[str, nn.Module] = {}
     for block, columns in zip(view.blocks, sleepers.columns, strict=True):
-        if block.n_heads == block.held.n_heads and not columns.any():
+        if block.n_heads == block.original.n_heads and not columns.any():
             continue
         for module in (block.query, block.key, block.value, block.output):
             if block.n_heads:

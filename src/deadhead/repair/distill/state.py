@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deadhead.models.heads import HeadModel, output_rows
+from deadhead.models.blocks import output_rows
+from deadhead.models.heads import HeadModel
 from deadhead.repair.distill.loss import output_paths
 
 
