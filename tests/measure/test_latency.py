@@ -1,9 +1,13 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from deadhead.errors import BudgetError, DataError
 from deadhead.measure import (
+    latency,
     measure_all,
     measure_decode,
     measure_speed,
@@ -129,3 +133,17 @@ def test_nothing_to_time_is_refused():
         measure_speed(Toy(4), Toy(4), {})
     with pytest.raises(BudgetError, match="0 repeats"):
         measure_speed(Toy(4), Toy(4), {"input_ids": torch.zeros(1, 2).long()}, repeats=0)
+
+
+CLOCKS = re.compile(r"\b(perf_counter|process_time|monotonic|thread_time|timeit)\b|time\.time\(")
+
+
+def test_there_is_one_clock():
+    """Kernels are queued: only the timer knows what to wait for before it reads the clock."""
+    source = Path(latency.__file__).parents[1]
+    reading = {
+        str(file.relative_to(source))
+        for file in source.rglob("*.py")
+        if CLOCKS.search(file.read_text(encoding="utf-8"))
+    }
+    assert reading == {"measure/latency.py"}

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from deadhead import Head, HeadModel, PruningPlan, remove_
 from deadhead.repair.distill import Distillation, distill_
-from deadhead.repair.distill import pace as pace_module
 from deadhead.repair.distill.batches import training_batches
 from deadhead.repair.distill.loss import Distance, kl, output_paths, relative_error
 from deadhead.repair.distill.pace import Pace
@@ -124,8 +123,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr(pace_module, "time", made)
-    monkeypatch.setattr("deadhead.repair.distill.trainer.time", made)
+    monkeypatch.setattr("deadhead.measure.latency.time", made)
     return made
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from deadhead.data.inputs import Batch
 from deadhead.errors import BudgetError, DataError
+from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoChoice, AutoSelector
 from deadhead.pruning.moves import (
@@ -163,25 +163,24 @@ class PruneLoop:
     def __iter__(self) -> Iterator[Step]:
         """Yield every step that the completed part does not have."""
         if not self.steps:
-            begun = time.perf_counter()
+            timer = Timer(self.view.model)
             dense = self.judge.evaluate(self.view.model).value
             self.progress.on_work("evaluate")
-            self.steps.append(Step(self.origin, (), dense, time.perf_counter() - begun))
+            self.steps.append(Step(self.origin, (), dense, timer.seconds))
             yield self.steps[0]
         self._set_up()
         if self.recipe.needs_scores:
             self.score(self.origin)
         moves = self._moves(self.steps[-1].mask)
         while not self._ended():
-            begun = time.perf_counter()
+            timer = Timer(self.view.model)
             move = next(moves, None)
             if move is None:
                 self.limits.check(self.steps[-1].mask)
                 return
             self._copies[move.mask] = move.copies
             metric = self._metric(move) if self._is_due(move) else float("nan")
-            seconds = time.perf_counter() - begun
-            self.steps.append(Step(move.mask, move.dropped, metric, seconds, move.scores))
+            self.steps.append(Step(move.mask, move.dropped, metric, timer.seconds, move.scores))
             yield self.steps[-1]
         if self.limits.meter is not None and self.recipe.max_drop is None:
             check_met(self.limits.meter, self.steps[-1].mask)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from deadhead.data.inputs import to_device
 from deadhead.data.prompts import Prompts
 from deadhead.errors import BudgetError, CheckpointError, DataError, OutputExistsError
 from deadhead.files import check_empty, locked, whole_folder
-from deadhead.measure import SpeedRow, measure_all
+from deadhead.measure import SpeedRow, Timer, measure_all
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoChoice
 from deadhead.pruning.loop import Progress
@@ -69,7 +68,7 @@ def conduct(
 
 
 def _conduct(settings: RunSettings, resume: bool, watch: Watch) -> RunSummary:
-    begun = time.perf_counter()
+    timer = Timer()
     loaded = load_model(**settings.model.__dict__)
     view = HeadModel(loaded.model)
     tasks = settings.data.open(loaded.tokenizer, loaded.model.config)
@@ -133,7 +132,7 @@ def _conduct(settings: RunSettings, resume: bool, watch: Watch) -> RunSummary:
         "seed": settings.recipe.seed,
         "date": datetime.now(UTC).date().isoformat(),
         # a resumed run has taken at least this: loading and random draws come on top
-        "seconds": before + time.perf_counter() - begun,
+        "seconds": before + timer.seconds,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads,"
         f" {settings.model.device}",
         "settings": settings.header(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from deadhead.checkpoints import load_model
 from deadhead.errors import BudgetError
 from deadhead.files import check_empty, locked, whole_folder
 from deadhead.interop import write_pruning_log
+from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel
 from deadhead.report.similarity_page import write_similarity_report
 from deadhead.report.similarity_summary import SimilaritySummary
@@ -68,7 +68,7 @@ def conduct_similarity(
 
 
 def _conduct_similarity(settings: SimilaritySettings, watch: SimilarityWatch) -> SimilaritySummary:
-    begun = time.perf_counter()
+    timer = Timer()
     _ = settings.sources  # checks itself
     clustering = settings.clustering
     loaded = load_model(**asdict(settings.model))
@@ -112,7 +112,7 @@ def _conduct_similarity(settings: SimilaritySettings, watch: SimilarityWatch) ->
             "data": data,
             "seed": settings.seed,
             "date": datetime.now(UTC).date().isoformat(),
-            "seconds": time.perf_counter() - begun,
+            "seconds": timer.seconds,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads,"
             f" {settings.model.device}",
         },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from deadhead.criteria.base import Observer, ObservesTrials, SumsOverBatch, Uses
 from deadhead.data.inputs import Batch, aligned, samples_in, to_device
 from deadhead.errors import DataError
 from deadhead.losses.losses import Loss, loss_named
+from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments, MomentSums
 from deadhead.scoring.passes import Backward, run_batch
@@ -80,7 +80,7 @@ def observe_all(
         ScoreError: something is not finite; names head and batch.
     """
     settings = settings or PassSettings()
-    begun = time.perf_counter()
+    timer = Timer(view.model)
     sums = _moment_sums(view, criteria, moments, settings)
     trying: list[ObservesTrials] = [c for c in criteria if "trials" in c.needs]
     if trying and not isinstance(data, Sequence):
@@ -100,7 +100,7 @@ def observe_all(
     for criterion in criteria:
         if isinstance(criterion, UsesMoments):
             criterion.moments = summed
-    return PassResult(samples, summed, time.perf_counter() - begun)
+    return PassResult(samples, summed, timer.seconds)
 
 
 def shared_loss(criteria: Iterable[Observer], loss: str | Loss | None) -> str | Loss | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from deadhead.data.inputs import Batch
 from deadhead.errors import BudgetError, HeadError
+from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.pruning.auto import AutoSelector
@@ -168,23 +168,23 @@ def _by_methods(
         if strategy == AUTO and selector is not None:
             looked = selector.run_pass()
             for fraction, recipe in recipes.items():
-                begun = time.perf_counter()
+                timer = Timer(view.model)
                 choice = selector(recipe, limits[fraction])
                 on_note(f"{name} at {fraction:.0%}: {choice.describe()}")
                 plan = recipe.plan(choice.mask)
-                seconds = looked + time.perf_counter() - begun
+                seconds = looked + timer.seconds
                 found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
             continue
         scorer = scorer_of(criterion)
         looked = scorer.run_pass()
-        begun = time.perf_counter()
+        timer = Timer(view.model)
         for fraction in sorted(grid.fractions):
             start = mask if STRATEGIES[strategy].nested else view.mask
             context = context_of(view, recipes[fraction], scorer, scorer=scorer, start=start)
             for move in moves_to(context, strategy, [limits[fraction]]):
                 mask = move.mask
             check_reached(mask, limits[fraction])
-            seconds = looked + time.perf_counter() - begun
+            seconds = looked + timer.seconds
             plan = recipes[fraction].plan(mask)
             found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
     return found
@@ -228,13 +228,13 @@ def _judged(
         draw=planned.draw,
     )
     found = moments() if plan.repair != "none" and moments is not None else None
-    begun = time.perf_counter()
+    timer = Timer(view.model)
     fits = {} if found is None else fit(view, plan, found, plan.repair, **how)
     for note in notes_of(fits):
         on_note(note)
 
     def timed() -> Point:
-        return replace(made, seconds=planned.seconds + time.perf_counter() - begun)
+        return replace(made, seconds=planned.seconds + timer.seconds)
 
     trained = train if plan.repair in BEGINS_WITH else None
     weighed = measure if plan.action in SMALLER else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
+
+from deadhead.measure import Timer
 
 LOOKING = 1 / 3  # of the time at most
 
@@ -28,12 +29,12 @@ class Pace:
     step: int = 0
     stepping: float = 0.0
     looking: float = 0.0
-    begun: float = field(default_factory=lambda: time.perf_counter())
+    timer: Timer = field(default_factory=Timer)
 
     @property
     def elapsed(self) -> float:
         """Seconds since the run began."""
-        return time.perf_counter() - self.begun
+        return self.timer.seconds
 
     @property
     def left(self) -> float:

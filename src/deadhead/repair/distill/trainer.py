@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from deadhead.data.inputs import Batch
 from deadhead.errors import ScoreError
+from deadhead.measure import Timer
 from deadhead.options.distillation import Distillation
 from deadhead.repair.distill.loss import Distance
 from deadhead.repair.distill.pace import Pace
@@ -84,14 +84,16 @@ class EvaluationCallback(TrainerCallback):
         self.done = 0
         self.stopped = "done"
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any
+    ) -> None:
         """Start the clock of a step."""
-        self.begun = time.perf_counter()
+        self.timer = Timer() if model is None else Timer(model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count the step; look if it is time to, and stop if there is none left."""
         pace = self.pace
-        pace.stepping += time.perf_counter() - self.begun
+        pace.stepping += self.timer.seconds
         pace.step = state.global_step
         self.on_progress(pace.step, pace.planned)
         share = pace.share
