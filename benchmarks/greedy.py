@@ -23,7 +23,7 @@ import transformers
 from tables import print_rows
 
 from deadhead import HeadModel, load_model, masked, open_task, score
-from deadhead.data.batching import group_rows
+from deadhead.data.batching import length_runs
 
 PAIRS = 3  # timed turns of both sides, after one that is not counted
 
@@ -111,7 +111,7 @@ class RandomTask:
 
     def batches(self):
         """Batches as the product's tasks make them: by length, within a budget of tokens."""
-        return [self._batch(self.order[run]) for run in group_rows(self.order)]
+        return [self._batch(self.order[run]) for run in length_runs(self.order)]
 
     def _batch(self, lengths):
         shape = (len(lengths), lengths[0])

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from deadhead import Head, HeadModel, PruningPlan, remove_
 from deadhead.repair.distill import Distillation, distill_
 from deadhead.repair.distill.batches import training_batches
-from deadhead.repair.distill.loss import Distance, kl, output_paths, relative_error
+from deadhead.repair.distill.loss import Distance, output_paths, relative_error, soft_divergence
 from deadhead.repair.distill.pace import Pace
 from models import CONFIGS, MODEL_TYPES, batch, make
 
@@ -35,14 +35,14 @@ def test_the_divergence_is_that_of_torch():
     for temperature in (1.0, 2.5):
         log_q, log_p = ((x / temperature).log_softmax(-1) for x in (s, t))
         expected = F.kl_div(log_q, log_p, log_target=True, reduction="batchmean") * temperature**2
-        torch.testing.assert_close(kl(s, t, temperature), expected)
+        torch.testing.assert_close(soft_divergence(s, t, temperature), expected)
 
 
 def test_a_class_that_the_dense_model_rules_out_does_not_count():
     s, t = torch.randn(2, 5, 7)
     t[:, 2] = -torch.inf
     s.requires_grad_()
-    found = kl(s, t)
+    found = soft_divergence(s, t)
     found.backward()
     assert found.isfinite()
     assert s.grad.isfinite().all()

@@ -11,6 +11,7 @@ from torch import nn
 from deadhead import Architecture, HeadModel, PruningPlan, register_architecture, remove_, score
 from deadhead.data.by_length import parts_of
 from deadhead.data.inputs import aligned, call
+from deadhead.errors import DataError
 from deadhead.models.architectures import record
 from deadhead.scoring.last_layer import one_token
 from deadhead.scoring.replay import Recording
@@ -207,7 +208,7 @@ def test_an_exception_within_the_model_leaves_nothing_behind():
             raise RuntimeError("enough")
 
     handle = model.transformer.h[2].mlp.register_forward_pre_hook(fail)
-    with pytest.raises(RuntimeError, match="enough"):
+    with pytest.raises(DataError, match="enough"):
         score(model, [batch()], "ablation")
     handle.remove()
     assert state(model) == before

@@ -9,10 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deadhead.data.batching import TokenSequence
+from deadhead.data.encoding import token_ids
 from deadhead.data.examples import Examples
 from deadhead.errors import DataError, ScoreError
 from deadhead.tasks import MinimalPairsTask, PerplexityTask, open_task
-from deadhead.tasks.likelihood import sequence_losses, token_ids
+from deadhead.tasks.likelihood import sequence_losses
 
 from .conftest import bert_config, make_tokenizer, sentences
 

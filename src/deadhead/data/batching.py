@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deadhead.data.inputs import call
+from deadhead.data.inputs import call, unknown_token
 from deadhead.errors import DataError, ScoreError
 
 Batch = dict[str, torch.Tensor]
@@ -37,7 +37,7 @@ def length_order(sequences: Sequence[TokenSequence]) -> np.ndarray:
     return np.argsort([-len(s.ids) for s in sequences], kind="stable")
 
 
-def group_rows(
+def length_runs(
     lengths: Sequence[int], *, batch_size: int | None = None, max_tokens: int = MAX_TOKENS
 ) -> Iterator[slice]:
     """Cut lengths, sorted longest first, into runs of at most `max_tokens` padded tokens.
@@ -56,6 +56,29 @@ def group_rows(
         stop = next(short, stop)
         yield slice(start, stop)
         start = stop
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A padded batch and which sequences its rows are."""
+
+    rows: np.ndarray
+    batch: Batch
+
+
+def pack(
+    sequences: Sequence[TokenSequence],
+    pad_id: int,
+    *,
+    batch_size: int | None = None,
+    max_tokens: int = MAX_TOKENS,
+) -> list[Packed]:
+    """Sort sequences by length, cut them into batches by the token budget, and pad these."""
+    order = length_order(sequences)
+    ordered = [sequences[i] for i in order]
+    lengths = [len(s.ids) for s in ordered]
+    runs = length_runs(lengths, batch_size=batch_size, max_tokens=max_tokens)
+    return [Packed(order[run], pad(ordered[run], pad_id)) for run in runs]
 
 
 def pad(sequences: Sequence[TokenSequence], pad_id: int) -> Batch:
@@ -83,6 +106,19 @@ def causal_labels(batch: Batch) -> torch.Tensor:
     return batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
 
 
+def refuse_unknown_tokens(sequences: Sequence[TokenSequence], config) -> None:
+    """Refuse sequences that the tokenizer of another model made.
+
+    Raises:
+        DataError: a token id is beyond the model's vocabulary.
+    """
+    texts = config.get_text_config() if hasattr(config, "get_text_config") else config
+    known = getattr(texts, "vocab_size", None)
+    most = max((max(s.ids) for s in sequences if s.ids), default=0)
+    if known is not None and most >= known:
+        raise DataError(unknown_token(most, known))
+
+
 def padding_id(tokenizer, config) -> int:
     """Find the id to pad with: the model's own, else the tokenizer's, else any (it is masked)."""
     # the model's first: some read positions or the last token off `input_ids != pad_token_id`
@@ -90,6 +126,16 @@ def padding_id(tokenizer, config) -> int:
         if found is not None and found >= 0:
             return int(found)
     return int(tokenizer.eos_token_id or 0)
+
+
+def single_rows(config) -> bool:
+    """Whether a classifier takes one sequence at a time.
+
+    Decoders classify by the last token, and find it by the padding token. Without one in the config
+    they cannot tell which token is the last.
+    """
+    pad_id = getattr(config, "pad_token_id", None)
+    return pad_id is None or pad_id < 0
 
 
 def context_length(tokenizer, config, asked: int | None = None) -> int | None:

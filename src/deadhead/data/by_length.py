@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deadhead.data.inputs import Batch, aligned, samples_in, valid_tokens
+from deadhead.data.inputs import Batch, aligned, samples_in, valid_tokens, without_empty
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ def parts_of(batches: Iterable[Batch], max_tokens: int) -> list[Part]:
 
     Every tensor that starts with the shape of `attention_mask` is cut to the length. A batch whose
     mask has holes, or with other tensors that are as wide as it (class probabilities may happen to
-    be), keeps its padding; one with tensors that are not one row per sample stays whole.
+    be), keeps its padding; one with tensors that are not one row per sample, or with several
+    choices per sample, stays whole.
     """
     whole: list[Part] = []
     pieces: dict[tuple, list[Part]] = {}
     for number, batch in enumerate(batches):
-        inputs = aligned(batch)
+        inputs = aligned(without_empty(batch))
         samples = samples_in(inputs)
-        if not samples:
-            continue
-        if not all(v.dim() and len(v) == samples for v in inputs.values()):
+        choices = len(valid_tokens(inputs)) != samples
+        if choices or not all(v.dim() and len(v) == samples for v in inputs.values()):
             whole.append(Part(inputs, (number,) * samples))
             continue
         for length, rows in _rows_by_length(inputs).items():

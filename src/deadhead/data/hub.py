@@ -51,10 +51,11 @@ def read_hub(name: str, hint: str = "") -> dict[str, Rows]:
 
 def _splits(found, source: str) -> dict[str, Rows]:
     splits = found if isinstance(found, dict) else {"": found}
-    return {split: _rows(data, source, split) for split, data in splits.items()}
+    return {split: rows_of(data, source, split) for split, data in splits.items()}
 
 
-def _rows(data, source: str, split: str) -> Rows:
+def rows_of(data, source: str, split: str) -> Rows:
+    """Take the rows of a data set, with the names of its classes."""
     names = {
         column: list(feature.names)
         for column, feature in (data.features or {}).items()

@@ -10,8 +10,8 @@ from deadhead.data.batching import (
     Batch,
     TokenSequence,
     context_length,
-    group_rows,
     length_order,
+    length_runs,
     pad,
     padding_id,
 )
@@ -61,7 +61,7 @@ class Prompts:
         """
         ordered = [self.sequences[row] for row in length_order(self.sequences)]
         lengths = [len(sequence.ids) for sequence in ordered]
-        runs = group_rows(lengths, batch_size=self.batch_size)
+        runs = length_runs(lengths, batch_size=self.batch_size)
         return [pad(ordered[run], self.pad_id) for run in runs]
 
 

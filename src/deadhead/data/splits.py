@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -24,10 +24,12 @@ BUNDLED = ("agreement", "sentiment", "text")
 _BUNDLED_SIZES = {"calibration": 512, "selection": 256, "test": 512}
 
 Found = dict[str, Rows]
+# a file, folder or data set by name; a table; or tables by the names of their splits
+Spec = str | Rows | Mapping[str, Rows]
 
 
 def find_splits(
-    spec: str | Path | None,
+    spec: Spec | Path | None,
     explicit: Mapping[str, str | Path | None],
     *,
     sizes: Mapping[str, int | None],
@@ -49,7 +51,9 @@ def find_splits(
     found: Found = {}
     notes: list[str] = []
     if spec is not None:
-        found, notes = _from_spec(str(spec), explicit, sizes, seed, labels)
+        found, notes = _from_spec(
+            str(spec) if isinstance(spec, Path) else spec, explicit, sizes, seed, labels
+        )
     for role, given in explicit.items():
         if given is not None:
             found[role] = read_split(str(given), role, sizes, seed, labels)
@@ -76,16 +80,18 @@ def _from_spec(spec, explicit, sizes, seed, labels) -> tuple[Found, list[str]]:
         cut = round(len(positions) * 0.8)
         parts["calibration"] += positions[:cut].tolist()
         parts["test"] += positions[cut:].tolist()
+    spec = whole.source if isinstance(spec, Rows) else spec
     if not all(parts.values()):
         raise DataError(
-            f"{spec!r} has {len(whole)} rows, too few to split; name calibration and test"
+            f"{spec!r} has {len(whole)} rows, too few to divide; give 3 or more, or name"
+            " calibration and test"
         )
     of_each = "" if sizes_of.nunique() == 1 else " of each file"
     note = f"no splits in {spec!r}: the first 80% of the rows{of_each} calibrate, the last 20% test"
     return {role: whole.take(rows) for role, rows in parts.items()}, [note]
 
 
-def read_split(spec: str, role: str, sizes, seed, labels) -> Rows:
+def read_split(spec: Spec, role: str, sizes, seed, labels) -> Rows:
     """Read the one set that was named for a role."""
     named, whole = _read(spec, [role], sizes, seed, labels)
     if whole is not None:
@@ -95,8 +101,12 @@ def read_split(spec: str, role: str, sizes, seed, labels) -> Rows:
     return named[role]
 
 
-def _read(spec: str, wanted, sizes, seed, labels) -> tuple[Found, Rows | None]:
+def _read(spec: Spec, wanted, sizes, seed, labels) -> tuple[Found, Rows | None]:
     """Read the wanted splits of `spec`, or all its rows if it has none."""
+    if isinstance(spec, Rows):
+        return {}, spec
+    if not isinstance(spec, str):
+        return _of_splits(spec, "the data set", wanted, lambda part: part)
     if spec.startswith("bundled:"):
         name = spec.removeprefix("bundled:")
         return {role: _bundled(name, role, sizes[role], seed) for role in wanted}, None
@@ -118,18 +128,25 @@ def _read(spec: str, wanted, sizes, seed, labels) -> tuple[Found, Rows | None]:
         if not files:
             known = ", ".join(sorted(READERS))
             raise DataError(f"the folder {place!r} has no data files; supported are {known}")
-        by_role = _by_role({p.stem.lower(): p for p in files})
-        if by_role:
-            chosen = {role: p for role, p in by_role.items() if role in wanted}
+        known = by_role({p.stem.lower(): p for p in files})
+        if known:
+            chosen = {role: p for role, p in known.items() if role in wanted}
             return {r: take(read_file(p, labels=labels)) for r, p in chosen.items()}, None
         return {}, read_folder(path, files, spec, take, labels=labels)
     splits = hub.read_saved(path) if path.is_dir() else _from_hub(place, path)
-    by_role = _by_role(splits)
-    if by_role:
-        return {role: take(part) for role, part in by_role.items() if role in wanted}, None
+    return _of_splits(splits, place, wanted, take)
+
+
+def _of_splits(
+    splits: Mapping[str, Rows], source: str, wanted: Iterable[str], take: Callable[[Rows], Rows]
+) -> tuple[Found, Rows | None]:
+    """Return the wanted splits of a data set, or all its rows if it has none."""
+    known = by_role(splits)
+    if known:
+        return {role: take(part) for role, part in known.items() if role in wanted}, None
     if len(splits) > 1:
         raise DataError(
-            f"{place!r} has the splits {', '.join(splits)}; none is train, validation or test"
+            f"{source!r} has the splits {', '.join(splits)}; none is train, validation or test"
         )
     return {}, take(next(iter(splits.values())))
 
@@ -144,7 +161,7 @@ def _from_hub(place: str, path: Path) -> dict[str, Rows]:
     return hub.read_hub(place, hint)
 
 
-def _by_role(names: Mapping) -> dict:
+def by_role(names: Mapping) -> dict:
     """Give the named splits (files or rows) their roles."""
     return {
         role: next(names[name] for name in known if name in names)

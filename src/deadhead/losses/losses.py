@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deadhead.data.inputs import Batch, valid_tokens
+from deadhead.data.inputs import Batch, samples_in, valid_tokens
 from deadhead.errors import DataError, unknown_name
+from deadhead.losses.answers import (
+    answers_of,
+    has_head,
+    is_span,
+    logits_of,
+    problem_type,
+    wide,
+)
 
 Loss = Callable[[nn.Module, Any, Batch], Tensor]
-
-
-def logits_of(outputs: Any) -> Tensor:
-    """Return the logits of a model's outputs; of a base model, its last hidden state."""
-    if isinstance(outputs, Tensor):
-        return outputs
-    return outputs.logits if hasattr(outputs, "logits") else outputs[0]
 
 
 def logit_norm(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
@@ -27,25 +28,30 @@ def logit_norm(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
 
     Shape: (batch,). Source: Greedy-Gnorm, arXiv 2602.04491.
     """
-    logits = _wide(logits_of(outputs))
+    logits = wide(logits_of(outputs))
     if logits.dim() == 3:
         logits = logits.masked_fill(~valid_tokens(batch)[..., None], 0)
     return logits.flatten(1).norm(dim=1)
 
 
 def task(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
-    """Cross-entropy in nats: of the label, or the mean over a sample's predicted tokens.
+    """The loss that the model's head is trained by, in nats, or squared units of a regression.
 
-    Shape: (batch,). Labels of shape (batch,) are classes (or, for one logit, targets of a
-    regression); of shape (batch, tokens) they are token ids with -100 = ignore, shifted by one for
-    causal models, which are scored on their own tokens when there are no labels. Minimal pairs are
-    scored on their acceptable sentences: what their task's `batches` hold.
+    It is that of transformers for a batch of this sample alone: cross-entropy of a class, of a
+    choice, or its mean over tokens that have a label (shifted by one for causal models, whose own
+    tokens are their labels where there are none), or over the start and the end of a span; binary
+    cross-entropy, mean over labels, and squared error, mean over outputs, as the config's
+    `problem_type` says. Minimal pairs are scored on their acceptable sentences.
+
+    Shape: (batch,).
 
     Raises:
-        DataError: the batch has no labels and the model is not a causal language model; the
-            labels do not fit the outputs; or a label is not among the model's classes.
+        DataError: there are no labels, and the model is not a causal language model; or the labels
+            do not fit its outputs, or are not among its classes.
     """
-    logits, labels = _wide(logits_of(outputs)), batch.get("labels")
+    logits, labels = wide(logits_of(outputs)), batch.get("labels")
+    if is_span(outputs):
+        return _span_loss(answers_of(model, outputs, batch).logits, batch)
     causal = is_causal_lm(model)
     if labels is None:
         if not causal:
@@ -59,19 +65,57 @@ def task(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
                 " input_ids; give labels, or choose the loss 'logit_norm'"
             )
         labels = batch["input_ids"].masked_fill(~valid_tokens(batch), -100)
-    if labels.dim() != logits.dim() - 1 or not _has_head(outputs):
-        raise DataError(
-            f"the 'task' loss does not fit: labels of shape {list(labels.shape)}, outputs of a"
-            f" {type(model).__name__} of shape {list(logits.shape)}; use a model with a head for"
-            " this task, or choose the loss 'kl'"
-        )
-    if logits.dim() == 2:
-        return _class_loss(logits, labels)
+    if has_head(outputs) and logits.dim() == 2:
+        return _sample_loss(model, logits, labels)
+    if labels.shape != logits.shape[:2] or labels.is_floating_point() or not has_head(outputs):
+        raise _misfit(model, logits, labels)
+    _check_classes(labels[labels != -100], logits.shape[-1])
     if causal:
         logits, labels = logits[:, :-1], labels[:, 1:]
     nll = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)
     counted = (labels != -100).sum(1)
     return nll.sum(1) / counted.clamp(min=1)
+
+
+def _sample_loss(model: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss of one prediction per sample, by the problem that the model is made for."""
+    kind = problem_type(model, logits, labels)
+    if kind == "single_label_classification":
+        if labels.shape != logits.shape[:1] or labels.is_floating_point():
+            raise _misfit(model, logits, labels)
+        _check_classes(labels, logits.shape[1])
+        return F.cross_entropy(logits, labels, reduction="none")
+    if kind == "regression" and labels.dim() == 1:
+        labels = labels[:, None]
+    if labels.shape != logits.shape:
+        raise _misfit(model, logits, labels)
+    labels = labels.to(logits.dtype)
+    if kind == "regression":
+        return ((logits - labels) ** 2).mean(1)
+    if bool(((labels < 0) | (labels > 1)).any()):
+        raise DataError("a label of a multi-label model is outside 0 to 1; write 0 or 1 per label")
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+
+
+def _span_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Return the mean cross-entropy of start and end; logits (samples, start or end, tokens)."""
+    missing = [name for name in ("start_positions", "end_positions") if name not in batch]
+    if missing:
+        raise DataError(
+            f"the 'task' loss of question answering needs {missing[0]}, and the batches have none;"
+            " give them, or choose the loss 'kl', which needs no labels"
+        )
+    samples, _, tokens = logits.shape
+    ends = [batch["start_positions"], batch["end_positions"]]
+    places = torch.stack([end.reshape(samples) for end in ends], dim=1)
+    if bool((places < 0).any() | (places > tokens).any()):
+        raise DataError(
+            f"a start or end position is outside the {tokens} tokens of its sample; give positions"
+            f" of 0 to {tokens - 1}, or {tokens} for one that was cut off"
+        )
+    # as in transformers, a position beyond the tokens is ignored
+    nll = F.cross_entropy(logits.transpose(1, 2), places, reduction="none", ignore_index=tokens)
+    return nll.mean(1)
 
 
 def kl(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
@@ -83,18 +127,15 @@ def kl(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
     at the price of one backward pass and with far less noise than labels drawn from p. A sample's
     tokens are summed and divided by the root of their number: the curvature is that of their mean
     divergence. Signs are a hash of the sample's own tokens: the same at any batch size and padding
-    side. One logit, or the last hidden state of a model without a head, is taken for the mean of
-    Gaussians of variance 1.
+    side. See `Answers` for what is predicted, and for numbers, taken for the means of Gaussians.
 
     Shape: (batch,).
     Source: true against empirical Fisher, Kunstner, Balles, Hennig 2019 (arXiv 1905.12558); the
     estimate is Hutchinson's (1990) on the square root of the Fisher matrix of the logits.
     """
-    logits, valid = _wide(logits_of(outputs)), valid_tokens(batch)
-    if logits.dim() == 2:  # one prediction a sample
-        logits, valid = logits[:, None], valid[:, :1]
+    logits, valid, numbers = answers_of(model, outputs, batch)
     signs = _signs(batch, logits)
-    if logits.shape[-1] == 1 or not _has_head(outputs):
+    if numbers:
         terms = (logits * signs).sum(-1).masked_fill(~valid, 0)
         return terms.sum(1) / valid.sum(1).clamp(min=1).sqrt()
     log_p = logits.log_softmax(-1)
@@ -111,11 +152,13 @@ def _signs(batch: Batch, like: Tensor) -> Tensor:
 
     Shape: as `like`, (batch, tokens, features).
     """
-    valid = valid_tokens(batch)
+    valid = valid_tokens(batch).reshape(samples_in(batch), -1)  # of all choices, if any
     ids = batch["input_ids"] if "input_ids" in batch else _numbers(batch["inputs_embeds"])
-    place = torch.arange(valid.shape[1], device=valid.device)
-    sample = ((ids + 1) * valid * _hash(place)).sum(1, keepdim=True)  # integers wrap around
-    tokens = _bits(_hash(sample + _hash(place[: like.shape[1]])))
+    place = torch.arange(max(valid.shape[1], like.shape[1]), device=valid.device)
+    weights = _hash(place)
+    sample = (ids.reshape(valid.shape) + 1) * valid * weights[: valid.shape[1]]
+    sample = sample.sum(1, keepdim=True)  # integers wrap around
+    tokens = _bits(_hash(sample + weights[: like.shape[1]]))
     features = _bits(_hash(torch.arange(like.shape[2], device=like.device) - (1 << 40)))
     shared = tokens.to(like.dtype) @ features.to(like.dtype).T
     return 1 - 2 * (shared % 2)
@@ -160,21 +203,19 @@ def loss_named(loss: str | Loss) -> Loss:
     return LOSSES[loss]
 
 
-def _has_head(outputs: Any) -> bool:
-    return isinstance(outputs, Tensor) or hasattr(outputs, "logits")
+def _misfit(model: nn.Module, logits: Tensor, labels: Tensor) -> DataError:
+    kind = problem_type(model, logits, labels) if logits.dim() == 2 else "token labels"
+    return DataError(
+        f"the 'task' loss does not fit: labels of shape {list(labels.shape)} and {labels.dtype},"
+        f" outputs of a {type(model).__name__} ({kind}) of shape {list(logits.shape)}; give the"
+        " labels that this model is trained with, or choose the loss 'kl'"
+    )
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    if logits.shape[1] == 1:
-        return (logits[:, 0] - labels.to(logits.dtype)) ** 2
-    wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
+def _check_classes(labels: Tensor, classes: int) -> None:
+    wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise DataError(
-            f"label {wrong[0].item()} is not among the model's {logits.shape[1]} classes;"
+            f"label {wrong[0].item()} is not among the model's {classes} classes;"
             " map the labels to 0..classes-1, or use a model made for this task"
         )
-    return F.cross_entropy(logits, labels, reduction="none")

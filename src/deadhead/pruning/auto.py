@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens
+from deadhead.data.inputs import Batch, call, ready, valid_tokens
 from deadhead.errors import DataError, ScoreError
 from deadhead.losses.divergence import Probe, held_out
 from deadhead.losses.losses import Loss
@@ -218,8 +218,10 @@ def divergences_of(
     found: list[list[Tensor]] = [[] for _ in changes]
     with view.at_rest(), torch.no_grad():
         for probe in probes:
-            batch = aligned(to_device(probe.batch, view.device))
-            loss = probe.divergence(call(view.model, batch), batch)
+            batch = next(ready(view.model, [probe.batch]), None)
+            if batch is None:
+                continue
+            loss = probe.divergence(view.model, call(view.model, batch), batch)
             for values, (mask, fits) in zip(found, changes.items(), strict=True):
                 with repaired(view, mask, fits):
                     answers = loss(view.model, call(view.model, batch), batch)

@@ -355,7 +355,7 @@ class _Scores:
 
 def _judge_of(tasks: TaskSet, recipe: Recipe) -> tuple[str, Task]:
     if recipe.max_drop is None:
-        return "test", tasks.test
+        return "test", tasks.judge
     if tasks.selection is None:
         raise BudgetError(
             "max_drop stops on a selection set, and there is none; give one with --selection"

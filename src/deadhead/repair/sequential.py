@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deadhead.data.inputs import Batch, aligned, call, samples_in, to_device, valid_tokens
+from deadhead.data.inputs import Batch, call, ready, valid_tokens
 from deadhead.errors import DataError
 from deadhead.models.heads import HeadModel
 from deadhead.moments import BlockMoments, MomentSums
@@ -65,10 +65,7 @@ def _moments(
     before = HeadMask((*mask.kept[:number], *view.mask.kept[number:]))
     sums = MomentSums(view)
     with view.at_rest(), torch.no_grad():
-        for at, batch in enumerate(batches):
-            inputs = aligned(to_device(batch, view.device))
-            if not samples_in(inputs):
-                continue
+        for at, inputs in enumerate(ready(view.model, batches)):
             dense = _applications(view, number, inputs)
             with repaired(view, before, fits):
                 now = _applications(view, number, inputs)

@@ -77,7 +77,7 @@ def _conduct(settings: RunSettings, resume: bool, watch: Watch) -> RunSummary:
         calibration=tasks.calibration,
         selection=tasks.selection,
         training=tasks.training if settings.recipe.repair == "distill" else None,
-        test=tasks.test,
+        test=tasks.judge,
         prompts=prompts,
     )
     journal = Journal.open(
@@ -256,7 +256,7 @@ def _baseline(
             batches = tasks.calibration.batches()
             fits = fit(view, plan, pruning.moments, recipe.repair, batches=batches)
         with repaired(view, mask, fits):
-            return tasks.test.evaluate(view.model).value
+            return tasks.judge.evaluate(view.model).value
 
     def on_point(draw: int, dropped: int, value: float) -> None:
         journal.write("random", [draw, dropped, value])
@@ -278,9 +278,9 @@ def _baseline(
 def _evaluation(dense: Any, cut: Any, tasks: TaskSet, watch: Watch) -> dict[str, Any]:
     """Judge the dense and the cut model on the test set: the numbers that are reported once."""
     # the curve has these values too if it is on test, but not their intervals and other metrics
-    found: dict[str, Any] = {"interval": {}, "chance": tasks.test.chance}
+    found: dict[str, Any] = {"interval": {}, "chance": tasks.judge.chance}
     for name, model in (("dense", dense), ("pruned", cut)):
-        evaluation = tasks.test.evaluate(model)
+        evaluation = tasks.judge.evaluate(model)
         watch.on_work("evaluate")
         found[name] = evaluation.metrics
         found["interval"][name] = list(evaluation.interval())
@@ -288,7 +288,7 @@ def _evaluation(dense: Any, cut: Any, tasks: TaskSet, watch: Watch) -> dict[str,
 
 
 def _speed(dense: Any, cut: Any, tasks: TaskSet) -> list[SpeedRow]:
-    batch = max(tasks.test.batches(), key=lambda b: b["input_ids"].shape[1])
+    batch = max(tasks.judge.batches(), key=lambda b: b["input_ids"].shape[1])
     device = next(dense.parameters()).device
     inputs = {k: v[:1] for k, v in to_device(batch, device).items() if k != "labels"}
     return measure_all(dense, cut, inputs, repeats=15, warmup=3)

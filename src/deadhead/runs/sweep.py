@@ -116,7 +116,7 @@ def _conduct_sweep(
     data = data_facts(
         calibration=tasks.calibration,
         **(distilled if settings.sweep.trains else {}),
-        test=tasks.test,
+        test=tasks.judge,
         prompts=texts,
         **also,
     )
@@ -129,7 +129,7 @@ def _conduct_sweep(
         "versions": versions(),
     }
     unreached = dict.fromkeys(_check_shares(view, settings.sweep))
-    sets = [tasks.test, *also.values()]
+    sets = [tasks.judge, *also.values()]
     short = short_names(task.name for task in sets)  # unique: they become columns
     judges = [judge_by(task, short[task.name]) for task in sets]
     if settings.lm_eval is not None:
@@ -175,7 +175,7 @@ def _conduct_sweep(
             moments=lambda: scorers.moments,
             batches=tasks.calibration.batches(),
             train=_trainer(loaded.model, tasks, settings.distillation),
-            measure=_measure(loaded.model, tasks.test, timed=settings.measure_speed)
+            measure=_measure(loaded.model, tasks.judge, timed=settings.measure_speed)
             if settings.measure_size
             else None,
             done={point.key: point for point in done},

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deadhead.criteria.gradient_norm import weight_gradient_norms
-from deadhead.data.inputs import Batch, aligned, samples_in, to_device
+from deadhead.data.inputs import Batch, ready
 from deadhead.errors import DataError
 from deadhead.losses.losses import Loss, loss_named
 from deadhead.models.architectures import PARTS
@@ -118,12 +118,9 @@ def diagnose(
     recorder = _Recorder(view)
     seen = 0
     with view.at_rest():
-        for number, batch in enumerate(data):
-            batch = aligned(to_device(batch, view.device))
-            on_batch()
-            if not samples_in(batch):
-                continue
+        for number, batch in enumerate(ready(view.model, data)):
             seen += 1
+            on_batch()
             trouble = where_not_finite(view, batch)
             if trouble:
                 recorder.not_finite.append(f"batch {number}, {trouble}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from deadhead.data.inputs import Batch, call, valid_tokens
-from deadhead.losses.losses import logits_of
+from deadhead.losses.answers import logits_of
 from deadhead.models.heads import HeadModel
 
 

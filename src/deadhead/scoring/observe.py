@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from deadhead.criteria.base import Observer, ObservesTrials, SumsOverBatch, UsesMoments
-from deadhead.data.inputs import Batch, aligned, samples_in, to_device
+from deadhead.data.inputs import Batch, ready, samples_in
 from deadhead.errors import DataError
 from deadhead.losses.losses import Loss, loss_named
 from deadhead.measure import Timer
@@ -146,11 +146,9 @@ def _observe(
         stack.enter_context(view.at_rest())
         if mask is not None:
             stack.enter_context(masked(view, mask))
-        for number, batch in enumerate(data):
-            placed = aligned(to_device(batch, view.device))
-            if samples_in(placed):
-                run_batch(view, placed, number, backwards=backwards, watchers=watchers, mask=mask)
-            samples += samples_in(placed)
+        for number, batch in enumerate(ready(view.model, data)):
+            run_batch(view, batch, number, backwards=backwards, watchers=watchers, mask=mask)
+            samples += samples_in(batch)
             if settings.on_batch is not None:
                 settings.on_batch()
     if not samples:

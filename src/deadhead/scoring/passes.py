@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.criteria.base import ObservesHeads, ObservesMaps
-from deadhead.data.inputs import Batch, call, valid_tokens
+from deadhead.data.inputs import Batch, call, samples_in, valid_tokens
 from deadhead.errors import ScoreError
 from deadhead.losses.losses import Loss, logit_norm, loss_named
 from deadhead.models.architectures import PARTS, features
@@ -66,7 +66,7 @@ def run_batch(
             "torch.inference_mode() lets no gradient through; score outside of it, or choose a"
             " criterion without gradients (attention_entropy, magnitude)"
         )
-    valid = valid_tokens(batch)
+    valid, samples = valid_tokens(batch), samples_in(batch)
     tape = Tape()
     with ExitStack() as stack:
         of_maps = [c for c in watchers if "maps" in c.needs]
@@ -79,14 +79,14 @@ def run_batch(
             stack.enter_context(view.hook_heads(_show_heads(of_heads, valid, number)))
         needs = frozenset[str]().union(*(c.needs for b in backwards for c in b.criteria))
         if backwards:
-            stack.enter_context(_recorded(view, tape, len(valid), needs))
+            stack.enter_context(_recorded(view, tape, samples, needs))
             stack.enter_context(torch.enable_grad())
         else:
             stack.enter_context(torch.no_grad())
         outputs = call(view.model, batch)
         for at, backward in enumerate(backwards):
             per_sample = backward.loss(view.model, outputs, batch)
-            check_shape(per_sample, len(valid))
+            check_shape(per_sample, samples)
             if not torch.isfinite(per_sample).all():
                 raise ScoreError(not_finite_loss(view, batch, number))
             loss = _total(per_sample, backward)
@@ -94,7 +94,7 @@ def run_batch(
             gradients = _gradients(loss, tape, retain=not last)
             seen = Observation(
                 batch=number,
-                samples=len(valid),
+                samples=samples,
                 valid=valid,
                 gate_gradients=[_gate(gradients, tape, n, b) for n, b in enumerate(view.blocks)],
                 projected=[_projected(view, gradients, tape, n) for n in range(len(view.blocks))]
@@ -171,7 +171,10 @@ def _recorded(view: HeadModel, tape: Tape, samples: int, needs: frozenset[str]) 
         if number not in tape.gates:
             shape = (samples, z.shape[-2])
             tape.gates[number] = torch.ones(*shape, device=z.device, dtype=z.dtype).requires_grad_()
-        return z * tape.gates[number][:, None, :, None]
+        gates = tape.gates[number]
+        if len(z) != samples:  # several choices per sample
+            gates = gates.repeat_interleave(len(z) // samples, 0)
+        return z * gates[:, None, :, None]
 
     with ExitStack() as stack:
         if "gates" in needs:

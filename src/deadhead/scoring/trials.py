@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deadhead.data.by_length import Part, parts_of
-from deadhead.data.inputs import Batch, call, to_device
+from deadhead.data.inputs import Batch, call, check_batch, to_device, valid_tokens, vocabulary_of
 from deadhead.errors import DataError, ScoreError
 from deadhead.losses.divergence import divergence_from
 from deadhead.losses.losses import Loss, loss_named
@@ -65,10 +65,17 @@ class Trials:
         self.diverges = self.loss is loss_named("kl")
         self.max_tokens = _best(view) if max_tokens is None else max_tokens
         batches = list(data or ())
+        for number, batch in enumerate(batches):
+            check_batch(batch, number, vocabulary_of(view.model))
         self.parts = parts_of(batches, self.max_tokens // _TRIALS)
         self.samples = sum(part.samples for part in self.parts)
         if not self.samples:
             raise DataError("there are no calibration samples; give at least one batch")
+        if any(len(valid_tokens(part.inputs)) != part.samples for part in self.parts):
+            raise DataError(
+                "trials of many masks cannot run samples of several choices (multiple choice);"
+                " choose a criterion other than ablation and shapley"
+            )
         self._token: OneToken | None = None
         self._progress = _Progress(len(batches), on_batch or (lambda: None))
 
@@ -107,7 +114,7 @@ class Trials:
                 outputs = call(view.model, inputs)
             loss = self.loss
             if self.diverges:
-                loss = divergence_from(outputs if dense is None else dense, inputs)
+                loss = divergence_from(view.model, outputs if dense is None else dense, inputs)
             losses = loss(view.model, outputs, inputs)
             check_shape(losses, samples)
             if not torch.isfinite(losses).all():

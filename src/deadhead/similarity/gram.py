@@ -87,8 +87,8 @@ def head_grams(
     prompts = tokens = longest = 0
     with view.at_rest(), hook_maps(view, grams.observe):
         for number, batch in enumerate(batches):
-            placed = to_device(batch, view.device)
-            placed = without_empty(placed) if include_padding else aligned(placed)
+            placed = without_empty(to_device(batch, view.device))
+            placed = placed if include_padding else aligned(placed)
             for part in grams.split(placed):
                 with torch.no_grad():
                     grams.begin(part)

@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from deadhead.data.inputs import Batch, aligned, call, samples_in, to_device
+from deadhead.data.inputs import Batch, call, ready, samples_in
+from deadhead.losses.answers import logits_of
 from deadhead.losses.divergence import divergence_from
-from deadhead.losses.losses import Loss, logits_of
+from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.trajectory import Step
 from deadhead.repair import Fits, data_repair_named, repaired
@@ -46,7 +47,7 @@ def divergences(
     alone = data_repair_named(plan.repair) is None  # a block's fit knows nothing of other blocks
     with view.at_rest(), torch.no_grad():
         for judged in _judged(view, batches):
-            samples += sum(len(next(iter(batch.values()))) for batch, _ in judged)
+            samples += sum(samples_in(batch) for batch, _ in judged)
             fits: Fits = {}
             before = view.mask
             for number, step in enumerate(steps):
@@ -67,12 +68,9 @@ def _judged(view: HeadModel, batches: Iterable[Batch]) -> Iterator[Judged]:
     """Yield batches with the divergence from what the dense model says of them, some at a time."""
     held: list[tuple[Batch, Loss]] = []
     size = 0
-    for given in batches:
-        batch = aligned(to_device(given, view.device))
-        if not samples_in(batch):
-            continue
+    for batch in ready(view.model, batches):
         dense = call(view.model, batch)
-        held.append((batch, divergence_from(dense, batch)))
+        held.append((batch, divergence_from(view.model, dense, batch)))
         size += logits_of(dense).numel()
         if size >= HELD:
             yield held

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from deadhead.criteria import CRITERIA
-from deadhead.data.inputs import Batch
+from deadhead.data.inputs import Batch, samples_in
 from deadhead.errors import HeadError, ScoreError
 from deadhead.losses.losses import Loss, is_causal_lm
 from deadhead.models.heads import HeadModel
@@ -211,4 +211,4 @@ def _loss(scores: HeadScores) -> str | None:
 
 
 def _count(batches: Iterable[Batch]) -> int:
-    return sum(len(next(iter(batch.values()))) for batch in batches)
+    return sum(samples_in(batch) for batch in batches)

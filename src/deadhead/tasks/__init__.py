@@ -5,6 +5,7 @@ A task is data of one kind with a metric; `open_task` makes the three disjoint o
 
 from deadhead.tasks.classification import ClassificationTask
 from deadhead.tasks.evaluation import Evaluation
+from deadhead.tasks.given import as_tasks
 from deadhead.tasks.minimal_pairs import MinimalPairsTask
 from deadhead.tasks.opening import TaskSet, infer_kind, open_calibration, open_task
 from deadhead.tasks.perplexity import PerplexityTask
@@ -19,6 +20,7 @@ __all__ = [
     "PerplexityTask",
     "Task",
     "TaskSet",
+    "as_tasks",
     "infer_kind",
     "open_calibration",
     "open_task",

@@ -8,33 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from deadhead.data.batching import cannot_judge, evaluating
+from deadhead.data.batching import Packed, cannot_judge, evaluating
 from deadhead.errors import DataError
-from deadhead.tasks.task import Packed
+from deadhead.models.purpose import purpose_of
 
 # logits upcast and reduced at once, in numbers; bounds the memory beside the logits themselves
 _REDUCED_AT_ONCE = 2**25
-
-
-def token_ids(tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenise texts without any special tokens."""
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        truncation=False,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    return encoded["input_ids"]
-
-
-def start_ids(tokenizer) -> list[int]:
-    """Return the token every sequence starts with, if the tokenizer has one.
-
-    With it the first token of a text is predicted too. Whether the tokenizer would have added it
-    by itself makes no difference; nothing is added at the end.
-    """
-    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
 
 
 def refuse_other_models(config, kind: str) -> None:
@@ -43,13 +22,11 @@ def refuse_other_models(config, kind: str) -> None:
     Raises:
         DataError: the config names an architecture with another head.
     """
-    others = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")
-    for architecture in getattr(config, "architectures", None) or ():
-        if architecture.endswith(others):
-            raise DataError(
-                f"task kind {kind!r} does not fit {architecture!r}: it needs a causal language"
-                " model; use kind 'classification' or a ...ForCausalLM model"
-            )
+    if purpose_of(config) not in ("causal_lm", "other", "unknown"):
+        raise DataError(
+            f"task kind {kind!r} does not fit {config.architectures[0]!r}: it needs a causal"
+            " language model; use kind 'classification' or a ...ForCausalLM model"
+        )
 
 
 def sequence_losses(

@@ -7,17 +7,17 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
-from deadhead.data.batching import TokenSequence, pad, padding_id
+from deadhead.data.batching import Packed, TokenSequence, pad, padding_id
+from deadhead.data.encoding import start_ids, token_ids
 from deadhead.data.examples import Examples
 from deadhead.data.rows import Columns, Rows
+from deadhead.data.texts import BAD, GOOD, PARADIGM
 from deadhead.errors import DataError
 from deadhead.losses.divergence import Probe, preference_from
 from deadhead.moments.sums import HELD_OUT_EVERY
 from deadhead.tasks.evaluation import Evaluation
-from deadhead.tasks.likelihood import refuse_other_models, sequence_losses, start_ids, token_ids
-from deadhead.tasks.task import BatchedTask, Packed, register_task
-
-GOOD, BAD, PARADIGM = "sentence_good", "sentence_bad", "UID"
+from deadhead.tasks.likelihood import refuse_other_models, sequence_losses
+from deadhead.tasks.task import BatchedTask, register_task
 
 
 @register_task("minimal_pairs")

@@ -6,39 +6,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deadhead.data.batching import single_rows
 from deadhead.data.examples import Examples
 from deadhead.data.overlap import keep_disjoint
 from deadhead.data.rows import PAIR_COLUMNS, Columns, Rows
-from deadhead.data.splits import ROLES, find_splits, read_split
+from deadhead.data.splits import ROLES, Spec, find_splits, read_split
+from deadhead.data.texts import label_column, read_texts
 from deadhead.errors import DataError
-from deadhead.tasks.classification import LABEL_COLUMNS
+from deadhead.models.purpose import Purpose, purpose_of
+from deadhead.tasks.classification import can_judge
+from deadhead.tasks.sentences import Sentences
 from deadhead.tasks.task import BatchedTask, Task, task_kind
-from deadhead.tasks.texts import is_judged, keep_apart, read_texts, text_kind
+from deadhead.tasks.texts import is_judged, keep_apart, text_kind
 
 
 @dataclass(frozen=True)
 class TaskSet:
-    """Three disjoint sets of one kind: to score on, to stop by, and to report once.
+    """Disjoint sets of one kind: to score on, to stop by, and to report once.
 
     Attributes:
         calibration: what criteria score on and repairs fit.
         selection: what decides when to stop; None where the data has no such split.
-        test: what is reported.
+        test: what is reported; None where nothing can be judged, as the data have no labels.
         notes: how the rows were divided, and what was dropped for it.
         training: what `distill` trains on: all of what the calibration set was drawn from, or text
             of its own, disjoint from selection and test too; None: the calibration set.
+        held_out: without a test set, data to compare a pruned model with the dense one on.
     """
 
     calibration: Task
     selection: Task | None
-    test: Task
+    test: Task | None
     notes: tuple[str, ...] = ()
     training: Task | None = None
+    held_out: Task | None = None
+
+    @property
+    def judge(self) -> Task:
+        """The test set.
+
+        Raises:
+            DataError: there is none.
+        """
+        if self.test is None:
+            raise DataError(
+                f"nothing can be judged: {self.calibration.name!r} has no labels; give a test set"
+            )
+        return self.test
 
     def describe(self, *, trains: bool = False) -> str:
         """Say what came from where, a line per set; of the training set if anything is trained."""
-        lines = [f"{self.test.kind}, judged by {self.test.metric}"]
-        for role in ROLES:
+        lines = ["texts, judged by nothing"]
+        roles = (*ROLES, "held_out")
+        if self.test is not None:
+            lines, roles = [f"{self.test.kind}, judged by {self.test.metric}"], tuple(ROLES)
+        for role in roles:
             task = getattr(self, role)
             lines.append(
                 f"  {role}: none"
@@ -56,7 +78,7 @@ class TaskSet:
 
 
 def open_task(
-    spec: str | Path | None,
+    spec: Spec | Path | None,
     tokenizer,
     *,
     config,
@@ -76,6 +98,8 @@ def open_task(
     max_tokens: int | None = None,
     max_length: int | None = None,
     allow_overlap: bool = False,
+    judged: bool = True,
+    purpose: Purpose | None = None,
 ) -> TaskSet:
     """Open the calibration, selection and test sets of a run.
 
@@ -114,6 +138,8 @@ def open_task(
         max_tokens: tokens per batch at most, padding included.
         max_length: tokens per sequence at most; None is what the model and tokenizer take.
         allow_overlap: keep examples that two sets share.
+        judged: refuse data that nothing can be judged by; else they make a `held_out` set.
+        purpose: what the model is made for; None reads it off the config.
 
     Raises:
         DataError: the data cannot be read, does not fit the model or the kind, or overlaps.
@@ -125,44 +151,79 @@ def open_task(
         _check_size(role, size)
     if kind is not None:
         task_kind(kind)  # before any data is read
+    if spec is None and test is None and not judged:
+        spec, explicit["calibration"] = calibration, None
     columns = Columns(text_column, text_pair_column, label_column)
     labels = {str(name) for name in config.label2id or ()}
     found, notes = find_splits(spec, explicit, sizes=sizes, seed=seed, labels=labels)
-    chosen = task_kind(kind or infer_kind(found["test"], columns, config))
+    chosen = task_kind(kind or infer_kind(found["test"], columns, purpose or purpose_of(config)))
+    plain = text_kind(chosen)
     bare = not is_judged(found["calibration"], columns, chosen)
-    judged = {role: rows for role, rows in found.items() if not bare or role != "calibration"}
-    sets = {role: chosen.read(rows, columns) for role, rows in judged.items()}
+    known = is_judged(found["test"], columns, chosen) and can_judge(chosen, config)
+    form = chosen if known or judged or kind is not None or test is not None else plain
+    calibrated = plain if bare else form
+    sets = {
+        role: form.read(rows, columns)
+        for role, rows in found.items()
+        if form is plain or not bare or role != "calibration"
+    }
     sets, dropped = keep_disjoint(sets, allow_overlap=allow_overlap)
-    how = {"batch_size": batch_size, "max_tokens": max_tokens, "max_length": max_length}
-    if bare:
+    if "calibration" not in sets:
         texts = read_texts(found["calibration"], columns)
-        apart = {"role": "calibration", "allow_overlap": allow_overlap}
-        sets["calibration"], said = keep_apart(texts, sets, **apart)
-        dropped += said
-
-    def task(kind: type[BatchedTask], examples: Examples, name: str) -> BatchedTask:
-        return kind(examples, tokenizer, config=config, name=name, **how)
-
-    tasks: dict[str, BatchedTask] = {}
-    calibrated = text_kind(chosen) if bare else chosen
+        texts, said = keep_apart(texts, sets, role="calibration", allow_overlap=allow_overlap)
+        sets["calibration"], dropped = texts, dropped + said
+    maker = _Maker(tokenizer, config, batch_size, max_tokens, max_length)
+    tasks = {}
     for number, role in enumerate(ROLES):
         if role in sets:
             drawn, name = _drawn(sets[role], sizes[role], (seed, number), found[role])
-            tasks[role] = task(calibrated if role == "calibration" else chosen, drawn, name)
+            tasks[role] = maker.task(calibrated if role == "calibration" else form, drawn, name)
     if train is None:
-        training = task(calibrated, sets["calibration"], found["calibration"].source)
+        training = maker.task(calibrated, sets["calibration"], found["calibration"].source)
     else:
         rows = read_split(str(train), "calibration", {"calibration": None}, seed, labels)
         texts, said = keep_apart(read_texts(rows, columns), sets, allow_overlap=allow_overlap)
-        training = task(text_kind(chosen), texts, rows.source)
+        training = maker.task(plain, texts, rows.source)
         dropped += said
+    test_set = tasks.pop("test")
     return TaskSet(
         tasks["calibration"],
         tasks.get("selection"),
-        tasks["test"],
-        (*notes, *dropped),
+        None if form is Sentences else test_set,
+        (*notes, *dropped, *maker.notes(form)),
         training,
+        test_set if form is Sentences else None,
     )
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """What tasks of one run have in common."""
+
+    tokenizer: Any
+    config: Any
+    batch_size: int | None
+    max_tokens: int | None
+    max_length: int | None
+
+    def task(self, kind: type[BatchedTask], examples: Examples, name: str) -> BatchedTask:
+        return kind(
+            examples,
+            self.tokenizer,
+            config=self.config,
+            name=name,
+            batch_size=self.batch_size,
+            max_tokens=self.max_tokens,
+            max_length=self.max_length,
+        )
+
+    def notes(self, kind: type[BatchedTask]) -> list[str]:
+        if not issubclass(kind, Sentences) or not single_rows(self.config):
+            return []
+        return [
+            "the model's config has no pad_token_id, so that each batch is one text; set it to go"
+            " faster"
+        ]
 
 
 def open_calibration(
@@ -193,13 +254,14 @@ def open_calibration(
     rows = read_split(
         str(spec), "calibration", {"calibration": calibration_size}, seed=seed, labels=labels
     )
-    chosen = task_kind(kind or infer_kind(rows, columns, config))
+    chosen = task_kind(kind or infer_kind(rows, columns, purpose_of(config)))
     bare = not is_judged(rows, columns, chosen)
+    if bare or not can_judge(chosen, config):
+        chosen = text_kind(chosen)
     examples = read_texts(rows, columns) if bare else chosen.read(rows, columns)
     drawn, name = _drawn(examples, calibration_size, (seed, 0), rows)
-    how = {"batch_size": batch_size, "max_tokens": max_tokens, "max_length": max_length}
-    opened = text_kind(chosen) if bare else chosen
-    return opened(drawn, tokenizer, config=config, name=name, **how)
+    maker = _Maker(tokenizer, config, batch_size, max_tokens, max_length)
+    return maker.task(chosen, drawn, name)
 
 
 def _check_size(role: str, size: int | None) -> None:
@@ -216,15 +278,10 @@ def _drawn(
     return drawn, f"{of}{rows.source}"
 
 
-def _classifies(config: Any) -> bool:
-    made = getattr(config, "architectures", None) or ()
-    return any(name.endswith("ForSequenceClassification") for name in made)
-
-
-def infer_kind(rows: Rows, columns: Columns, config: Any = None) -> str:
+def infer_kind(rows: Rows, columns: Columns, purpose: Purpose = "unknown") -> str:
     """Read the kind of task off the columns; of text alone, off what the model does with it."""
     if PAIR_COLUMNS.issubset(rows.columns):
         return "minimal_pairs"
-    if columns.label is not None or rows.first_column(LABEL_COLUMNS) is not None:
+    if label_column(rows, columns) is not None:
         return "classification"
-    return "classification" if _classifies(config) else "perplexity"
+    return "perplexity" if purpose in ("causal_lm", "unknown") else "classification"

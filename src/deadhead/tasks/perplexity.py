@@ -8,16 +8,14 @@ import numpy as np
 from torch import nn
 
 from deadhead.data.batching import TokenSequence
+from deadhead.data.encoding import windows
 from deadhead.data.examples import Examples
 from deadhead.data.rows import Columns, Rows
+from deadhead.data.texts import TEXT_COLUMNS
 from deadhead.errors import DataError
-from deadhead.tasks.classification import TEXT_COLUMNS
 from deadhead.tasks.evaluation import Evaluation
-from deadhead.tasks.likelihood import refuse_other_models, sequence_losses, start_ids, token_ids
+from deadhead.tasks.likelihood import refuse_other_models, sequence_losses
 from deadhead.tasks.task import BatchedTask, register_task
-
-# window of a model and tokenizer that know no length
-_USUAL_LENGTH = 1024
 
 
 @register_task("perplexity")
@@ -62,24 +60,19 @@ class PerplexityTask(BatchedTask):
         Raises:
             DataError: a text has no token to predict.
         """
-        start = start_ids(self.tokenizer)
-        room = (self.max_length or _USUAL_LENGTH) - len(start)
-        windows, owners = [], []
-        for text, ids in enumerate(token_ids(self.tokenizer, [t for (t,) in self.examples.texts])):
-            if len(start) + len(ids) < 2:
-                raise DataError(
-                    f"text {text} of {self.name!r} has no token to predict; remove it:"
-                    f" {self.examples.texts[text][0]!r}"
-                )
-            for begin in range(0, len(ids), room):
-                window = start + ids[begin : begin + room]
-                if len(window) > 1:  # a lone last token without a start predicts nothing
-                    windows.append(TokenSequence(window))
-                    owners.append(text)
+        found, owners = windows(
+            [text for (text,) in self.examples.texts], self.tokenizer, self.max_length
+        )
+        silent = np.setdiff1d(np.arange(self.size), owners)
+        if len(silent):
+            raise DataError(
+                f"text {silent[0]} of {self.name!r} has no token to predict; remove it:"
+                f" {self.examples.texts[silent[0]][0]!r}"
+            )
         self._owners = np.array(owners)
-        predicted = [len(window.ids) - 1 for window in windows]
+        predicted = [len(window.ids) - 1 for window in found]
         self._tokens = np.bincount(self._owners, predicted, minlength=self.size)
-        return windows
+        return found
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Judge a causal language model on all texts; the model is left as found.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, TypeVar
 
@@ -15,13 +14,13 @@ from torch import nn
 from deadhead.data.batching import (
     MAX_TOKENS,
     Batch,
+    Packed,
     TokenSequence,
     causal_labels,
     context_length,
-    group_rows,
-    length_order,
-    pad,
+    pack,
     padding_id,
+    refuse_unknown_tokens,
 )
 from deadhead.data.examples import Examples
 from deadhead.data.rows import Columns, Rows
@@ -76,14 +75,6 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Judge a model on all examples; the model is left as found."""
         ...
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A padded batch and which sequences its rows are."""
-
-    rows: np.ndarray
-    batch: Batch
 
 
 class BatchedTask(ABC):
@@ -197,18 +188,20 @@ class BatchedTask(ABC):
 
     def pack(self, sequences: Sequence[TokenSequence]) -> list[Packed]:
         """Sort by length, cut by the token budget, pad and label."""
-        order = length_order(sequences)
-        ordered = [sequences[i] for i in order]
-        lengths = [len(s.ids) for s in ordered]
-        pad_id = padding_id(self.tokenizer, self.config)
-        packed = []
-        for run in group_rows(lengths, batch_size=self.batch_size, max_tokens=self.max_tokens):
-            batch = pad(ordered[run], pad_id)
-            batch["labels"] = self.label(batch, order[run])
-            packed.append(Packed(order[run], batch))
+        refuse_unknown_tokens(sequences, self.config)
+        packed = pack(
+            sequences,
+            padding_id(self.tokenizer, self.config),
+            batch_size=self.batch_size,
+            max_tokens=self.max_tokens,
+        )
+        for p in packed:
+            labels = self.label(p.batch, p.rows)
+            if labels is not None:
+                p.batch["labels"] = labels
         return packed
 
-    def label(self, batch: Batch, rows: np.ndarray) -> torch.Tensor:
+    def label(self, batch: Batch, rows: np.ndarray) -> torch.Tensor | None:
         """Return the labels of a batch; the tokens themselves unless a kind says otherwise."""
         return causal_labels(batch)
 

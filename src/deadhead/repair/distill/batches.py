@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from deadhead.data.inputs import Batch, aligned, valid_tokens
+from deadhead.data.inputs import LABELS, Batch, aligned, valid_tokens, without_empty
 from deadhead.errors import DataError
 
 
@@ -37,7 +37,7 @@ def training_batches(data: HasBatches | Iterable[Batch], most: int) -> list[Batc
 
 
 def _split(batch: Batch, most: int) -> list[Batch]:
-    batch = aligned({name: tensor for name, tensor in batch.items() if name != "labels"})
+    batch = aligned(without_empty({k: v for k, v in batch.items() if k not in LABELS}))
     valid = valid_tokens(batch)
     lengths = valid.sum(1)
     order = torch.argsort(lengths, descending=True, stable=True)

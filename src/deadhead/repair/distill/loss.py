@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from deadhead.data.inputs import Batch, call, to_device, valid_tokens
 from deadhead.errors import HeadError
-from deadhead.losses.losses import logits_of
+from deadhead.losses.answers import answers_of, has_head, wide
 from deadhead.models.heads import HeadModel
 from deadhead.options.distillation import Distillation
 
@@ -77,7 +77,7 @@ class Distance:
         with recorded(self.student, self.student_paths if watch else []) as outputs:
             found = call(self.student, batch)
         valid = valid_tokens(batch)
-        divergence = self._divergence(found, wanted, valid)
+        divergence = self._divergence(found, wanted, batch)
         errors = [
             relative_error(_rows(s, valid), _rows(t.to(here), valid))
             for number, seen in outputs.items()
@@ -91,19 +91,20 @@ class Distance:
         """Return the loss."""
         return self.settings.logits_weight * divergence + self.settings.outputs_weight * error
 
-    def _divergence(self, found: Any, wanted: Any, valid: Tensor) -> Tensor:
-        s, t = logits_of(found), logits_of(wanted)
+    def _divergence(self, found: Any, wanted: Any, batch: Batch) -> Tensor:
+        s, valid, numbers = answers_of(self.dense, found, batch)
+        t = answers_of(self.dense, wanted, batch).logits
         if s.shape != t.shape:
             raise HeadError(
                 f"the model returns {list(s.shape)} where the dense one returns {list(t.shape)};"
                 " give the dense model that it was cut from"
             )
-        s, t = _rows(s, valid), _rows(t.to(s.device), valid)
-        if not (isinstance(found, Tensor) or hasattr(found, "logits")):
+        s, t = s[valid], t.to(s.device)[valid]
+        if not has_head(found):
             return relative_error(s, t)
-        if s.shape[-1] == 1:
-            return ((s - t) ** 2).mean() / 2
-        return kl(s, t, self.settings.temperature)
+        if numbers:
+            return ((s - t) ** 2).sum(-1).mean() / 2
+        return soft_divergence(s, t, self.settings.temperature)
 
 
 def relative_error(student: Tensor, dense: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ def relative_error(student: Tensor, dense: Tensor) -> Tensor:
     return ((student - dense) ** 2).sum() / torch.maximum(spread, least)
 
 
-def kl(student: Tensor, dense: Tensor, temperature: float = 1.0) -> Tensor:
+def soft_divergence(student: Tensor, dense: Tensor, temperature: float = 1.0) -> Tensor:
     """Return KL(dense || student) in nats, the mean over rows, times the temperature squared.
 
     Shape: logits, (rows, classes). Classes that the dense model rules out do not count.
@@ -128,5 +129,5 @@ def kl(student: Tensor, dense: Tensor, temperature: float = 1.0) -> Tensor:
 
 def _rows(values: Tensor, valid: Tensor) -> Tensor:
     """Return one row per real token, or per sample, wide enough to be squared."""
-    wide = values.to(torch.promote_types(values.dtype, torch.float32))
-    return wide[valid] if wide.dim() == 3 else wide
+    values = wide(values)
+    return values[valid] if values.dim() == 3 else values

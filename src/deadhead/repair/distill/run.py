@@ -21,7 +21,7 @@ from deadhead.repair.distill.report import DistillPoint, DistillReport
 from deadhead.repair.distill.state import same_surroundings
 from deadhead.repair.distill.weights import Weights
 
-HELD_OUT_EVERY = 8  # batches, if there is no selection set
+JUDGE_EVERY = 8  # without a selection set, every eighth batch judges and does not train
 
 
 def distill_(
@@ -79,8 +79,8 @@ def distill_(
     if selection is not None:
         judge = judge_of(selection)
     else:
-        judge = judge_of_distance(distance, batches[::HELD_OUT_EVERY])
-        batches = [b for n, b in enumerate(batches) if n % HELD_OUT_EVERY] or batches
+        judge = judge_of_distance(distance, batches[::JUDGE_EVERY])
+        batches = [b for n, b in enumerate(batches) if n % JUDGE_EVERY] or batches
     total = settings.max_steps or settings.epochs * len(batches)
     pace = Pace(total, settings.seconds, settings.evaluations)
     student = Student(distance, dropout=settings.dropout)
