@@ -85,3 +85,13 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownNameErro
     near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
     return UnknownNameError(f"{kind} {given!r:.200} is not known{hint} known: {', '.join(names)}")
+
+
+def check_name(kind: str, given: str, known: Iterable[str]) -> None:
+    """Refuse a name that `known` does not hold.
+
+    Raises:
+        UnknownNameError: with the nearest name.
+    """
+    if given not in known:
+        raise unknown_name(kind, given, known)

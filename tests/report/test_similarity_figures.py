@@ -15,7 +15,7 @@ from deadhead.report.similarity_figures import (
     similarity_heatmap,
 )
 from deadhead.report.style import GRAY
-from deadhead.similarity import HeadDistances, cut, linkage
+from deadhead.similarity import HeadDistances, cut_tree, linkage
 from deadhead.similarity.agreement import RemovedShare
 from deadhead.types import Head
 
@@ -72,7 +72,7 @@ def test_the_heads_of_each_group_stand_below_its_color(n_groups):
         leaves = {labels[int(x // 10)] for x, y in corners if y == 0}  # SciPy: leaf i at 10 i + 5
         under.setdefault(color, set()).update(leaves if color != GRAY else ())
     under.pop(GRAY, None)
-    expected = [{f"h{i}" for i in g} for g in cut(tree, n_groups) if len(g) > 1]
+    expected = [{f"h{i}" for i in g} for g in cut_tree(tree, n_groups) if len(g) > 1]
     assert sorted(map(sorted, under.values())) == sorted(map(sorted, expected))
     assert sum(color == GRAY for color, _ in links(figure)) == n_groups - 1
 

@@ -185,7 +185,7 @@ def test_many_pairs_are_sampled_with_the_seed():
 
 
 def test_nothing_to_compare_is_refused():
-    with pytest.raises(DataError, match="'two' has no clustering"):
+    with pytest.raises(DataError, match="'two' has no grouping"):
         agreement({"one": [clustering("ab")], "two": []})
     for few in ({}, {"one": [clustering("ab")]}):
         with pytest.raises(DataError, match="give two to compare"):

@@ -7,7 +7,7 @@ import pytest
 from scipy.cluster import hierarchy
 
 from deadhead.errors import BudgetError, DataError, UnknownNameError
-from deadhead.similarity.clusters import cut, linkage, representative
+from deadhead.similarity.clusters import cut_tree, linkage, representative
 from deadhead.similarity.distances import METRICS
 
 
@@ -62,7 +62,7 @@ def test_cosines_of_equal_heads_may_round_below_zero():
     matrix = np.array([[0, -2e-16, 0.5], [-2e-16, 0, 0.5], [0.5, 0.5, 0]])
     tree = linkage(matrix, "cosine")
     assert tree[0, 2] == 0
-    assert cut(tree, 2) == [[0, 1], [2]]
+    assert cut_tree(tree, 2) == [[0, 1], [2]]
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -71,23 +71,23 @@ def test_every_metric_has_a_tree(metric):
 
 
 def test_one_unit_is_one_group():
-    assert cut(linkage(np.zeros((1, 1)), "cosine"), 1) == [[0]]
+    assert cut_tree(linkage(np.zeros((1, 1)), "cosine"), 1) == [[0]]
 
 
 def test_groups_come_by_their_smallest_member():
     tree = linkage(on_a_line(9, 0, 9.2, 0.1, 5), "euclidean")
-    assert cut(tree, 5) == [[0], [1], [2], [3], [4]]
-    assert cut(tree, 4) == [[0], [1, 3], [2], [4]]
-    assert cut(tree, 3) == [[0, 2], [1, 3], [4]]
-    assert cut(tree, 2) == [[0, 2, 4], [1, 3]]
-    assert cut(tree, 1) == [[0, 1, 2, 3, 4]]
+    assert cut_tree(tree, 5) == [[0], [1], [2], [3], [4]]
+    assert cut_tree(tree, 4) == [[0], [1, 3], [2], [4]]
+    assert cut_tree(tree, 3) == [[0, 2], [1, 3], [4]]
+    assert cut_tree(tree, 2) == [[0, 2, 4], [1, 3]]
+    assert cut_tree(tree, 1) == [[0, 1, 2, 3, 4]]
 
 
 def test_ties_still_give_the_number_of_groups_asked_where_fcluster_gives_fewer():
     tree = linkage(on_a_line(0, 0, 5, 5, 9, 9), "euclidean")  # three pairs of equal heads
     assert len(set(hierarchy.fcluster(tree, 5, "maxclust"))) == 3
     for n in range(1, 7):
-        groups = cut(tree, n)
+        groups = cut_tree(tree, n)
         assert len(groups) == n
         assert sorted(unit for members in groups for unit in members) == list(range(6))
 
@@ -95,7 +95,7 @@ def test_ties_still_give_the_number_of_groups_asked_where_fcluster_gives_fewer()
 @pytest.mark.parametrize("n", [0, 4, -1])
 def test_groups_that_cannot_be_had_are_refused(n):
     with pytest.raises(BudgetError, match=rf"^{n} groups of 3 units; ask for 1 to 3$"):
-        cut(linkage(on_a_line(0, 1, 3), "euclidean"), n)
+        cut_tree(linkage(on_a_line(0, 1, 3), "euclidean"), n)
 
 
 def test_the_medoid_has_the_smallest_summed_distance():

@@ -114,8 +114,8 @@ def test_groups_may_leave_heads_and_blocks_out():
         ([(Head(0, 7),)], "group '0.7' does not fit"),
         ([(H[0], Head(1, 0))], "group '0.0\\+1.0' does not fit"),
         ([()], "group '' does not fit"),
-        ([(H[0], H[1]), (H[1], H[2])], "head 0.1 is in two places"),
-        ([(H[0], H[0])], "head 0.0 is in two places"),
+        ([(H[0], H[1]), (H[1], H[2])], "head 0.1 is in two groups"),
+        ([(H[0], H[0])], "head 0.0 is in two groups"),
         ([(H[0], H[1]), (H[2],)], "'0.0\\+0.1' and '0.2' differ in size"),
     ],
 )

@@ -118,10 +118,10 @@ def test_the_most_that_can_be_had_leaves_one_unit_in_each_cell(grouping):
     most = 5 if grouping == "global" else 4
     importance = table([1] * 6, [1] * 2)
     assert len(dropped(group(found, grouping, most, importance=importance))) == most
-    wanted = rf"^{most + 1} heads cannot be dropped: .* ask for 0 to {most}$"
+    wanted = rf"^{most + 1} heads cannot be removed: .* ask for 0 to {most}$"
     with pytest.raises(BudgetError, match=wanted):
         group(found, grouping, most + 1, importance=importance)
-    with pytest.raises(BudgetError, match="-1 heads cannot be dropped"):
+    with pytest.raises(BudgetError, match="-1 heads cannot be removed"):
         group(found, grouping, -1, importance=importance)
 
 
@@ -325,12 +325,12 @@ def test_a_block_that_has_lost_all_its_heads_is_left_out():
 
 def test_half_a_key_value_unit_is_refused_with_the_nearest_amounts():
     found = distances(on_a_line(*range(6)), size=4)
-    with pytest.raises(BudgetError, match=r"units of 4 heads go as a whole; ask for 4 or 8$"):
+    with pytest.raises(BudgetError, match=r"units of 4 heads are removed whole; ask for 4 or 8$"):
         group(found, "balanced", 7)
 
 
 def test_global_needs_distances_over_all_blocks():
-    with pytest.raises(DataError, match=r"of 2 blocks apart; compute them with scope='global'$"):
+    with pytest.raises(DataError, match=r"within each of 2 blocks; compute them with scope='global'$"):
         group(distances(NEAR, FAR), "global", 2)
 
 

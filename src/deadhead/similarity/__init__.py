@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from deadhead.options.clustering import Clustering
     from deadhead.similarity.agreement import adjusted_rand, removed_share
     from deadhead.similarity.clustering import GramFn, check_units, cluster, measured, unmeasured
-    from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON, cut, linkage
+    from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON, cut_tree, linkage
     from deadhead.similarity.distances import (
         METRICS,
         HeadDistances,

@@ -1,7 +1,7 @@
-"""How much clusterings agree, between prompts and tasks, and how many important heads a plan drops.
+"""Agreement of groupings from different prompts or tasks; important heads that a plan removes.
 
-Both are set beside chance: the adjusted Rand index is 0 for random groups of the same sizes, and
-the share of important heads comes with what as many heads drawn at random would hit.
+Both are compared with chance: the adjusted Rand index is 0 for random groups of the same sizes, and
+the share of important heads comes with that of as many heads drawn at random.
 """
 
 from __future__ import annotations
@@ -15,32 +15,31 @@ import numpy as np
 
 from deadhead.errors import BudgetError, DataError, HeadError
 from deadhead.similarity.distances import Unit
-from deadhead.similarity.groups import Group, importance_of, labels_of, named
+from deadhead.similarity.groups import Group, labels_of, named, unit_importance
 from deadhead.types import Head, HeadScores, count_heads
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Clustering = Sequence[Group]
+Groups = Sequence[Group]
 INTERVAL = (2.5, 97.5)
 
 
-def adjusted_rand(a: Clustering, b: Clustering) -> float:
-    """Compare two clusterings of the same units: 1 = the same, 0 = as alike as by chance.
+def adjusted_rand(a: Groups, b: Groups) -> float:
+    """Compare two groupings of the same units: 1 = the same, 0 = agreement by chance.
 
-    The index is computed inside each cell in which both were made (a block, a key/value group, the
-    whole model; a block where the groups do not say), because units of two cells are apart in any
-    case: that is no agreement. The mean over cells is weighted by their numbers of heads. Cells
-    where the two cannot differ are left out (all units alone in both, or all together in both). If
-    none is left it is 1 for equal clusterings, else 0.
+    The index is computed in each cell in which both were made (a block, a key/value group, the
+    whole model; a block if the groups do not say), because units of two cells are never in one
+    group: that is not agreement. The mean over cells is weighted by their numbers of heads. Cells
+    in which the two cannot differ do not count (all units alone in both, or all together in both).
+    If none counts it is 1 for equal groupings, else 0.
 
-    Unit: at most 1, may be negative; higher = more alike.
+    Unit: at most 1, may be negative; higher = more agreement.
     Cost: O(units) per cell.
+    Source: Hubert and Arabie 1985, as in `sklearn.metrics.adjusted_rand_score`, per cell.
 
     Raises:
-        HeadError: the clusterings are of different units.
-
-    Source: Hubert and Arabie 1985, as in `sklearn.metrics.adjusted_rand_score`, per cell.
+        HeadError: the groupings are of different units.
     """
     from sklearn.metrics import adjusted_rand_score  # takes a second to import
 
@@ -48,8 +47,8 @@ def adjusted_rand(a: Clustering, b: Clustering) -> float:
     if first.keys() != second.keys():
         odd = min(first.keys() ^ second.keys())
         raise HeadError(
-            f"the clusterings are of different units: {named(odd)} is in one only; compare"
-            " clusterings of the same heads of the same model"
+            f"the groupings are of different units: {named(odd)} is in one only; compare groupings"
+            " of the same heads of the same model"
         )
     indices, weights = [], []
     for cell in _common_cells(a, b):
@@ -64,39 +63,38 @@ def adjusted_rand(a: Clustering, b: Clustering) -> float:
 
 
 def agreement(
-    clusterings: Mapping[str, Sequence[Clustering]], *, seed: int = 0, max_pairs: int = 400
+    groupings: Mapping[str, Sequence[Groups]], *, seed: int = 0, max_pairs: int = 400
 ) -> pd.DataFrame:
-    """Compare clusterings within and between names (tasks, prompt sets) by adjusted Rand index.
+    """Compare groupings within and between names (tasks, prompt sets) by adjusted Rand index.
 
-    Each name has several clusterings, from other draws of its prompts. A row compares every
-    clustering of `first` with every one of `second`; where `first` is `second`, the different ones
-    of that name: how much draws of prompts matter by themselves, which is what the other rows are
-    to be read against. Pairs share clusterings, so the interval says how the values are spread, not
-    how well their mean is known.
+    Each name has several groupings, from different draws of its prompts. A row compares every
+    grouping of `first` with every one of `second`. A row whose `first` is `second` compares the
+    draws of that name: it says how much the draw alone matters, as a reference for the other rows.
+    Pairs share groupings, so the interval is the spread of the values, not that of their mean.
 
     Returns:
         A frame with a row for each pair of names, in the order given, and columns `first`,
         `second`, `mean`, `low`, `high` (2.5th and 97.5th percentile; NaN for fewer than 2 pairs)
-        and `pairs`. A name with one clustering has no row of its own.
+        and `pairs`. A name with one grouping has no row of its own.
 
     Cost: one `adjusted_rand` per pair, of `max_pairs` pairs drawn with `seed` where there are more.
 
     Raises:
-        DataError: nothing to compare, or a name without a clustering.
-        HeadError: the clusterings are of different units.
+        DataError: nothing to compare, or a name without a grouping.
+        HeadError: the groupings are of different units.
     """
     import pandas as pd
 
-    for name, draws in clusterings.items():
+    for name, draws in groupings.items():
         if not len(draws):
-            raise DataError(f"{name!r} has no clustering; give at least one for each name")
+            raise DataError(f"{name!r} has no grouping; give at least one for each name")
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     rows = []
-    for first, second in combinations_with_replacement(clusterings, 2):
-        if first == second:
-            pairs = list(combinations(clusterings[first], 2))
-        else:
-            pairs = list(product(clusterings[first], clusterings[second]))
+    for first, second in combinations_with_replacement(groupings, 2):
+        draws = groupings[first]
+        pairs = list(
+            combinations(draws, 2) if first == second else product(draws, groupings[second])
+        )
         if len(pairs) > max_pairs:
             pairs = [pairs[i] for i in sorted(rng.choice(len(pairs), max_pairs, replace=False))]
         if pairs:
@@ -104,19 +102,19 @@ def agreement(
             low, high = np.percentile(values, INTERVAL) if len(values) > 1 else (np.nan, np.nan)
             rows.append((first, second, float(np.mean(values)), low, high, len(values)))
     if not rows:
-        raise DataError("there is one clustering at most; give two to compare")
+        raise DataError("there is one grouping at most; give two to compare")
     return pd.DataFrame(rows, columns=["first", "second", "mean", "low", "high", "pairs"])
 
 
 @dataclass(frozen=True)
 class RemovedShare:
-    """How much of the most important heads a plan drops, beside chance; lower is better.
+    """Share of the most important heads that a plan removes, beside chance; lower is better.
 
     Attributes:
-        share: fraction of the important heads that is dropped, in [0, 1].
+        share: fraction of the important heads that is removed, in [0, 1].
         expected: mean of that fraction for as many heads drawn at random.
-        low, high: central 95% interval of it for heads drawn at random.
-        n_important, n_dropped, n_heads: how many heads there are of each kind, and in all.
+        low, high: central 95% interval of that fraction for heads drawn at random.
+        n_important, n_dropped, n_heads: how many heads are important, removed, and in all.
     """
 
     share: float
@@ -131,16 +129,16 @@ class RemovedShare:
 def removed_share(
     groups: Sequence[Group], importance: HeadScores, fraction: int | float
 ) -> RemovedShare:
-    """Say which share of the most important heads is dropped when only representatives stay.
+    """Return the share of the most important heads that is removed if only representatives stay.
 
     Only heads in `groups` count. Ties in importance go to the lower block, then the lower index.
-    Chance is hypergeometric: `n_dropped` of `n_heads` drawn one by one. Where whole key/value
-    groups go the mean is right but the interval is too narrow.
+    Chance is hypergeometric: `n_dropped` of `n_heads` drawn one by one. If whole key/value groups
+    are removed, the mean is right but the interval is too narrow.
 
     Args:
         groups: what the plan is made of.
         importance: a score for every head, higher = more important.
-        fraction: how many of the heads are called important: a fraction, or a count.
+        fraction: how many of the heads count as important: a fraction, or a count.
 
     Raises:
         BudgetError: `fraction` is out of range, or of so few heads that none is important.
@@ -149,7 +147,7 @@ def removed_share(
     from scipy.stats import hypergeom  # takes a second to import
 
     heads = sorted(labels_of(groups))
-    scores = importance_of([(head,) for head in heads], importance)
+    scores = unit_importance([(head,) for head in heads], importance)
     n_important = count_heads(fraction, len(heads))
     if not n_important:
         raise BudgetError(
@@ -170,20 +168,20 @@ def removed_share(
     )
 
 
-def _labels(groups: Clustering) -> dict[Unit, int]:
+def _labels(groups: Groups) -> dict[Unit, int]:
     return {unit: number for number, g in enumerate(groups) for unit in g.members}
 
 
-def _common_cells(a: Clustering, b: Clustering) -> list[list[Unit]]:
-    """Divide units by the cells of both clusterings: together are those that both could join."""
+def _common_cells(a: Groups, b: Groups) -> list[list[Unit]]:
+    """Divide units by the cells of both groupings: together are those that both could join."""
     first, second = _cells(a), _cells(b)
-    found: dict[Hashable, list[Unit]] = {}
+    cells: dict[Hashable, list[Unit]] = {}
     for unit in sorted(first):
-        found.setdefault((first[unit], second[unit]), []).append(unit)
-    return list(found.values())
+        cells.setdefault((first[unit], second[unit]), []).append(unit)
+    return list(cells.values())
 
 
-def _cells(groups: Clustering) -> dict[Unit, Hashable]:
+def _cells(groups: Groups) -> dict[Unit, Hashable]:
     """Say in which cell each unit was grouped: by block where the groups do not know."""
     unknown = [g for g in groups if g.cell is None]
     one = any(len({unit[0].block for unit in g.members}) > 1 for g in unknown)

@@ -1,4 +1,4 @@
-"""Trees of heads, cut into exactly as many groups as asked, and the one that stands for a group."""
+"""Ward trees of units, cut into an exact number of groups, and the representative of a group."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from deadhead.errors import BudgetError, DataError, unknown_name
+from deadhead.errors import BudgetError, DataError, check_name
 
 WARD_ON = ("unit", "raw")
-
-# how a distance becomes the Euclidean distance that Ward is defined on; sqrt(2 - 2 cos) is that
-# of unit vectors
+# turn a distance into the Euclidean one that Ward needs; for unit vectors it is sqrt(2 - 2 cos)
 _EUCLIDEAN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "euclidean": lambda distance: distance,
     "cosine": lambda distance: np.sqrt(2 * distance),
@@ -23,24 +21,21 @@ _ROUNDING = 1e-9  # 1 - cos of two equal vectors may come out just below 0
 def linkage(matrix: np.ndarray, metric: str, *, ward_on: str = "unit") -> np.ndarray:
     """Build the Ward tree of one cell's distances.
 
-    `ward_on="unit"` runs Ward on Euclidean distances, which it is defined on: for `cosine` those of
-    the unit vectors, sqrt(2 d) with d = 1 - cos. `ward_on="raw"` runs it on d as it is, as
-    published; for `euclidean` the two are the same.
+    `ward_on="unit"` runs Ward on Euclidean distances, as it is defined: for `cosine` on those of
+    the unit vectors, sqrt(2 d) with d = 1 - cos. `ward_on="raw"` runs it on d itself, as published;
+    for `euclidean` the two are the same.
 
-    Shape: `matrix` is (units, units); the tree is SciPy's, (units - 1, 4), lowest merge first. One
-    unit alone has a tree without a row.
+    Shape: `matrix` is (units, units); the tree is SciPy's, (units - 1, 4), lowest merge first. The
+    tree of a single unit has no rows.
     Cost: O(units^2) time and memory.
+    Source: Ward 1963, as in `scipy.cluster.hierarchy.linkage`.
 
     Raises:
         UnknownNameError: no such metric or `ward_on`.
-        DataError: a distance that is NaN, infinite or negative, or a matrix that is no distances.
-
-    Source: Ward 1963, as in `scipy.cluster.hierarchy.linkage`.
+        DataError: a distance is NaN, infinite or negative, or the matrix is not symmetric.
     """
-    if metric not in _EUCLIDEAN:
-        raise unknown_name("distance", metric, _EUCLIDEAN)
-    if ward_on not in WARD_ON:
-        raise unknown_name("ward_on", ward_on, WARD_ON)
+    check_name("distance", metric, _EUCLIDEAN)
+    check_name("ward_on", ward_on, WARD_ON)
     _check(matrix)
     if len(matrix) == 1:
         return np.zeros((0, 4))
@@ -53,17 +48,17 @@ def linkage(matrix: np.ndarray, metric: str, *, ward_on: str = "unit") -> np.nda
     return hierarchy.linkage(condensed, method="ward")
 
 
-def cut(tree: np.ndarray, n_groups: int) -> list[list[int]]:
+def cut_tree(tree: np.ndarray, n_groups: int) -> list[list[int]]:
     """Cut a tree into exactly `n_groups` groups: of N units, the first N - n merges are applied.
 
     SciPy's `fcluster(..., "maxclust")` may return fewer groups where merges tie (a nominal 10%
-    became 13.4% in published runs), so the merges are counted instead of their heights compared.
+    became 13.4% in published runs), so we count merges instead of comparing their heights.
 
     Returns:
         Groups of ascending row numbers, the group with the smallest first.
 
     Raises:
-        BudgetError: there cannot be that many groups.
+        BudgetError: there are fewer units than groups.
     """
     n_units = len(tree) + 1
     if not 1 <= n_groups <= n_units:
@@ -82,17 +77,16 @@ def representative(
     how: str = "medoid",
     rng: np.random.Generator | None = None,
 ) -> int:
-    """Choose the member that stands for a group: one of `members`, as a row number of `matrix`.
+    """Choose the representative of a group: one of `members`, as a row number of `matrix`.
 
     `medoid` has the smallest summed distance to the others, ties to the lower row, so in a pair the
     first. `random` is a draw from `rng`.
 
     Raises:
         UnknownNameError: there is no such way to choose.
-        DataError: `random` without `rng`, or a medoid among distances that are not numbers.
+        DataError: `random` without `rng`, or a distance that is not a number.
     """
-    if how not in REPRESENTATIVES:
-        raise unknown_name("representative", how, REPRESENTATIVES)
+    check_name("representative", how, REPRESENTATIVES)
     return REPRESENTATIVES[how](matrix, sorted(members), rng)
 
 
@@ -116,7 +110,7 @@ REPRESENTATIVES = {"medoid": _medoid, "random": _random}
 
 
 def _check(matrix: np.ndarray, names: Sequence[int] | None = None) -> None:
-    """Refuse what is no matrix of distances, and name the first wrong entry."""
+    """Refuse what is not a distance matrix, and name the first wrong entry."""
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
         raise DataError(f"distances of shape {matrix.shape}; give a square matrix, a row per unit")
     wrong = np.argwhere(~(np.isfinite(matrix) & (matrix >= -_ROUNDING)))
@@ -124,9 +118,9 @@ def _check(matrix: np.ndarray, names: Sequence[int] | None = None) -> None:
         wrong = np.argwhere(~np.isclose(matrix, matrix.T, rtol=1e-6, atol=_ROUNDING))
     if len(wrong):
         row, column = wrong[0].tolist()
-        called = range(len(matrix)) if names is None else names
+        rows = range(len(matrix)) if names is None else names
         raise DataError(
-            f"the distance between {called[row]} and {called[column]} is {matrix[row, column]}"
+            f"the distance between {rows[row]} and {rows[column]} is {matrix[row, column]}"
             f" (and {matrix[column, row]} the other way round); distances are finite, 0 or more,"
             " the same both ways: compute them again"
         )

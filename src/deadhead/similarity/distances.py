@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deadhead.errors import DataError, DeadheadError, HeadError, unknown_name
+from deadhead.errors import DataError, DeadheadError, HeadError, check_name
 from deadhead.files import as_json, read_json, write_json
 from deadhead.files.reading import MIB
 from deadhead.models.heads import HeadModel
@@ -44,8 +44,7 @@ class HeadDistances:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise unknown_name("distance", self.metric, METRICS)
+        check_name("distance", self.metric, METRICS)
         matrices = tuple(np.array(matrix, dtype=np.float64) for matrix in self.matrices)
         if len(matrices) != len(self.units):
             raise DataError(
@@ -68,7 +67,9 @@ class HeadDistances:
                 return float(matrix[units.index(a), units.index(b)])
         for unit in (a, b):
             if not any(unit in units for units in self.units):
-                raise HeadError(f"there are no distances of {_name(unit)}; ask for a unit of these")
+                raise HeadError(
+                    f"there are no distances of {_name(unit)}; give a compared unit"
+                )
         raise HeadError(
             f"{_name(a)} and {_name(b)} are in different blocks, which were not compared;"
             ' measure with scope="global"'
@@ -118,30 +119,29 @@ def distances(
         grams: what `head_grams` returned.
         metric: `euclidean`; or `cosine`, 1 - cos, where a vector of zeros is 1 from all others.
         groups: compare these instead of single heads, such as `kv_units(view)`: the distance of
-            two groups is that of their vectors one after the other, i-th head against i-th.
+            two groups is that of their concatenated vectors, i-th head against i-th.
 
-    Shape: a matrix per cell of `grams`. Unit: that of attention probabilities; lower = more alike.
-    Cost: none to speak of. Distances far below 1e-7 of the vectors' norms are lost in rounding.
+    Shape: a matrix per cell of `grams`.
+    Unit: that of attention probabilities; lower = more similar. Distances far below 1e-7 of the
+    vectors' norms are lost in rounding.
 
     Raises:
         UnknownNameError: the metric is not known.
         HeadError: a group does not fit the heads, or the groups of a cell differ in size.
     """
-    if metric not in METRICS:
-        raise unknown_name("distance", metric, METRICS)
+    check_name("distance", metric, METRICS)
     if groups is None:
         units = tuple(tuple((head,) for head in heads) for heads in grams.heads)
     else:
         units = _sorted_into_cells(grams, groups)
-    found = []
+    matrices = []
     for matrix, heads, cell in zip(grams.matrices, grams.heads, units, strict=True):
         size = len(cell[0]) if cell else 1
         at = {head: row for row, head in enumerate(heads)}
         rows = np.array([[at[head] for head in unit] for unit in cell], int).reshape(-1, size)
-        found.append(_distances(sum(matrix[np.ix_(i, i)] for i in rows.T), metric))
-    return HeadDistances(
-        tuple(found), units, metric, {**grams.provenance, "prompts": grams.prompts}
-    )
+        matrices.append(_distances(sum(matrix[np.ix_(i, i)] for i in rows.T), metric))
+    provenance = {**grams.provenance, "prompts": grams.prompts}
+    return HeadDistances(tuple(matrices), units, metric, provenance)
 
 
 def kv_units(view: HeadModel) -> tuple[Unit, ...]:
@@ -184,25 +184,25 @@ def _distances(gram: Any, metric: str) -> np.ndarray:
 def _sorted_into_cells(grams: HeadGrams, groups: Sequence[Unit]) -> tuple[tuple[Unit, ...], ...]:
     cell_of = {head: cell for cell, heads in enumerate(grams.heads) for head in heads}
     cells: list[list[Unit]] = [[] for _ in grams.heads]
-    seen: set[Head] = set()
+    placed: set[Head] = set()
     for unit in map(tuple, groups):
         homes = {cell_of.get(head) for head in unit}
         if len(homes) != 1 or None in homes:
             raise HeadError(
-                f"the group {_name(unit)!r} does not fit: a group is one or more heads that the"
-                " model holds and that were compared with each other"
+                f"the group {_name(unit)!r} does not fit: a group is one or more heads of the model"
+                " that were compared with each other"
             )
-        twice = [head for head in unit if head in seen or unit.count(head) > 1]
+        twice = [head for head in unit if head in placed or unit.count(head) > 1]
         if twice:
-            raise HeadError(f"head {twice[0]} is in two places; put it into one group only")
-        seen.update(unit)
+            raise HeadError(f"head {twice[0]} is in two groups; put it into one only")
+        placed.update(unit)
         cells[cell_of[unit[0]]].append(unit)
     for cell in cells:
         for unit in cell:
             if len(unit) != len(cell[0]):
                 raise HeadError(
                     f"the groups {_name(cell[0])!r} and {_name(unit)!r} differ in size; compare"
-                    " groups of as many heads, or single heads"
+                    " groups of the same size, or single heads"
                 )
     return tuple(tuple(cell) for cell in cells)
 

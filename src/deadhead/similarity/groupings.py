@@ -1,7 +1,7 @@
-"""Which heads are alike enough for one to stand for the others: groups that drop an exact number.
+"""Groupings: divide units into groups of similar ones, so that an exact number can be removed.
 
 A grouping decides how many units each cell (a block, or the whole model) loses and which of them
-form a group; one member of every group stays, so a cell never loses all.
+form a group. One member of every group stays, so a cell never loses all.
 """
 
 from __future__ import annotations
@@ -12,42 +12,27 @@ from functools import cached_property
 
 import numpy as np
 
-from deadhead.errors import DataError, unknown_name
+from deadhead.errors import DataError, check_name
 from deadhead.similarity import clusters
-from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON, cut, linkage
+from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON, cut_tree, linkage
 from deadhead.similarity.distances import HeadDistances, Unit
-from deadhead.similarity.groups import (
-    Group,
-    copies_of,
-    importance_of,
-    labels_of,
-    named,
-    units_to_drop,
-)
+from deadhead.similarity.groups import Group, unit_importance, units_to_drop
 from deadhead.types import HeadScores
-
-__all__ = [
-    "GROUPINGS",
-    "Group",
-    "Partition",
-    "Request",
-    "copies_of",
-    "group",
-    "importance_of",
-    "labels_of",
-    "named",
-]
 
 Partition = list[list[int]]  # of one cell: groups of row numbers
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What a grouping is asked for; cells that have lost all their heads are left out.
+    """What a grouping works with.
 
     Attributes:
-        cells: distances and units of each cell.
-        n_units: how many units are to go, in all; never more than there is room for.
+        cells: distances and units of each cell that has heads.
+        n_units: how many units are removed in all; never more than `rooms` allow.
+        metric: of the distances.
+        ward_on: see `linkage`.
+        importance: scores of the heads, for `importance_budget`.
+        rng: for `random`.
     """
 
     cells: tuple[tuple[np.ndarray, tuple[Unit, ...]], ...]
@@ -67,90 +52,91 @@ class Request:
         """The Ward tree of each cell."""
         return [linkage(matrix, self.metric, ward_on=self.ward_on) for matrix, _ in self.cells]
 
-    def cut(self, budgets: Sequence[int]) -> list[Partition]:
+    def partitions(self, budgets: Sequence[int]) -> list[Partition]:
         """Cut each cell's tree so that the cell loses its budget."""
         pairs = zip(self.trees, budgets, strict=True)
-        return [cut(tree, len(tree) + 1 - budget) for tree, budget in pairs]
+        return [cut_tree(tree, len(tree) + 1 - budget) for tree, budget in pairs]
 
 
-def balanced(asked: Request) -> list[Partition]:
-    """Drop as many units in every block: those that do not divide go where merging is cheapest.
+def balanced(request: Request) -> list[Partition]:
+    """Remove as many units in every block; the rest of the division where merging is cheapest.
 
-    Cheapest is the smallest Ward height, ties to the lower block. The published rule drops int(H p)
-    in each block, which is fewer than asked wherever H p is not whole.
+    Cheapest is the smallest Ward height, ties to the lower block. The published rule removes
+    int(H p) in each block, which is too few wherever H p is not whole.
     """
-    _need_cells_of_one_block(asked, "balanced")
+    _need_cells_of_one_block(request, "balanced")
 
     def cheapest(cells: list[int], n: int, budgets: list[int]) -> list[int]:
-        return sorted(cells, key=lambda c: asked.trees[c][budgets[c], 2])[:n]
+        return sorted(cells, key=lambda c: request.trees[c][budgets[c], 2])[:n]
 
-    return asked.cut(_even(asked, cheapest))
+    return request.partitions(_even(request, cheapest))
 
 
-def nearest_pairs(asked: Request) -> list[Partition]:
-    """Budget blocks by their close pairs: the closest pair of the model loses one, then the next.
+def nearest_pairs(request: Request) -> list[Partition]:
+    """Budget blocks by their close pairs: the closest pair of the model loses a unit, and so on.
 
-    A pair counts while both are still there; the later one goes. Ties go to the lower block. The
-    walk only makes the budgets, Ward makes the groups. The published walk counted both of a pair.
+    A pair counts while both its units are left; the later one is removed. Ties go to the lower
+    block. This only makes the budgets, Ward makes the groups. The published rule counted both units
+    of a pair.
     """
-    _need_cells_of_one_block(asked, "nearest_pairs")
+    _need_cells_of_one_block(request, "nearest_pairs")
     pairs = sorted(
         (distance, cell, first, second)
-        for cell, (matrix, _) in enumerate(asked.cells)
+        for cell, (matrix, _) in enumerate(request.cells)
         for first, row in enumerate(matrix.tolist())
         for second, distance in enumerate(row[first + 1 :], start=first + 1)
     )
-    gone: set[tuple[int, int]] = set()
+    removed: set[tuple[int, int]] = set()
     for _, cell, first, second in pairs:
-        if len(gone) == asked.n_units:
+        if len(removed) == request.n_units:
             break
-        if (cell, first) not in gone and (cell, second) not in gone:
-            gone.add((cell, second))
-    lost = [cell for cell, _ in gone]
-    return asked.cut([lost.count(cell) for cell in range(len(asked.cells))])
+        if (cell, first) not in removed and (cell, second) not in removed:
+            removed.add((cell, second))
+    lost = [cell for cell, _ in removed]
+    return request.partitions([lost.count(cell) for cell in range(len(request.cells))])
 
 
-def importance_budget(asked: Request) -> list[Partition]:
+def importance_budget(request: Request) -> list[Partition]:
     """Budget blocks by how many of their units are among the least important of the model.
 
-    A block keeps one unit in any case; what it does not lose, the next least important do. Ties go
-    to the lower block, then the lower index. Raises DataError without `importance`.
+    A block keeps at least one unit; the next least important units of other blocks count instead.
+    Ties go to the lower block, then the lower index. Raises DataError without `importance`.
     """
-    _need_cells_of_one_block(asked, "importance_budget")
-    if asked.importance is None:
+    _need_cells_of_one_block(request, "importance_budget")
+    if request.importance is None:
         raise DataError(
             "grouping 'importance_budget' needs scores of all heads; give importance="
             " (any criterion, or a table)"
         )
-    scored = [importance_of(units, asked.importance) for _, units in asked.cells]
+    scored = [unit_importance(units, request.importance) for _, units in request.cells]
     ranking = sorted((s, cell, row) for cell, of in enumerate(scored) for row, s in enumerate(of))
-    budgets = [0] * len(asked.cells)
+    budgets = [0] * len(request.cells)
     for _, cell, _ in ranking:
-        if sum(budgets) < asked.n_units and budgets[cell] < asked.rooms[cell]:
+        if sum(budgets) < request.n_units and budgets[cell] < request.rooms[cell]:
             budgets[cell] += 1
-    return asked.cut(budgets)
+    return request.partitions(budgets)
 
 
-def global_(asked: Request) -> list[Partition]:
+def global_(request: Request) -> list[Partition]:
     """Cluster the units of all blocks at once: groups may span blocks."""
-    if len(asked.cells) > 1:
+    if len(request.cells) > 1:
         raise DataError(
-            f"grouping 'global' needs distances between the heads of all blocks, these are of"
-            f" {len(asked.cells)} blocks apart; compute them with scope='global'"
+            f"grouping 'global' needs distances between the heads of all blocks, these are within"
+            f" each of {len(request.cells)} blocks; compute them with scope='global'"
         )
-    return asked.cut([asked.n_units])
+    return request.partitions([request.n_units])
 
 
-def random(asked: Request) -> list[Partition]:
-    """Group at random, as many in every block: the baseline that distances have to beat."""
+def random(request: Request) -> list[Partition]:
+    """Group at random, as many in every block: the baseline for distances."""
 
     def drawn(cells: list[int], n: int, _: list[int]) -> list[int]:
-        return asked.rng.choice(cells, n, replace=False).tolist()
+        return request.rng.choice(cells, n, replace=False).tolist()
 
-    budgets = _even(asked, drawn)
+    budgets = _even(request, drawn)
     return [
-        _random_partition(len(units), len(units) - budget, asked.rng)
-        for (_, units), budget in zip(asked.cells, budgets, strict=True)
+        _random_partition(len(units), len(units) - budget, request.rng)
+        for (_, units), budget in zip(request.cells, budgets, strict=True)
     ]
 
 
@@ -173,41 +159,36 @@ def group(
     seed: int = 0,
     ward_on: str = "unit",
 ) -> tuple[Group, ...]:
-    """Group units so that exactly `n_drop` heads are not representatives, hence can be dropped.
+    """Group units so that exactly `n_drop` heads are not representatives and can be removed.
 
-    Every unit is in one group; groups come by cell, then by their first member. The same seed gives
-    the same groups: draws come from a generator of this call, never from a global one. Draws of
-    representatives do not depend on those of the partition.
+    Every unit is in one group; groups are ordered by cell, then by their first member. The same
+    seed gives the same groups. Draws of representatives do not depend on those of the partition.
 
     Args:
         distances: between the units of each cell.
         grouping: a name in `GROUPINGS`.
-        n_drop: heads to drop, in all; a multiple of the units' size.
+        n_drop: heads to remove, in all; a multiple of the units' size.
         representative: `medoid` or `random`.
-        importance: for `importance_budget`; a unit's score is the mean of its heads'.
+        importance: for `importance_budget`; a unit's score is the mean over its heads.
         seed: for `random`, grouping and representative.
         ward_on: `unit`, or `raw` as published.
 
     Raises:
         UnknownNameError: no such grouping, representative or `ward_on`.
-        BudgetError: a cell would lose all its units, or `n_drop` would halve a unit.
+        BudgetError: a cell would lose all its units, or `n_drop` is no multiple of their size.
         DataError: distances of a scope that the grouping cannot use, or units of unequal size.
         HeadError, ScoreError: importance of another model, or none for a head.
     """
-    for kind, given, known in (
-        ("grouping", grouping, GROUPINGS),
-        ("representative", representative, REPRESENTATIVES),
-        ("ward_on", ward_on, WARD_ON),
-    ):
-        if given not in known:
-            raise unknown_name(kind, given, known)
+    check_name("grouping", grouping, GROUPINGS)
+    check_name("representative", representative, REPRESENTATIVES)
+    check_name("ward_on", ward_on, WARD_ON)
     numbers = [number for number, units in enumerate(distances.units) if units]
     cells = tuple((distances.matrices[n], distances.units[n]) for n in numbers)
     n_units = units_to_drop([units for _, units in cells], n_drop)
     of_partition, of_choice = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(2))
-    asked = Request(cells, n_units, distances.metric, ward_on, importance, of_partition)
+    request = Request(cells, n_units, distances.metric, ward_on, importance, of_partition)
     groups: list[Group] = []
-    partitions = GROUPINGS[grouping](asked)
+    partitions = GROUPINGS[grouping](request)
     for number, (matrix, units), partition in zip(numbers, cells, partitions, strict=True):
         for members in partition:
             stays = clusters.representative(matrix, members, how=representative, rng=of_choice)
@@ -216,8 +197,8 @@ def group(
     return tuple(groups)
 
 
-def _need_cells_of_one_block(asked: Request, name: str) -> None:
-    if any(len({unit[0].block for unit in units}) > 1 for _, units in asked.cells):
+def _need_cells_of_one_block(request: Request, name: str) -> None:
+    if any(len({unit[0].block for unit in units}) > 1 for _, units in request.cells):
         raise DataError(
             f"grouping {name!r} works inside blocks, these distances span blocks; compute them with"
             " scope='per_block', or choose grouping 'global'"
@@ -225,13 +206,13 @@ def _need_cells_of_one_block(asked: Request, name: str) -> None:
 
 
 def _even(
-    asked: Request, choose_some: Callable[[list[int], int, list[int]], list[int]]
+    request: Request, choose_some: Callable[[list[int], int, list[int]], list[int]]
 ) -> list[int]:
-    """Take one unit of every cell that has one to lose, round by round; choose in the last."""
-    budgets = [0] * len(asked.cells)
-    left = asked.n_units
+    """Budget one unit of every cell that has room, round by round; choose cells in the last."""
+    budgets = [0] * len(request.cells)
+    left = request.n_units
     while left:
-        cells = [c for c, room in enumerate(asked.rooms) if budgets[c] < room]
+        cells = [c for c, room in enumerate(request.rooms) if budgets[c] < room]
         if left < len(cells):
             cells = choose_some(cells, left, budgets)
         for cell in cells:
@@ -241,7 +222,7 @@ def _even(
 
 
 def _random_partition(n_units: int, n_groups: int, rng: np.random.Generator) -> Partition:
-    """Let random units begin a group each, and the rest join any."""
+    """Start a group with each of some random units, and add every other to a random group."""
     order = rng.permutation(n_units).tolist()
     groups = [[unit] for unit in order[:n_groups]]
     for unit in order[n_groups:]:

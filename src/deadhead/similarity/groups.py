@@ -1,4 +1,4 @@
-"""Groups of units that are alike, what follows from them, and how many units can go."""
+"""Groups of similar units, and how many units can be removed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from deadhead.types import Head, HeadScores
 
 @dataclass(frozen=True)
 class Group:
-    """Units that are alike: the one that stays, and the others that it stands for.
-
-    A unit that nothing is like is a group without others.
+    """Similar units: the representative, which is kept, and the others that it replaces.
 
     Attributes:
-        representative, others: whole units; their heads correspond in order.
-        cell: number of the cell that the group was made in; groups of two cells could not have been
-            one. None: not known. Not compared.
+        representative: a whole unit.
+        others: whole units, whose heads correspond in order; none if no other unit is similar.
+        cell: number of the cell that the group was made in: only units of one cell can form a
+            group. None: not known. Not compared.
     """
 
     representative: Unit
@@ -35,7 +34,7 @@ class Group:
 
 
 def copies_of(groups: Sequence[Group]) -> dict[Head, Head]:
-    """Map each head that goes to the head that stands for it, for `PruningPlan.copies`."""
+    """Map each head to be removed to its representative, for `PruningPlan.copies`."""
     return {
         head: source
         for g in groups
@@ -49,8 +48,8 @@ def labels_of(groups: Sequence[Group]) -> dict[Head, int]:
     return {head: number for number, g in enumerate(groups) for unit in g.members for head in unit}
 
 
-def importance_of(units: Sequence[Unit], importance: HeadScores) -> list[float]:
-    """Look up the importance of units: the mean of their heads'.
+def unit_importance(units: Sequence[Unit], importance: HeadScores) -> list[float]:
+    """Return the importance of units: the mean over their heads.
 
     Raises:
         HeadError: the scores are of a model without one of the heads.
@@ -68,7 +67,7 @@ def importance_of(units: Sequence[Unit], importance: HeadScores) -> list[float]:
     for unit, mean in zip(units, means, strict=True):
         if np.isnan(mean):
             raise ScoreError(
-                f"the importance of {named(unit)} is nan; give a score for every head that is there"
+                f"the importance of {named(unit)} is nan; give a score for every head of the model"
             )
     return means
 
@@ -92,13 +91,13 @@ def units_to_drop(cells: Sequence[Sequence[Unit]], n_drop: int) -> int:
     most = sum(len(units) - 1 for units in cells) * size
     if not 0 <= n_drop <= most:
         raise BudgetError(
-            f"{n_drop} heads cannot be dropped: each of {len(cells)} cells keeps a representative"
+            f"{n_drop} heads cannot be removed: each of {len(cells)} cells keeps a representative"
             f" of {size} head{'s' if size > 1 else ''}; ask for 0 to {most}"
         )
     if n_drop % size:
         below = n_drop - n_drop % size
         raise BudgetError(
-            f"{n_drop} heads cannot be dropped: units of {size} heads go as a whole; ask for"
+            f"{n_drop} heads cannot be removed: units of {size} heads are removed whole; ask for"
             f" {below} or {below + size}"
         )
     return n_drop // size
