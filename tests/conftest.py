@@ -29,6 +29,15 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture
+def own_architectures():
+    """Forget, after the test, the architecture records that it registers."""
+    from deadhead.models.architectures import ARCHITECTURES
+
+    with ARCHITECTURES.restored():
+        yield
+
+
 # `make test-fast` runs the laws on these only; the other model types are marked slow
 QUICK_TYPES = {"bert", "albert", "gpt2", "bloom", "llama"}
 

@@ -24,7 +24,6 @@ from deadhead import (
 )
 from deadhead.criteria import CRITERIA
 from deadhead.errors import UnsupportedModelError
-from deadhead.models.architectures import record
 from masks import random_mask
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
@@ -76,10 +75,7 @@ class MyEncoder(nn.Module):
         return self.classify((x * weights).sum(1))
 
 
-@pytest.fixture(autouse=True)
-def registry(monkeypatch):
-    """Forget the records of these tests after each."""
-    monkeypatch.setattr(record, "_REGISTRY", dict(record._REGISTRY))
+pytestmark = pytest.mark.usefixtures("own_architectures")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import transformers as hf
 
 from deadhead import Architecture, Head, HeadModel, PruningPlan, register_architecture, remove_
 from deadhead.errors import CheckpointError
-from deadhead.models.architectures import record
 from models import AUTO, MODEL_TYPES, batch, kinds_of, make, outputs
 
 
@@ -77,9 +76,8 @@ RENAMED = {
 
 
 @pytest.mark.parametrize("model_type", RENAMED)
-def test_types_that_are_renamed_on_load(model_type, tmp_path, monkeypatch):
+def test_types_that_are_renamed_on_load(model_type, tmp_path, own_architectures):
     architecture, model_class, config_class = RENAMED[model_type]
-    monkeypatch.setattr(record, "_REGISTRY", dict(record._REGISTRY))
     register_architecture(architecture)
     model = model_class(config_class(**VISION)).eval()
     images = torch.randn(1, 3, 16, 16)

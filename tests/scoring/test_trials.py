@@ -12,7 +12,6 @@ from deadhead import Architecture, HeadModel, PruningPlan, register_architecture
 from deadhead.data.by_length import parts_of
 from deadhead.data.inputs import aligned, call
 from deadhead.errors import DataError
-from deadhead.models.architectures import record
 from deadhead.scoring.last_layer import one_token
 from deadhead.scoring.replay import Recording
 from deadhead.scoring.trials import Trials
@@ -129,9 +128,8 @@ class QuirkAttend(nn.Module):
 
 
 @pytest.fixture
-def quirky(monkeypatch):
-    """Make encoders of one's own; their record is forgotten after each test."""
-    monkeypatch.setattr(record, "_REGISTRY", dict(record._REGISTRY))
+def quirky(own_architectures):
+    """Make encoders of one's own."""
     paths = {"query": "attend.q", "key": "attend.k", "value": "attend.v", "output": "attend.out"}
     register_architecture(
         Architecture("Quirk", blocks="layers.*", attention="attend", maps="none", **paths)

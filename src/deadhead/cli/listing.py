@@ -6,7 +6,7 @@ from deadhead.cli import options as o
 from deadhead.cli.console import show, show_json
 from deadhead.criteria import CRITERIA
 from deadhead.losses import LOSSES
-from deadhead.models.architectures import architecture_names
+from deadhead.models.architectures import ARCHITECTURES
 from deadhead.pruning.recipe import AUTO
 from deadhead.repair import repair_names
 from deadhead.repair.base import data_repair_named, repair_named
@@ -34,7 +34,7 @@ def names(as_json: o.JsonOption = False) -> None:
         "actions": {n: _first_line(f) for n, f in ACTION.items()},
         "losses": {n: _first_line(f) for n, f in LOSSES.items()},
         "tasks": {n: _first_line(k) for n, k in sorted(KINDS.items())},
-        "model types": dict.fromkeys(architecture_names(), ""),
+        "model types": dict.fromkeys(ARCHITECTURES, ""),
         "gqa policies": {n: _first_line(f) for n, f in POLICIES.items()},
         "scopes": dict.fromkeys(SCOPES, ""),
         "bundled models": {

@@ -1,14 +1,12 @@
-"""Names that are looked up, and imported when they are used."""
+"""Names that are looked up; what each stands for is imported when it is used."""
 
 from __future__ import annotations
 
-import ast
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from deadhead.errors import unknown_name
 
@@ -77,28 +75,3 @@ class Registry(Mapping[str, T]):
     def described(self) -> dict[str, str]:
         """Return the first line of every entry's docstring, by name."""
         return {name: (inspect.getdoc(self[name]) or "").partition("\n")[0] for name in self}
-
-
-def lazy_exports(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` for a package whose names are imported when they are used.
-
-    The names are those that the package's `__init__` imports under `if TYPE_CHECKING:`, so that
-    type checkers see them too. A function cannot have the name of its own module.
-
-    Args:
-        package: `__name__` of the package.
-        file: `__file__` of its `__init__`.
-    """
-    homes = {
-        alias.name: node.module
-        for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.module and node.col_offset
-        for alias in node.names
-    }
-
-    def get(name: str) -> Any:
-        if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(homes[name]), name)
-
-    return get, lambda: sorted(homes)

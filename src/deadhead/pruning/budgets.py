@@ -6,17 +6,18 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor, nn
 
 from deadhead.errors import BudgetError, unknown_name
-from deadhead.measure import Countable, count_left, paired_seconds
 from deadhead.models.heads import HeadModel
-from deadhead.surgery import remove_
 from deadhead.surgery.groups import policy_named
 from deadhead.types import HeadMask, PruningPlan
+
+if TYPE_CHECKING:
+    from deadhead.measure import Countable
 
 Measured = Literal["parameters", "kv_bytes", "flops", "latency"]
 MEASURES: tuple[Measured, ...] = get_args(Measured)
@@ -125,6 +126,8 @@ class BudgetMeter:
         return self.share(mask) <= self.budget.keep + 1e-12
 
     def _count(self, mask: HeadMask, of: Countable) -> float:
+        from deadhead.measure.size import count_left
+
         policy = policy_named(self.gqa)
         heads = []
         for number, block in enumerate(self.view.blocks):
@@ -133,6 +136,9 @@ class BudgetMeter:
         return count_left(self.view, of, heads)
 
     def _latency(self, mask: HeadMask) -> float:
+        from deadhead.measure.latency import paired_seconds
+        from deadhead.surgery.remove import remove_
+
         cut = remove_(copy.deepcopy(self.view.model), PruningPlan(mask, gqa=self.gqa))
         times = paired_seconds(self.view.model, cut, self.inputs or {}, repeats=REPEATS)
         dense, left = np.median(times, axis=0)

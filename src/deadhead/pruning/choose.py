@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -16,9 +17,11 @@ from deadhead.pruning.moves import context_of, grams_of, limits_of, moves_within
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import fit
 from deadhead.scoring import Scorer
-from deadhead.similarity import GramFn
 from deadhead.strategies import Move
 from deadhead.types import HeadScores, PruningPlan
+
+if TYPE_CHECKING:
+    from deadhead.similarity import GramFn
 
 
 def choose(

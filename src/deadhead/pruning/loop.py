@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from deadhead.data.inputs import Batch
 from deadhead.errors import BudgetError, DataError
@@ -28,8 +29,10 @@ from deadhead.repair import Fits, applied_repaired, fit, notes_of
 from deadhead.scoring import Scorer
 from deadhead.strategies import Move, shortfall
 from deadhead.surgery import masked
-from deadhead.tasks import Task, TaskSet
 from deadhead.types import Head, HeadMask, HeadScores
+
+if TYPE_CHECKING:
+    from deadhead.tasks import Task, TaskSet
 
 POINTS = 10  # of a curve that are judged, the dense model aside, unless the recipe says otherwise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,11 +14,13 @@ from deadhead.errors import BudgetError, ScoreError
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.budgets import Budget, BudgetMeter, BudgetMeters
 from deadhead.pruning.recipe import AUTO, Recipe
-from deadhead.scoring import Scorer
 from deadhead.scoring.spec import CriterionSpec
-from deadhead.similarity import GramFn, HeadGrams, check_units, head_grams
 from deadhead.strategies import STRATEGIES, Move, ScoreFn, StrategyContext, droppable, units
 from deadhead.types import HeadMask, HeadScores, count_heads
+
+if TYPE_CHECKING:
+    from deadhead.scoring import Scorer
+    from deadhead.similarity import GramFn, HeadGrams
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ def limits_of(
         HeadError: `unit="kv"` and key/value heads with unequal numbers of query heads.
     """
     if recipe.makes_groups:
+        from deadhead.similarity.clustering import check_units  # other strategies need none of it
+
         check_units(view, recipe.clustering)
     origin, rules = view.mask, recipe.rules
     curve = droppable(view, origin, rules, recipe.heads if recipe.budget is None else 1.0)
@@ -131,6 +136,8 @@ def grams_of(
     """Return what runs the prompts that the strategy `clusters` compares heads on."""
 
     def grams(scope: str) -> HeadGrams:
+        from deadhead.similarity.gram import head_grams
+
         clustering = recipe.clustering
         return head_grams(
             view,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -12,7 +12,9 @@ from deadhead.models.heads import HeadModel
 from deadhead.pruning.loop import Completed, Progress, PruneLoop
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.result import Pruning
-from deadhead.tasks import TaskSet
+
+if TYPE_CHECKING:
+    from deadhead.tasks import TaskSet
 
 
 def prune(

@@ -18,7 +18,6 @@ from deadhead.models.architectures import PARTS, features
 from deadhead.models.blocks import Block
 from deadhead.models.heads import HeadModel
 from deadhead.models.observation import Observation, Projected
-from deadhead.scoring.not_finite import where_not_finite
 from deadhead.types import HeadMask
 
 
@@ -226,6 +225,8 @@ def _result_recorder(tape: Tape, number: int) -> Callable[..., Tensor]:
 
 def not_finite_loss(view: HeadModel, batch: Batch, number: int) -> str:
     """Say that a batch's loss is not finite, and where it began."""
+    from deadhead.scoring.not_finite import where_not_finite
+
     where = where_not_finite(view, batch) or "the logits are finite, the loss is not"
     return (
         f"the loss of batch {number} is not finite: {where};"

@@ -67,9 +67,7 @@ class HeadDistances:
                 return float(matrix[units.index(a), units.index(b)])
         for unit in (a, b):
             if not any(unit in units for units in self.units):
-                raise HeadError(
-                    f"there are no distances of {_name(unit)}; give a compared unit"
-                )
+                raise HeadError(f"there are no distances of {_name(unit)}; give a compared unit")
         raise HeadError(
             f"{_name(a)} and {_name(b)} are in different blocks, which were not compared;"
             ' measure with scope="global"'

@@ -1,6 +1,5 @@
-"""Architecture records: the only place that knows module names. Importing it registers all."""
+"""Architecture records: the only place that knows module names."""
 
-from deadhead.models.architectures import decoders, encoders, fused
 from deadhead.models.architectures.layouts import (
     PARTS,
     HeadCounts,
@@ -11,9 +10,9 @@ from deadhead.models.architectures.layouts import (
     separate,
 )
 from deadhead.models.architectures.record import (
+    ARCHITECTURES,
     Architecture,
     architecture_named,
-    architecture_names,
     architecture_of,
     model_type_of,
     project_nothing,
@@ -21,11 +20,11 @@ from deadhead.models.architectures.record import (
 )
 
 __all__ = [
+    "ARCHITECTURES",
     "PARTS",
     "Architecture",
     "HeadCounts",
     "architecture_named",
-    "architecture_names",
     "architecture_of",
     "features",
     "fused_by_part",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures.layouts import Layout, separate
+from deadhead.models.registry import Registry
 
 Headless = Callable[[nn.Module, Tensor, tuple[Any, ...]], Tensor]
 
@@ -73,17 +74,21 @@ class Architecture:
         return self.query == self.key
 
 
-_REGISTRY: dict[str, Architecture] = {}
+_MODULES = {
+    "encoders": ("albert", "bert", "distilbert", "electra", "roberta", "xlm-roberta"),
+    "decoders": ("llama", "mistral", "opt", "qwen2", "qwen3"),
+    "fused": ("bloom", "gpt2", "gpt_neox"),
+}
+ARCHITECTURES: Registry[Architecture] = Registry(
+    "model type",
+    {name: f"{__package__}.{module}" for module, names in _MODULES.items() for name in names},
+)
 
 
 def register_architecture(*records: Architecture) -> None:
     """Make model types known; a second record for the same type replaces the first."""
-    _REGISTRY.update({record.model_type: record for record in records})
-
-
-def architecture_names() -> list[str]:
-    """List the model types that are known."""
-    return sorted(_REGISTRY)
+    for record in records:
+        ARCHITECTURES.register(record.model_type, record)
 
 
 def model_type_of(model: nn.Module) -> str:
@@ -106,10 +111,10 @@ def architecture_named(name: str) -> Architecture:
     Raises:
         UnsupportedModelError: there is none; the message holds the record to fill in.
     """
-    if name in _REGISTRY:
-        return _REGISTRY[name]
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
     raise UnsupportedModelError(
-        f"model type {name!r} is not known; known: {', '.join(architecture_names())};"
+        f"model type {name!r} is not known; known: {', '.join(ARCHITECTURES)};"
         f" register it: register_architecture(Architecture(model_type={name!r},"
         ' blocks="PATH.TO.LAYERS.*", attention="self_attn", query="self_attn.q_proj",'
         ' key="self_attn.k_proj", value="self_attn.v_proj", output="self_attn.o_proj"))'
