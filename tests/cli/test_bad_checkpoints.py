@@ -30,10 +30,13 @@ CONFIGS = {
         ),
         r"hold 'bert.*layer.0.*' with shape \[32, 48\], config.json asks for \[8, 48\]",
     ),
-    "head size": (lambda c: block(c).update(head_dim=9), "block 0 has heads of 9 features by"),
+    "head size": (
+        lambda c: block(c).update(head_dim=9),
+        "block 0 had 6 heads and 6 key/value heads of 9 features by",
+    ),
     "original": (
         lambda c: block(c).update(original_num_attention_heads=12),
-        "block 0 had 12 heads and 6 key/value heads by the deadhead entry",
+        "block 0 had 12 heads and 6 key/value heads of 8 features by",
     ),
     "no heads": (lambda c: block(c).pop("heads"), "block 0 .*lacks 'heads'"),
     "null": (lambda c: entry(c)["blocks"].update({"0": None}), "block 0 .*is damaged"),
@@ -42,6 +45,21 @@ CONFIGS = {
         "lists block 99, the model has 4 blocks",
     ),
     "block 00": (lambda c: entry(c)["blocks"].update({"00": block(c)}), "block '00', which is no"),
+    "block 10**5000": (
+        lambda c: entry(c)["blocks"].update({"9" * 5000: block(c)}),
+        "lists block '9*', which is no",
+    ),
+    "heads of text": (lambda c: block(c).update(heads=["a"] * 4), "block 0 .*is damaged"),
+    "heads of fractions": (lambda c: block(c).update(heads=[0.0, 1.0]), "block 0 .*is damaged"),
+    "counts of text": (lambda c: block(c).update(num_attention_heads="4"), "block 0 .*is damaged"),
+    "no key/value heads": (
+        lambda c: block(c).update(key_value_heads=[], num_key_value_heads=0),
+        "block 0 .*contradicts itself",
+    ),
+    "key/value heads only": (
+        lambda c: block(c).update(heads=[], num_attention_heads=0),
+        "block 0 .*contradicts itself",
+    ),
     "block x": (lambda c: entry(c)["blocks"].update({"x": block(c)}), "block 'x', which is no"),
     "one block less": (lambda c: entry(c)["blocks"].pop("0"), "config.json asks for"),
     "format": (lambda c: entry(c).update(format=9), "has format 9 .*upgrade deadhead"),
@@ -50,7 +68,10 @@ CONFIGS = {
         r"hold 'bert.*' with shape \[.*\], config.json asks for \[.*take both files",
     ),
     "entry a list": (lambda c: c.update(quantization_config=[1]), "cannot load"),
-    "wider": (lambda c: c.update(hidden_size=96), "block 0 has heads of 8 features by"),
+    "wider": (
+        lambda c: c.update(hidden_size=96),
+        "block 0 had 6 heads and 6 key/value heads of 8 features by",
+    ),
     "text for a number": (lambda c: c.update(hidden_size="x"), "cannot load .*hidden_size"),
     "no type": (lambda c: c.pop("model_type"), "names no model_type; give a folder written by"),
     "another type": (

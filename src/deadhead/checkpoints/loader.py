@@ -21,6 +21,7 @@ from transformers.quantizers.base import HfQuantizer
 
 from deadhead.checkpoints.verify import check_heads, check_layers, holds_dense, tensors_for
 from deadhead.errors import CheckpointError
+from deadhead.models.architectures import HeadCounts
 from deadhead.models.blocks import OriginalHeads
 from deadhead.models.heads import HeadModel
 from deadhead.models.manifest import COPY_IT, QUANT_METHOD, DeadheadConfig
@@ -90,17 +91,12 @@ def cut_to_manifest_(
                 f" {len(view.blocks)} blocks; {COPY_IT}"
             )
         block = view.blocks[number]
-        if (heads.n_heads, heads.n_kv_heads) != (block.n_heads, block.n_kv_heads):
+        head_dim: Any = manifest.blocks[str(number)].get("head_dim")
+        if HeadCounts(heads.n_heads, heads.n_kv_heads, head_dim) != block.shape:
             raise CheckpointError(
                 f"block {number} had {heads.n_heads} heads and {heads.n_kv_heads} key/value heads"
-                f" by the deadhead entry of config.json, {block.n_heads} and {block.n_kv_heads} by"
-                f" the rest of it; {COPY_IT}"
-            )
-        head_dim = manifest.blocks[str(number)].get("head_dim")
-        if head_dim != block.head_dim:
-            raise CheckpointError(
-                f"block {number} has heads of {head_dim} features by the deadhead entry of"
-                f" config.json, {block.head_dim} by the rest of it; {COPY_IT}"
+                f" of {head_dim} features by the deadhead entry of config.json, {block.n_heads} and"
+                f" {block.n_kv_heads} of {block.head_dim} by the rest of it; {COPY_IT}"
             )
         cut_(block, view.architecture, Cut(heads.heads, heads.kv_heads))
         if heads.output_bias:

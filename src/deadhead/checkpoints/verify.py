@@ -53,7 +53,7 @@ def tensors_for(model: Any, files: Sequence[str | Path]) -> Tensors:
     Raises:
         CheckpointError: as `shapes_in`.
     """
-    biases = [name for _, name, p in _projections(HeadModel(model)) if p is None]
+    biases = [name for name, p in _projections(HeadModel(model)) if p is None]
     wanted = model.state_dict() | dict.fromkeys(biases, True)  # a repair may have added them
     mapping = get_model_conversion_mapping(model)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
@@ -90,8 +90,8 @@ def holds_dense(view: HeadModel, original: Mapping[int, OriginalHeads], tensors:
     projections = _projections(view)
     return (
         claims_a_cut
-        and all(tensors.get(n, ()) == tuple(p.shape) for _, n, p in projections if p is not None)
-        and not any(n in tensors for _, n, p in projections if p is None)
+        and all(tensors.get(n, ()) == tuple(p.shape) for n, p in projections if p is not None)
+        and not any(n in tensors for n, p in projections if p is None)
     )
 
 
@@ -104,18 +104,13 @@ def check_heads(model: nn.Module, tensors: Tensors) -> None:
         CheckpointError: a tensor has another shape than the model or is missing, or an output
             projection has a bias that the model lacks.
     """
-    for block, name, parameter in _projections(HeadModel(model)):
-        if parameter is None:
-            if name in tensors:
-                raise CheckpointError(
-                    f"the weights hold {name!r}, which config.json does not ask for (output_bias"
-                    f" of block {block}); {SAME_CHECKPOINT}"
-                )
-        elif name not in tensors:
+    for name, parameter in _projections(HeadModel(model)):
+        if (name in tensors) == (parameter is None):
+            hold, asks = ("hold", "does not ask") if parameter is None else ("lack", "asks")
             raise CheckpointError(
-                f"the weights lack {name!r}, which config.json asks for; {SAME_CHECKPOINT}"
+                f"the weights {hold} {name!r}, which config.json {asks} for; {SAME_CHECKPOINT}"
             )
-        else:
+        if parameter is not None:
             _check_shape(name, parameter, tensors)
 
 
@@ -157,14 +152,11 @@ def _check_shape(name: str, tensor: Any, tensors: Tensors) -> None:
         )
 
 
-def _projections(view: HeadModel) -> list[tuple[int, str, nn.Parameter | None]]:
-    """List (block, name, parameter) of what heads consist of; None: a bias that is not there."""
+def _projections(view: HeadModel) -> list[tuple[str, nn.Parameter | None]]:
+    """List (name, parameter) of what heads consist of; None: a bias that is not there."""
     names = {id(module): name for name, module in view.model.named_modules()}
-    return [
-        (number, f"{names[id(module)]}.{kind}", getattr(module, kind))
-        for number, block in enumerate(view.blocks)
-        for module, kind in _parts(block)
-    ]
+    parts = (part for block in view.blocks for part in _parts(block))
+    return [(f"{names[id(module)]}.{kind}", getattr(module, kind)) for module, kind in parts]
 
 
 def _parts(block: Block) -> Iterator[tuple[nn.Module, str]]:

@@ -91,7 +91,7 @@ class DeadheadConfig(QuantizationConfigMixin):
             CheckpointError: an entry contradicts itself.
         """
         for number in self.blocks:
-            if not number.isdecimal() or number != str(int(number)):
+            if not number.isdecimal() or len(number) > 9 or number != str(int(number)):
                 raise CheckpointError(
                     f"the deadhead entry of config.json lists block {number!r}, which is no"
                     f" number; {COPY_IT}"
