@@ -43,7 +43,7 @@ def automatic(view, tasks, heads):
     decider = AutoSelector(view, tasks.calibration.batches(), tasks.calibration.probes())
     recipe = Recipe(heads=heads).settled()
     made = decider(recipe, round(heads * view.mask.n_heads))
-    fit(view, made.recipe.plan(made.mask), decider.scorer.moments, made.recipe.repair)
+    fit(view, made.recipe.plan(made.mask), decider.scorers.moments)
     return made.passes
 
 

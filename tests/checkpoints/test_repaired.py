@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,7 +25,8 @@ CALIBRATION = batch((9, 6, 4, 7, 5), seed=5)
 def repair(model, plan, name="least_squares"):
     view = HeadModel(model)
     moments = Scorer(view, [CALIBRATION], None, moments=True, loss="kl").moments
-    apply_repaired_(model, plan, fit(view, plan, moments, name))
+    plan = replace(plan, repair=name)
+    apply_repaired_(model, plan, fit(view, plan, moments))
     return model
 
 
@@ -91,7 +93,7 @@ def test_it_is_cut_and_repaired_again_after_loading(model_type, tmp_path):
     model = loaded(repaired_model(model_type, seed=1), tmp_path / "one")
     first = HeadModel(model).mask
     mask = first & random_mask(first, 2, share=0.3)
-    repair_(model, PruningPlan(mask, gqa="ungroup", repair="least_squares"), [CALIBRATION])
+    repair_(model, [CALIBRATION], PruningPlan(mask, gqa="ungroup", repair="least_squares"))
     again = loaded(model, tmp_path / "two")
     assert HeadModel(again).mask == mask
     assert torch.equal(outputs(again, batch()), outputs(model, batch()))

@@ -37,7 +37,7 @@ def test_a_sequential_repair_is_applied_as_by_hand(deadhead, plan, tmp_path):
     loaded = load_model(MODEL)
     settings = DataSettings(spec="bundled:sentiment", calibration_size=32)
     batches = settings.open_one("calibration", loaded.tokenizer, loaded.model.config).batches()
-    repair_(loaded.model, plan, batches)
+    repair_(loaded.model, batches, plan)
     saved = load_model(str(tmp_path / "cut")).model
     torch.testing.assert_close(outputs(saved, batch()), outputs(loaded.model, batch()))
     assert json.loads(deadhead("apply", MODEL, *data(32), "-o", "b", "--json").out)

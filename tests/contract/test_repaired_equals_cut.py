@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,14 @@ import torch
 from copies import plan_for
 from deadhead import HeadModel, PruningPlan, masked
 from deadhead.errors import HeadError
-from deadhead.repair import applied_repaired, apply_repaired_, fit, repair_names, repaired
+from deadhead.repair import (
+    applied_repaired,
+    apply_repaired_,
+    fit,
+    repair_names,
+    repaired,
+    without_training,
+)
 from deadhead.scoring import Scorer
 from deadhead.surgery import POLICIES
 from masks import legal_mask, random_mask
@@ -29,7 +37,8 @@ def moments_of(model_type, kind):
 def check(model_type, kind, plan, repair):
     model, inputs = make(model_type, kind), batch()
     view = HeadModel(model)
-    fits = fit(view, plan, moments_of(model_type, kind), repair, batches=[CALIBRATION])
+    plan = without_training(replace(plan, repair=repair))
+    fits = fit(view, plan, moments_of(model_type, kind), batches=[CALIBRATION])
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with masked(model, plan.mask):
         unrepaired = outputs(model, inputs)
@@ -86,8 +95,8 @@ def test_a_repaired_model_is_cut_and_repaired_again(model_type):
     second = first & random_mask(whole, 3, share=0.4)
     for mask in (first, second):
         view = HeadModel(model)
-        plan = PruningPlan(mask, gqa="ungroup")
-        fits = fit(view, plan, Scorer(view, [CALIBRATION], None, moments=True).moments, "bias")
+        plan = PruningPlan(mask, gqa="ungroup", repair="bias")
+        fits = fit(view, plan, Scorer(view, [CALIBRATION], None, moments=True).moments)
         with repaired(view, mask, fits):
             expected = outputs(model, inputs)
         apply_repaired_(view, plan, fits)
@@ -109,7 +118,8 @@ def test_everything_comes_back_after_an_error(model_type):
     model = make(model_type)
     view = HeadModel(model)
     mask = random_mask(view.mask, 0)
-    fits = fit(view, PruningPlan(mask), moments_of(model_type, "classification"), "least_squares")
+    plan = PruningPlan(mask, repair="least_squares")
+    fits = fit(view, plan, moments_of(model_type, "classification"))
     model.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     flags = {name: p.requires_grad for name, p in model.named_parameters()}

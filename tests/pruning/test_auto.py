@@ -126,7 +126,7 @@ def test_the_nearest_order_is_taken_unless_the_first_is_as_near(model_type):
     for strategy, criterion in ORDERS:
         recipe = Recipe(strategy=strategy, criterion=criterion, loss="kl", heads=0.75)
         mask = choose(model, DATA, recipe).mask
-        fits = fit(view, PruningPlan(mask), fitting, "least_squares")
+        fits = fit(view, PruningPlan(mask, repair="least_squares"), fitting)
         (apart[f"{strategy} {criterion}"],) = divergences_of(view, held_out(DATA), {mask: fits})
     means = {name: float(values.mean()) for name, values in apart.items()}
     assert means == pytest.approx(dict(decision.divergences))
@@ -170,8 +170,8 @@ def test_the_second_look_sees_the_model_that_was_cut_and_repaired(model_type):
     greedy = Recipe(strategy="greedy", criterion="reconstruction")
     half = choose(model, DATA, greedy, scores=None).mask
     moments = Scorer(view, DATA, None, moments=True).moments
-    plan = PruningPlan(half)
-    cut = apply_repaired_(copy.deepcopy(model), plan, fit(view, plan, moments, "least_squares"))
+    plan = PruningPlan(half, repair="least_squares")
+    cut = apply_repaired_(copy.deepcopy(model), plan, fit(view, plan, moments))
     on_cut = choose(cut, DATA, Recipe(strategy="greedy", criterion="reconstruction", heads=0.75))
     second = Recipe(strategy="second_look", criterion="reconstruction", heads=0.75)
     assert choose(model, DATA, second).mask.kept == on_cut.mask.kept

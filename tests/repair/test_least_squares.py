@@ -28,7 +28,7 @@ def fits_of(model, mask, repair="least_squares", name=PLAIN, inputs=None):
     view = HeadModel(model)
     batches = [inputs or batch(LENGTHS)]
     moments = plain_moments(view, batches) if name == PLAIN else Scorer(view, batches, None).moments
-    return fit(view, PruningPlan(mask), moments, repair)
+    return fit(view, PruningPlan(mask, repair=repair), moments)
 
 
 def stored(model, *, weighted):
@@ -183,7 +183,7 @@ def test_a_repair_is_nearer_to_the_whole_model_on_other_data(model_type):
         dense = outputs(model, inputs)
         mask = random_mask(HeadModel(model).mask, 4, share=0.3)
         fits = fits_of(model, mask, repair, inputs=calibration)
-        apply_repaired_(model, PruningPlan(mask, gqa="ungroup"), fits)
+        apply_repaired_(model, PruningPlan(mask, gqa="ungroup", repair=repair), fits)
         off[repair] = float((outputs(model, inputs) - dense).pow(2).mean())
     assert off["least_squares"] < off["none"]
 

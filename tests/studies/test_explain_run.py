@@ -83,7 +83,7 @@ def test_a_repaired_divergence_is_that_of_the_whole_plan_refitted(monkeypatch, r
     found = explain(view, BATCHES, plan, trajectory, criteria=FAST, samples=None)
     for row in found.rows:
         at = replace(plan, mask=trajectory.steps[row.step - 1].mask)
-        fits = fit(view, at, moments, repair, batches=BATCHES)
+        fits = fit(view, replace(at, repair=repair), moments, batches=BATCHES)
         wanted = kl_by_hand(model, lambda at=at, fits=fits: applied_repaired(view, at, fits))
         assert row.after == pytest.approx(wanted, rel=1e-7)
         bare = kl_by_hand(model, lambda at=at: masked(view, at.mask))

@@ -8,9 +8,7 @@ from deadhead.criteria import CRITERIA
 from deadhead.losses import LOSSES
 from deadhead.models.architectures import ARCHITECTURES
 from deadhead.pruning.recipe import AUTO
-from deadhead.repair import repair_names
-from deadhead.repair.base import data_repair_named, repair_named
-from deadhead.repair.distill import distill_
+from deadhead.repair import REPAIRS
 from deadhead.report.text_table import TextTable
 from deadhead.similarity import GROUPINGS, METRICS
 from deadhead.strategies import STRATEGIES
@@ -28,7 +26,7 @@ def names(as_json: o.JsonOption = False) -> None:
             AUTO: "what no method named stands for: orders compared on held-out texts; see prune",
             **STRATEGIES.described(),
         },
-        "repairs": {n: _first_line(_repair(n)) for n in repair_names()},
+        "repairs": REPAIRS.described(),
         "groupings": {n: _first_line(f) for n, f in GROUPINGS.items()},
         "distances": dict.fromkeys(METRICS, ""),
         "actions": {n: _first_line(f) for n, f in ACTION.items()},
@@ -50,12 +48,6 @@ def names(as_json: o.JsonOption = False) -> None:
         if not any(entries.values()):
             rows = [[", ".join(entries), ""]]
         show(TextTable((kind, ""), rows, words=(kind, ""), keys=2))
-
-
-def _repair(name: str) -> object:
-    if name in ("none", "distill"):
-        return {"none": None, "distill": distill_}[name]
-    return data_repair_named(name) or repair_named(name)
 
 
 def _first_line(thing: object) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from deadhead.cli.console import say
-from deadhead.errors import DataError, FileFormatError, HeadError, ScoreError, unknown_name
+from deadhead.errors import DataError, FileFormatError, HeadError, ScoreError
 from deadhead.files import read_json
 from deadhead.interop import read_pruning_log
 from deadhead.pruning.recipe import AUTO
-from deadhead.repair import repair_names
+from deadhead.repair import REPAIRS
 from deadhead.surgery.groups import policy_named
 from deadhead.types import HeadMask, HeadScores, PruningPlan
 
@@ -47,8 +47,8 @@ def read_plan(
         HeadError: it is of another model, or a log that keeps a head which this model has lost.
         UnknownNameError: no such action, slope, policy or repair.
     """
-    if repair is not None and repair not in repair_names():
-        raise unknown_name("repair", repair, repair_names())
+    if repair is not None:
+        _ = REPAIRS[repair]
     if gqa is not None:
         policy_named(gqa)
     if file.suffix.lower() in LOGS:

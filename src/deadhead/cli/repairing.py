@@ -8,7 +8,7 @@ from deadhead.checkpoints.load import Loaded
 from deadhead.cli.console import say
 from deadhead.errors import DataError
 from deadhead.models.heads import HeadModel
-from deadhead.repair import Fits, data_repair_named, fit, notes_of
+from deadhead.repair import REPAIRS, Fits, fit, notes_of
 from deadhead.runs import DataSettings
 from deadhead.scoring import Scorer
 from deadhead.types import PruningPlan
@@ -41,11 +41,9 @@ def fits_of(
         )
     source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
     view, batches = HeadModel(loaded.model), source.batches()
-    measured = any(data_repair_named(name) is None for name in wanted)
+    measured = any(REPAIRS[name].needs_moments for name in wanted)
     moments = Scorer(view, batches, None).moments if measured else None
-    found: list[Fits] = [
-        fit(view, plan, moments, plan.repair, batches=batches, strict=strict) for plan in plans
-    ]
+    found: list[Fits] = [fit(view, plan, moments, batches=batches, strict=strict) for plan in plans]
     for note in dict.fromkeys(note for fits in found for note in notes_of(fits)):
         say(f"note: {note}")
     return found

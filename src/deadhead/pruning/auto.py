@@ -191,7 +191,8 @@ class AutoSelector:
 
     def _fits(self, plan: PruningPlan) -> Fits:
         """Fit a repair without the probes, in the numbers that it will be written in."""
-        found = fit(self.view, plan, self.scorers.moments.fitting, _fitted(plan.repair))
+        plan = replace(plan, repair=_fitted(plan.repair))
+        found = fit(self.view, plan, self.scorers.moments.fitting)
         weights = {n: self.view.output_weight(n) for n in found}
         return {
             n: replace(f, weight=f.weight.to(weights[n].dtype), bias=f.bias.to(weights[n].dtype))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from deadhead.errors import BudgetError, unknown_name
+from deadhead.errors import BudgetError
 from deadhead.options.fields import check_choices
 from deadhead.pruning.budgets import Budget
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.pruning.stopping import StopRules
-from deadhead.repair import repair_names
+from deadhead.repair.base import REPAIRS
 from deadhead.scoring.spec import CriterionSpec
 from deadhead.strategies import STRATEGIES
 from deadhead.types import COPYING, HeadMask
@@ -24,8 +24,7 @@ def check_recipe(recipe: Recipe) -> None:
     strategy = None if chosen.undecided else STRATEGIES[chosen.strategy]
     if not chosen.undecided:
         CriterionSpec.parse(chosen.criterion)
-    if chosen.repair not in repair_names():
-        raise unknown_name("repair", chosen.repair, repair_names())
+    _ = REPAIRS[chosen.repair]
     check_choices(recipe, but=("strategy", "repair", "gqa"))  # open registries, checked otherwise
     _ = recipe.rules  # checks itself
     StopRules(0, recipe.max_drop, recipe.patience)

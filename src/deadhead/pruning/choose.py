@@ -107,5 +107,5 @@ def _checked(
 ) -> PruningPlan:
     """Return a plan; if `strict`, refuse it where its repair would have too little data."""
     if recipe.strict and plan.repair != "none" and data is not None:
-        fit(view, plan, scorer.moments, plan.repair, batches=data, strict=True)
+        fit(view, plan, scorer.moments, batches=data, strict=True)
     return plan

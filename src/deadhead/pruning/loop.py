@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from deadhead.data.inputs import Batch
@@ -25,7 +25,7 @@ from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.result import Pruning
 from deadhead.pruning.stopping import StopRules
 from deadhead.pruning.trajectory import Step, Trajectory
-from deadhead.repair import Fits, applied_repaired, fit, notes_of
+from deadhead.repair import Fits, applied_repaired, fit, notes_of, without_training
 from deadhead.scoring import Scorer
 from deadhead.strategies import Move, shortfall
 from deadhead.surgery import masked
@@ -301,6 +301,7 @@ class PruneLoop:
         fits = self._fits(mask, copies) if self.recipe.repair_at == "step" else {}
         simple = not copies and not fits  # no rules of surgery to check at every step
         plan = self.recipe.plan(mask, copies)
+        plan = without_training(plan) if fits else replace(plan, repair="none")
         with masked(self.view, mask) if simple else applied_repaired(self.view, plan, fits):
             value = self.judge.evaluate(self.view.model).value
         self.progress.on_work("evaluate")
@@ -314,7 +315,6 @@ class PruneLoop:
             self.view,
             recipe.plan(mask, copies),
             self.scorer.moments,
-            recipe.repair,
             batches=self.tasks.calibration.batches(),
             strict=recipe.strict,
         )

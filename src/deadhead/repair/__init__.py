@@ -1,22 +1,21 @@
-"""Repair: output projections refitted, so that the heads that stay make up for those that went."""
+"""Repair: output projections refitted, so that the remaining heads make up for the removed ones."""
 
-from deadhead.repair import bias, least_squares, sequential
-from deadhead.repair.base import Fit, Fits, Repair, data_repair_named, repair_named, repair_names
+from deadhead.repair.base import REPAIRS, Fit, Fits, Repair, repair_names, without_training
 from deadhead.repair.fitting import fit, notes_of
 from deadhead.repair.write import applied_repaired, apply_repaired_, repair_, repaired, write_fits_
 
 __all__ = [
+    "REPAIRS",
     "Fit",
     "Fits",
     "Repair",
     "applied_repaired",
     "apply_repaired_",
-    "data_repair_named",
     "fit",
     "notes_of",
     "repair_",
-    "repair_named",
     "repair_names",
     "repaired",
+    "without_training",
     "write_fits_",
 ]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from deadhead.data.inputs import Batch
-from deadhead.errors import unknown_name
-from deadhead.models.heads import HeadModel
-from deadhead.moments import BlockMoments
-from deadhead.options.choices import Repair as RepairName
+from deadhead.models.registry import Registry
 from deadhead.types import PruningPlan
+
+if TYPE_CHECKING:
+    from deadhead.data.inputs import Batch
+    from deadhead.models.heads import HeadModel
+    from deadhead.moments import BlockMoments
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class Fit:
     """A block's new output projection, in the positions of its weights now; float64.
 
     Attributes:
-        weight: (hidden, width), zero in the columns of heads that go.
+        weight: (hidden, width), zero in the columns of removed heads.
         bias: (hidden,).
         facts: what was chosen and measured on the way (ridge, errors, calibration tokens and
             unknowns per output feature); JSON values.
@@ -41,7 +42,7 @@ class BlockFit:
 
     Attributes:
         dense: weight before, (hidden, width).
-        cut: weight after surgery alone: zero where heads go, folded where they fold.
+        cut: weight after surgery alone: zero where heads are removed, folded where they fold.
         bias: bias before; zeros where the projection has none.
         kept: features that stay, ascending.
         moments: of what enters the projection of the dense block.
@@ -66,52 +67,79 @@ class BlockFit:
         return self.tokens < len(self.kept)
 
 
-Repair = Callable[[BlockFit], Fit]
-DataRepair = Callable[[HeadModel, PruningPlan, Sequence[Batch]], dict[int, Fit]]
-
-_REGISTRY: dict[str, Repair] = {}
-_WITH_DATA: dict[str, DataRepair] = {}  # moments of the dense model are not enough for these
-BEGINS_WITH: dict[str, RepairName] = {
-    "distill": "least_squares"
-}  # repairs that train what another has fitted
+FitBlock = Callable[[BlockFit], Fit]
+FitPlan = Callable[["HeadModel", PruningPlan, Sequence["Batch"]], dict[int, Fit]]
 
 
-def register_repair(name: str) -> Callable[[Repair], Repair]:
+@dataclass(frozen=True)
+class Repair:
+    """How the remaining heads make up for the removed ones.
+
+    Attributes:
+        fit_block: fits one block from moments of the dense model; None if moments are not enough.
+        fit_plan: fits all blocks from the calibration data; None if moments are enough.
+        begins_with: the repair whose fits the cut model is then trained from; None: no training.
+    """
+
+    fit_block: FitBlock | None = None
+    fit_plan: FitPlan | None = None
+    begins_with: str | None = None
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether it is fitted from moments of the dense model."""
+        return self.fit_block is not None or self.begins_with is not None
+
+
+REPAIRS = Registry[Repair](
+    "repair",
+    {
+        "bias": "deadhead.repair.bias",
+        "least_squares": "deadhead.repair.least_squares",
+        "least_squares_sequential": "deadhead.repair.sequential",
+    },
+)
+
+
+def register_repair(name: str) -> Callable[[FitBlock], FitBlock]:
     """Register a function from a `BlockFit` to a `Fit` as a repair."""
 
-    def register(repair: Repair) -> Repair:
-        _REGISTRY[name] = repair
-        return repair
+    def register(fit_block: FitBlock) -> FitBlock:
+        _described(name, Repair(fit_block=fit_block), fit_block.__doc__)
+        return fit_block
 
     return register
 
 
-def register_data_repair(name: str) -> Callable[[DataRepair], DataRepair]:
+def register_data_repair(name: str) -> Callable[[FitPlan], FitPlan]:
     """Register a function from a model, a plan and batches to fits as a repair."""
 
-    def register(repair: DataRepair) -> DataRepair:
-        _WITH_DATA[name] = repair
-        return repair
+    def register(fit_plan: FitPlan) -> FitPlan:
+        _described(name, Repair(fit_plan=fit_plan), fit_plan.__doc__)
+        return fit_plan
 
     return register
 
 
-def repair_named(name: str) -> Repair:
-    """Look up a repair that moments are enough for.
-
-    Raises:
-        UnknownNameError: there is none of that name.
-    """
-    if name not in _REGISTRY:
-        raise unknown_name("repair", name, repair_names())
-    return _REGISTRY[name]
+def _described(name: str, repair: Repair, said: str | None) -> None:
+    object.__setattr__(repair, "__doc__", said)  # what `Registry.described` reads
+    REPAIRS.register(name, repair)
 
 
-def data_repair_named(name: str) -> DataRepair | None:
-    """Look up a repair that runs the data itself; None if that is no such one."""
-    return _WITH_DATA.get(name)
+_described("none", Repair(), "Nothing is refitted.")
+_described(
+    "distill",
+    Repair(begins_with="least_squares"),
+    "`least_squares`, then training of the cut model against the dense one.",
+)
 
 
 def repair_names() -> list[str]:
     """List the repairs that are known, `none` first."""
-    return ["none", *sorted([*_REGISTRY, *_WITH_DATA, *BEGINS_WITH])]
+    return ["none", *(name for name in REPAIRS if name != "none")]
+
+
+def without_training(plan: PruningPlan) -> PruningPlan:
+    """Return a plan with the part of its repair that is fitted: `least_squares` of `distill`."""
+    begins_with = REPAIRS[plan.repair].begins_with
+    return plan if begins_with is None else replace(plan, repair=begins_with)

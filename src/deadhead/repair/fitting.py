@@ -12,15 +12,7 @@ from deadhead.errors import DataError, HeadError, ScoreError
 from deadhead.models.blocks import Block
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
-from deadhead.repair.base import (
-    BEGINS_WITH,
-    BlockFit,
-    Fit,
-    Fits,
-    Repair,
-    data_repair_named,
-    repair_named,
-)
+from deadhead.repair.base import REPAIRS, BlockFit, Fit, FitBlock, Fits, without_training
 from deadhead.types import COPYING, Head, PruningPlan
 
 
@@ -28,27 +20,24 @@ def fit(
     view: HeadModel,
     plan: PruningPlan,
     moments: Moments | None,
-    repair: str,
     *,
     batches: Iterable[Batch] | None = None,
     strict: bool = False,
 ) -> dict[int, Fit]:
-    """Refit the output projection of every block that a plan takes heads from.
+    """Refit the output projection of every block that a plan removes heads from.
 
-    For `distill`, which trains the cut model afterwards (`distill_`), by what it begins with.
-
-    The model is not touched; `repaired` and `write_fits_` put the fits in. Blocks that lose no head
-    are not listed: they stay as they are. `notes_of` says where tokens were scarce.
+    The repair is the plan's; of `distill`, which trains the cut model afterwards (`distill_`), what
+    it begins with. The model is not touched; `repaired` and `write_fits_` put the fits in. Blocks
+    that lose no head are not listed. `notes_of` says where tokens were scarce.
 
     A block that loses every head gets its mean output as bias: the mean over tokens weighted as in
     every fit, which is the optimum of the weighted error.
 
     Args:
         view: the dense model.
-        plan: what goes.
-        moments: of the dense model; None if the repair does not look at any.
-        repair: its name.
-        batches: calibration data, for `least_squares_sequential`; others do not look at them.
+        plan: what is removed.
+        moments: of the dense model; None if the repair needs none.
+        batches: calibration data, which only `least_squares_sequential` needs.
         strict: refuse fewer calibration tokens than unknowns.
 
     Cost: algebra only, `width^3` per block; passes too for `least_squares_sequential`.
@@ -60,7 +49,9 @@ def fit(
             fit is not finite.
         DataError: the repair needs batches and there are none, or `strict` and tokens are scarce.
     """
-    if repair == "none":
+    plan = without_training(plan)
+    repair = REPAIRS[plan.repair]
+    if repair.fit_block is None and repair.fit_plan is None:
         return {}
     if plan.action == "duplicate":
         raise HeadError(
@@ -68,32 +59,21 @@ def fit(
             " action fold (the same logits with fewer heads), mask or remove, or repair none"
         )
     plan.mask.check_shape(view.mask.counts)
-    fits = _fits(view, plan, moments, repair, batches)
+    fits: dict[int, Fit] = {}
+    if repair.fit_block is not None:
+        for number in losing(view, plan):
+            block = block_fit(view, number, plan, moments)
+            fits[number] = checked(view, number, repair.fit_block, block)
+    elif repair.fit_plan is not None:
+        if batches is None:
+            raise DataError(
+                f"repair {plan.repair!r} runs the calibration data block by block, and got none;"
+                " give batches, or choose repair least_squares"
+            )
+        fits = repair.fit_plan(view, plan, list(batches))
     if strict and notes_of(fits):
         raise DataError(f"{notes_of(fits)[0]}; or go on all the same without strict")
     return fits
-
-
-def _fits(
-    view: HeadModel,
-    plan: PruningPlan,
-    moments: Moments | None,
-    repair: str,
-    batches: Iterable[Batch] | None,
-) -> dict[int, Fit]:
-    with_data = data_repair_named(repair)
-    if with_data is None:
-        chosen = repair_named(BEGINS_WITH.get(repair, repair))
-        return {
-            number: checked(view, number, chosen, block_fit(view, number, plan, moments))
-            for number in losing(view, plan)
-        }
-    if batches is None:
-        raise DataError(
-            f"repair {repair!r} runs the calibration data block by block, and got none; give"
-            " batches, or choose repair least_squares"
-        )
-    return with_data(view, plan, list(batches))
 
 
 def notes_of(fits: Fits) -> list[str]:
@@ -115,7 +95,7 @@ def notes_of(fits: Fits) -> list[str]:
 
 
 def losing(view: HeadModel, plan: PruningPlan) -> list[int]:
-    """List the blocks that a plan takes heads from."""
+    """List the blocks that a plan removes heads from."""
     return [
         number
         for number, block in enumerate(view.blocks)
@@ -144,7 +124,7 @@ def block_fit(view: HeadModel, number: int, plan: PruningPlan, moments: Moments 
     )
 
 
-def checked(view: HeadModel, number: int, repair: Repair, block: BlockFit) -> Fit:
+def checked(view: HeadModel, number: int, fit_block: FitBlock, block: BlockFit) -> Fit:
     """Make a fit, and refuse one that is not finite.
 
     Raises:
@@ -152,7 +132,7 @@ def checked(view: HeadModel, number: int, repair: Repair, block: BlockFit) -> Fi
     """
     name = f"block {number} ({view.blocks[number].name})"
     try:
-        found = repair(block)
+        found = fit_block(block)
     except torch.linalg.LinAlgError as error:
         raise ScoreError(
             f"the moments of {name} are singular, so that it has no fit; give more calibration"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -10,19 +11,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from deadhead.data.inputs import Batch
+from deadhead.data.given import as_batches
 from deadhead.errors import HeadError
 from deadhead.losses.losses import Loss
 from deadhead.models.blocks import output_rows
 from deadhead.models.heads import HeadModel
 from deadhead.models.manifest import record_in_config
-from deadhead.repair.base import Fits, data_repair_named
-from deadhead.repair.fitting import fit
+from deadhead.options.distillation import Distillation
+from deadhead.repair.base import REPAIRS, Fits, without_training
+from deadhead.repair.fitting import fit, losing
 from deadhead.scoring import Scorer
 from deadhead.surgery.apply import applied, apply_
 from deadhead.surgery.fold import removal_of
 from deadhead.surgery.mask import masked
 from deadhead.surgery.output_bias import add_output_bias_
+from deadhead.surgery.plans import PlanLike, as_mask, as_view
 from deadhead.surgery.remove import cuts_of
 from deadhead.types import HeadMask, PruningPlan
 
@@ -50,14 +53,13 @@ def applied_repaired(view: HeadModel, plan: PruningPlan, fits: Fits) -> Iterator
     """Let a model compute what it would after `apply_repaired_`, until the context is left.
 
     Raises:
-        HeadError, GroupError: as `apply_`; or the fits are for another model.
+        HeadError, GroupError: as `apply_repaired_`.
     """
-    plan = replace(plan, repair="none")
+    plan = _checked(view, plan, fits)
     if not fits:
         with applied(view, plan):
             yield view.model
         return
-    _check(view, plan)
     with repaired(view, plan.mask, fits):
         yield view.model
 
@@ -86,22 +88,46 @@ def apply_repaired_(model: nn.Module | HeadModel, plan: PruningPlan, fits: Fits)
     up, so that a folded plan ends with the removal of its copies.
 
     Raises:
-        HeadError, GroupError: as `apply_`; or the fits are for another model.
+        HeadError, GroupError: as `apply_`; or the fits are not the plan's repair, which `distill`
+            is not fitted but trained, or are for another model.
     """
-    view = model if isinstance(model, HeadModel) else HeadModel(model)
-    plan = replace(plan, repair="none")
-    if not fits:
-        return apply_(view, plan)
-    plan = _check(view, plan)
-    write_fits_(view, fits)
+    view = as_view(model)
+    plan = _checked(view, plan, fits)
+    if fits:
+        if plan.action == "fold":
+            plan = removal_of(view, plan)
+        write_fits_(view, fits)
     return apply_(view, plan)
 
 
-def _check(view: HeadModel, plan: PruningPlan) -> PruningPlan:
-    """Refuse what cannot be cut; return the plan with a fold as the removal it ends with."""
+def _checked(view: HeadModel, plan: PruningPlan, fits: Fits) -> PruningPlan:
+    """Refuse what cannot be done; return the plan without the repair, which the fits are.
+
+    Raises:
+        HeadError, GroupError: as `apply_repaired_`.
+    """
+    if REPAIRS[plan.repair].begins_with is not None:
+        raise HeadError(
+            f"the plan has repair {plan.repair!r}, which trains the cut model; use"
+            " result.apply_(model) for what prune returned, or deadhead.repair_(model, data, plan)"
+        )
+    plan.mask.check_shape(view.mask.counts)
+    _check_fits(view, fits)
+    wanted = set(losing(view, plan)) if plan.repair != "none" else set()
+    if lacking := sorted(wanted - set(fits)):
+        raise HeadError(
+            f"the plan has repair {plan.repair!r}, and there is no fit of block {lacking[0]}; make"
+            " the fits of this plan, or use deadhead.repair_(model, data, plan)"
+        )
+    if extra := sorted(set(fits) - wanted):
+        raise HeadError(
+            f"there is a fit of block {extra[0]}, and the plan with repair {plan.repair!r} does not"
+            " repair that block; use the fits of this plan"
+        )
+    plan = replace(plan, repair="none")
     if plan.action == "fold":
-        return removal_of(view, plan)
-    if plan.action == "remove":
+        removal_of(view, plan)
+    elif plan.action == "remove":
         cuts_of(view, plan)
     return plan
 
@@ -128,39 +154,58 @@ def _check_fits(view: HeadModel, fits: Fits) -> None:
 
 def repair_(
     model: nn.Module | HeadModel,
-    plan: PruningPlan,
-    batches: Iterable[Batch],
+    data: Any,
+    plan: PlanLike,
+    tokenizer: Any = None,
     *,
     loss: str | Loss | None = None,
     strict: bool = False,
+    distillation: Distillation | None = None,
 ) -> nn.Module:
-    """Measure a model on calibration batches, then do what a plan says, with its repair, in place.
+    """Do what a plan says, with its repair, in place; measure or train on calibration data for it.
 
     Args:
         model: the model as it was planned for.
-        plan: with `repair` other than `none`.
-        batches: of `input_ids` and `attention_mask`; labels are looked at only if `loss` does.
+        data: texts, a data set, batches, a file name or a task (`data.given.as_batches` lists
+            all); labels only if `loss` needs them.
+        plan: a plan; or a mask or a list of heads to remove, with the repair `least_squares`.
+        tokenizer: the model's, where `data` are texts.
         loss: whose gradient weights the tokens; None: `kl`, which needs no labels.
         strict: refuse fewer calibration tokens than unknowns.
+        distillation: how the repair `distill` trains.
 
     Cost: one forward and one backward pass, then algebra of `width^3` per block. Of
-    `least_squares_sequential`, two forward passes per block.
+    `least_squares_sequential`, two forward passes per block. Of `distill`, the training too, and a
+    copy of the dense model.
 
     Raises:
         HeadError, GroupError: as `apply_`.
-        DataError: there are no batches, or as `fit`.
+        DataError: there are no data, or as `fit`.
         UnknownNameError: no repair of that name.
+        MissingDependencyError: `distill` needs a package that is not installed.
 
     Example:
-        >>> plan = choose(model, batches, Recipe(heads=0.5))  # doctest: +SKIP
-        >>> repair_(model, plan, batches)  # doctest: +SKIP
+        >>> plan = choose(model, texts, tokenizer=tokenizer)  # doctest: +SKIP
+        >>> repair_(model, texts, plan, tokenizer)  # doctest: +SKIP
     """
-    view = model if isinstance(model, HeadModel) else HeadModel(model)
-    batches = list(batches)
-    runs_itself = plan.repair == "none" or data_repair_named(plan.repair) is not None
-    moments = None if runs_itself else Scorer(view, batches, None, loss=loss).moments
-    fits = fit(view, plan, moments, plan.repair, batches=batches, strict=strict)
-    return apply_repaired_(view, plan, fits)
+    view = as_view(model)
+    if not isinstance(plan, PruningPlan):
+        plan = PruningPlan(as_mask(view, plan), repair="least_squares")
+    batches = as_batches(data, view.model, tokenizer)
+    fitted = without_training(plan)
+    measured = REPAIRS[fitted.repair].needs_moments
+    moments = Scorer(view, batches, None, loss=loss).moments if measured else None
+    fits = fit(view, fitted, moments, batches=batches, strict=strict)
+    if fitted == plan:
+        return apply_repaired_(view, plan, fits)
+    from deadhead.repair.distill import check_packages, distill_
+
+    _checked(view, fitted, fits)  # before the model is copied
+    check_packages(distillation or Distillation())
+    dense = copy.deepcopy(view.model)
+    cut = apply_repaired_(view, fitted, fits)
+    distill_(cut, dense, batches, settings=distillation)
+    return cut
 
 
 def _write_(view: HeadModel, fits: Fits) -> None:

@@ -25,7 +25,7 @@ from deadhead.pruning.loop import Progress
 from deadhead.pruning.prune import prune
 from deadhead.pruning.result import Pruning
 from deadhead.pruning.trajectory import Step
-from deadhead.repair import Fits, apply_repaired_, fit, repaired
+from deadhead.repair import Fits, apply_repaired_, fit, repaired, without_training
 from deadhead.repair.distill import DistillReport, distill_
 from deadhead.report import RunSummary, model_card, write_report
 from deadhead.runs.explain import explained
@@ -118,7 +118,7 @@ def _conduct(settings: RunSettings, resume: bool, watch: Watch) -> RunSummary:
         made |= {"versions": versions()}
         scores = replace(scores, provenance={**scores.provenance, **made})
     explanation = explained(view, tasks, settings.recipe, pruning)
-    cut = apply_repaired_(copy.deepcopy(loaded.model), plan, pruning.fits)
+    cut = apply_repaired_(copy.deepcopy(loaded.model), without_training(plan), pruning.fits)
     watch.on_work("cut")
     trained = _distilled(cut, loaded, tasks, settings, watch)
     evaluation = _evaluation(loaded.model, cut, tasks, watch)
@@ -252,9 +252,9 @@ def _baseline(
     def evaluate(mask: HeadMask) -> float:  # with the repair that the run has: a fair comparison
         fits: Fits = {}
         if pruning.moments is not None and recipe.repair_at == "step":
-            plan = PruningPlan(mask, gqa=recipe.gqa)
+            plan = PruningPlan(mask, gqa=recipe.gqa, repair=recipe.repair)
             batches = tasks.calibration.batches()
-            fits = fit(view, plan, pruning.moments, recipe.repair, batches=batches)
+            fits = fit(view, plan, pruning.moments, batches=batches)
         with repaired(view, mask, fits):
             return tasks.judge.evaluate(view.model).value
 

@@ -15,7 +15,7 @@ from deadhead.files import one_line, read_json
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.result import Pruning
-from deadhead.repair import data_repair_named
+from deadhead.repair import REPAIRS
 from deadhead.report import RunSummary
 from deadhead.runs.settings import DataSettings, ModelSettings
 from deadhead.scoring import Scorer
@@ -192,7 +192,7 @@ class FinishedRun:
         loss = loss or run_loss(summary.scores, recipe.get("loss"))
         batches = source.batches()
         moments = None
-        needs_moments = repair != "none" and data_repair_named(repair) is None and samples != 0
+        needs_moments = REPAIRS[repair].needs_moments and samples != 0
         if needs_moments and (weighted_by, loss) != ("kl", OWN) and loss != weighted_by:
             moments = Scorer(view, batches, None, loss=weighted_by).moments
         found = explain(

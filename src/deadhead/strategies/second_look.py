@@ -43,7 +43,7 @@ def second_look(context: StrategyContext) -> Iterator[Move]:
             known = move.mask
     if context.limit <= half:
         return
-    fits = fit(context.view, PruningPlan(known), scorer.moments, "least_squares")
+    fits = fit(context.view, PruningPlan(known, repair="least_squares"), scorer.moments)
     with repaired(context.view, known, fits):
         rescored = scorer.rescore(known, {number: f.weight for number, f in fits.items()})
     begin = start if len(start.dropped) > len(known.dropped) else known

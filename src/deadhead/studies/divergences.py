@@ -15,7 +15,7 @@ from deadhead.losses.divergence import divergence_from
 from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.trajectory import Step
-from deadhead.repair import Fits, data_repair_named, repaired
+from deadhead.repair import REPAIRS, Fits, repaired
 from deadhead.surgery import applied, masked
 from deadhead.types import COPYING, HeadMask, PruningPlan
 
@@ -44,7 +44,7 @@ def divergences(
     """
     totals = [[0.0, 0.0] for _ in steps]
     samples = 0
-    alone = data_repair_named(plan.repair) is None  # a block's fit knows nothing of other blocks
+    alone = REPAIRS[plan.repair].fit_plan is None  # a block's fit knows nothing of other blocks
     with view.at_rest(), torch.no_grad():
         for judged in _judged(view, batches):
             samples += sum(samples_in(batch) for batch, _ in judged)

@@ -15,7 +15,7 @@ from deadhead.losses.losses import Loss, is_causal_lm
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.pruning.trajectory import Step, Trajectory
-from deadhead.repair import Fits, data_repair_named, fit
+from deadhead.repair import REPAIRS, Fits, fit
 from deadhead.scoring import ScorerGroup
 from deadhead.scoring.spec import CriterionSpec
 from deadhead.studies.divergences import divergences
@@ -82,7 +82,7 @@ def explain(
     if loss is None and "task" in _losses(names) and not _labelled(view, data):
         loss = "kl"
         notes.append("there are no labels: all gradient criteria differentiate kl")
-    measured_repair = plan.repair != "none" and data_repair_named(plan.repair) is None
+    measured_repair = REPAIRS[plan.repair].needs_moments
     needs_moments = measured_repair and samples != 0 and bool(steps) and moments is None
     scorers = ScorerGroup(
         view,
@@ -104,7 +104,7 @@ def explain(
     chosen = chosen_samples(data, samples) if steps else []
 
     def refit(part: PruningPlan) -> Fits:
-        return fit(view, part, moments, plan.repair, batches=data)
+        return fit(view, part, moments, batches=data)
 
     measured = divergences(view, chosen, plan, steps, refit, on_work) if chosen else ()
     return Explanation(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from deadhead.errors import BudgetError, unknown_name
 from deadhead.options.choices import Action, Gqa, Loss, Repair, Slope, Strategy
 from deadhead.pruning.recipe import AUTO, Recipe
-from deadhead.repair.base import BEGINS_WITH
+from deadhead.repair.base import REPAIRS
 from deadhead.similarity import Clustering
 from deadhead.studies.readings import RANDOM_HEADS
 from deadhead.types import COPYING, count_heads
@@ -89,13 +90,14 @@ class SweepGrid:
     @property
     def trains(self) -> bool:
         """Whether a model is trained."""
-        return any(repair in BEGINS_WITH for repair in self.repairs) and bool(self.chosen)
+        return bool(self.chosen) and any(REPAIRS[r].begins_with for r in self.repairs)
 
     def repairs_of(self, method: str) -> tuple[Repair, ...]:
         """Return the repairs of a method, or of random heads."""
         if method in (self.distill_of or self.named):
             return self.repairs
-        return tuple(dict.fromkeys(BEGINS_WITH.get(repair, repair) for repair in self.repairs))
+        named: Any = [REPAIRS[repair].begins_with or repair for repair in self.repairs]
+        return tuple(dict.fromkeys(named))
 
     @property
     def measured(self) -> tuple[Clustering, ...]:

@@ -18,8 +18,14 @@ from deadhead.pruning.auto import AutoSelector
 from deadhead.pruning.choose import choose
 from deadhead.pruning.moves import check_reached, context_of, moves_to
 from deadhead.pruning.recipe import AUTO
-from deadhead.repair import applied_repaired, apply_repaired_, fit, notes_of
-from deadhead.repair.base import BEGINS_WITH
+from deadhead.repair import (
+    REPAIRS,
+    applied_repaired,
+    apply_repaired_,
+    fit,
+    notes_of,
+    without_training,
+)
 from deadhead.scoring import Scorer
 from deadhead.similarity import Clustering, GramFn
 from deadhead.strategies import STRATEGIES, droppable
@@ -83,6 +89,8 @@ def sweep(
         raise BudgetError("repair 'distill' trains the cut model; give train, which does")
     if any(strategy == AUTO for strategy, _ in grid.chosen) and selector is None:
         raise BudgetError("method 'auto' needs an AutoSelector; give selector")
+    if moments is None and any(REPAIRS[repair].needs_moments for repair in grid.repairs):
+        raise BudgetError(f"repairs {grid.repairs} are fitted from moments; give moments")
     done, points = dict(done or {}), []
     for point in _points(view, grid, scorer_of, grams, selector, on_note):
         made = done.get(point.key)
@@ -218,7 +226,7 @@ def _judged(
     measure: Callable[[nn.Module], Mapping[str, float]] | None,
     on_note: Callable[[str], None],
 ) -> Point:
-    plan = planned.plan
+    plan, repair = without_training(planned.plan), REPAIRS[planned.plan.repair]
     made = Point(
         method=planned.method,
         action=plan.action,
@@ -227,16 +235,16 @@ def _judged(
         actual=plan.mask.sparsity,
         draw=planned.draw,
     )
-    found = moments() if plan.repair != "none" and moments is not None else None
+    measured = moments() if repair.needs_moments and moments is not None else None
     timer = Timer(view.model)
-    fits = {} if found is None else fit(view, plan, found, plan.repair, **how)
+    fits = fit(view, plan, measured, **how)
     for note in notes_of(fits):
         on_note(note)
 
     def timed() -> Point:
         return replace(made, seconds=planned.seconds + timer.seconds)
 
-    trained = train if plan.repair in BEGINS_WITH else None
+    trained = train if repair.begins_with else None
     weighed = measure if plan.action in SMALLER else None
     try:
         if trained is None and weighed is None:
