@@ -9,7 +9,7 @@ import pytest
 
 from deadhead import Head, HeadMask, HeadScores, PruningPlan
 from deadhead.errors import BudgetError, DeadheadError, HeadError, ScoreError
-from deadhead.types import count_heads
+from deadhead.options.amounts import count_heads
 
 MASK = HeadMask.full([3, 2, 4])
 
@@ -72,8 +72,10 @@ def test_masks_of_different_models_do_not_mix():
 
 @pytest.mark.parametrize(
     ("amount", "heads"),
-    [(0, 0), (5, 5), (10, 10), (0.5, 5), (1.0, 10), (0.25, 2), (0.01, 0)]
-    + [("50%", 5), ("7", 7), ("0.25", 2), (np.int64(3), 3), (np.float32(0.5), 5)],
+    [
+        *((0, 0), (5, 5), (10, 10), (0.5, 5), (1.0, 10), (0.25, 2), (0.01, 0)),
+        *(("50%", 5), ("7", 7), ("0.25", 2), (np.int64(3), 3), (np.float32(0.5), 5)),
+    ],
 )
 def test_int_counts_and_float_is_a_fraction(amount, heads):
     assert count_heads(amount, 10) == heads

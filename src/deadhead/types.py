@@ -1,6 +1,6 @@
 """The nouns: heads, masks, scores, plans. No transformers in here.
 
-Heads are named by their original (block, index) for ever, also after surgery.
+Heads keep their original (block, index), also after surgery.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from deadhead.display.brief import brief
 from deadhead.display.head_map import head_map_html
-from deadhead.errors import BudgetError, DeadheadError, HeadError, ScoreError, unknown_name
-from deadhead.files import as_json, one_line
-from deadhead.options.amounts import parse_amount
+from deadhead.errors import HeadError, ScoreError, unknown_name
+from deadhead.files import as_json, json_number, refusing
 from deadhead.options.choices import Action, Gqa, Slope
 
 Counts = Sequence[int]
@@ -25,7 +24,9 @@ ACTIONS: tuple[str, ...] = get_args(Action)
 COPYING = ("duplicate", "fold")  # actions that look at a plan's copies
 SLOPES: tuple[str, ...] = get_args(Slope)
 _HEAD = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
-_MALFORMED = (TypeError, ValueError, LookupError, AttributeError, OverflowError, RuntimeError)
+_WORDS = {"action": "remove", "gqa": "whole_groups", "slope": "target", "repair": "none"}
+_PLAN = (HeadError, "this is not a pruning plan", "make one with 'deadhead plan'")
+_SCORES = (ScoreError, "these are not scores", "make them with 'deadhead score'")
 MADE_BY = ("strategy", "criterion", "repair")
 
 
@@ -45,45 +46,18 @@ class Head(NamedTuple):
         Raises:
             HeadError: it is none of these.
         """
-        if isinstance(given, str):
-            found = _HEAD.fullmatch(given)
-            pair: Any = found and tuple(map(int, found.groups()))
-        else:
-            pair = given
-        if not (
-            isinstance(pair, (tuple, list))
-            and len(pair) == 2
-            and all(isinstance(n, Integral) and not isinstance(n, bool) for n in pair)
+        found = _HEAD.fullmatch(given) if isinstance(given, str) else None
+        pair: Any = tuple(map(int, found.groups())) if found else given
+        if (
+            not isinstance(pair, (tuple, list))
+            or len(pair) != 2
+            or not all(isinstance(n, Integral) and not isinstance(n, bool) for n in pair)
         ):
             raise HeadError(f"{given!r:.80} is not a head; write block.index, as in 3.7")
         return cls(int(pair[0]), int(pair[1]))
 
 
 HeadLike = Head | tuple[int, int] | str
-
-
-def count_heads(amount: int | float | str, total: int) -> int:
-    """Turn an amount of heads into a count: `int` counts, `float` in (0, 1] is a fraction.
-
-    Text is read as `parse_amount` does: `"36"`, `"50%"` or `"0.5"`.
-
-    A fraction is rounded to the nearest count, halves down, so `.5` of 7 is 3.
-
-    Raises:
-        BudgetError: a count outside 0..total, or a fraction outside (0, 1].
-    """
-    if isinstance(amount, bool) or not isinstance(amount, (Real, str)):
-        raise BudgetError(
-            f"{amount!r:.80} heads: give a count (int), a fraction (float) in (0, 1], or '50%'"
-        )
-    amount = parse_amount(amount)
-    if isinstance(amount, Integral):
-        if not 0 <= amount <= total:
-            raise BudgetError(f"{amount:.6g} heads were asked for, but the model has {total}")
-        return int(amount)
-    if not 0 < amount <= 1:
-        raise BudgetError(f"{amount!r} of the heads: a fraction is in (0, 1]; for a count give int")
-    return int(np.ceil(amount * total - 0.5 - 1e-9))
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,13 +70,9 @@ class HeadMask:
     kept: tuple[tuple[bool, ...], ...]
 
     def __post_init__(self) -> None:
-        try:
+        what, advice = f"{self.kept!r:.80} is not a mask", "give a row of 0 and 1 per block"
+        with refusing(HeadError, what, advice):
             rows = tuple(tuple(_truth(x) for x in row) for row in self.kept)
-        except _MALFORMED as error:
-            raise HeadError(
-                f"{self.kept!r:.80} is not a mask ({one_line(error)}); give a row of 0 and 1 per"
-                " block"
-            ) from error
         object.__setattr__(self, "kept", rows)
 
     @classmethod
@@ -112,11 +82,7 @@ class HeadMask:
 
     @classmethod
     def of(cls, rows: Iterable[Iterable[Any]]) -> HeadMask:
-        """Build from anything that looks like rows of truth values.
-
-        Raises:
-            HeadError: it does not.
-        """
+        """Build from anything that looks like rows of truth values."""
         return cls(rows)  # type: ignore[arg-type]
 
     @property
@@ -171,10 +137,8 @@ class HeadMask:
             HeadError: the model has no such head.
         """
         removed = {h for h in map(Head.parse, heads) if self.keeps(h)}
-        return HeadMask.of(
-            [k and (b, i) not in removed for i, k in enumerate(row)]
-            for b, row in enumerate(self.kept)
-        )
+        rows = enumerate(self.kept)
+        return HeadMask.of([k and (b, i) not in removed for i, k in enumerate(r)] for b, r in rows)
 
     def __and__(self, other: HeadMask) -> HeadMask:
         """Keep what both keep."""
@@ -235,13 +199,11 @@ class HeadScores:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        try:
+        with refusing(*_SCORES):
             rows = tuple(np.array(row, dtype=np.float64) for row in self.values)
             if any(row.ndim != 1 for row in rows) or not isinstance(self.criterion, str):
                 raise TypeError("they are a row of numbers per block, and the criterion's name")
             provenance = dict(self.provenance)
-        except _MALFORMED as error:
-            raise _no_scores(error) from error
         for row in rows:
             row.setflags(write=False)
         object.__setattr__(self, "values", rows)
@@ -267,11 +229,8 @@ class HeadScores:
         Ties go to the lower block, then the lower index, in both directions. `inverse` lists
         the most important first.
         """
-        heads = [
-            h
-            for h in all_heads(self.counts)
-            if (mask is None or mask.keeps(h)) and not np.isnan(self[h])
-        ]
+        heads = [h for h in all_heads(self.counts) if mask is None or mask.keeps(h)]
+        heads = [h for h in heads if not np.isnan(self[h])]
         return sorted(heads, key=lambda h: -self[h] if inverse else self[h])
 
     def __repr__(self) -> str:
@@ -284,7 +243,7 @@ class HeadScores:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON value; NaN becomes null, infinities become strings."""
-        rows = [[json_number(x) for x in row] for row in self.values]
+        rows = [list(map(json_number, row)) for row in self.values]
         return {"criterion": self.criterion, "values": rows, "provenance": dict(self.provenance)}
 
     @classmethod
@@ -294,24 +253,9 @@ class HeadScores:
         Raises:
             ScoreError: the data is not scores.
         """
-        try:
+        with refusing(*_SCORES):
             rows = [[np.nan if x is None else float(x) for x in row] for row in data["values"]]
             return cls(tuple(map(np.array, rows)), data["criterion"], data.get("provenance", {}))
-        except _MALFORMED as error:
-            raise _no_scores(error) from error
-
-
-def _no_scores(error: Exception) -> ScoreError:
-    return ScoreError(
-        f"these are not scores ({one_line(repr(error))}); make them with 'deadhead score'"
-    )
-
-
-def json_number(value: float) -> float | str | None:
-    """Return a number as JSON can hold it: NaN becomes null, infinities become strings."""
-    if np.isnan(value):
-        return None
-    return float(value) if np.isfinite(value) else repr(float(value))
 
 
 @dataclass(frozen=True, repr=False)
@@ -321,12 +265,12 @@ class PruningPlan:
     Attributes:
         mask: heads kept.
         copies: `{head: source}` for heads that take over another head's Q, K, V.
-        action: what becomes of the dropped heads: `remove`, `mask`, `duplicate` (each takes over
-            the Q, K, V of its source) or `fold` (the same logits, with the heads gone).
+        action: what becomes of the removed heads: `remove`, `mask`, `duplicate` (each takes over
+            the Q, K, V of its source) or `fold` (the same logits, with fewer heads).
         gqa: policy for shared key/value heads: `whole_groups`, `equalize` or `ungroup`.
         slope: whose ALiBi slope a copy has: its own (`target`) or its source's (`source`).
-        repair: how the heads that stay make up for those that go: `none`, `bias`,
-            `least_squares`. The numbers are in the checkpoint, or come from calibration data.
+        repair: how the remaining heads make up for the removed ones: `none`, `bias`,
+            `least_squares`, ... It is fitted on calibration data when the plan is applied.
         provenance: model, criterion, strategy, seed, data fingerprints, versions; JSON values.
     """
 
@@ -347,13 +291,9 @@ class PruningPlan:
             if given not in known:
                 raise unknown_name(kind, given, known)
         mask = self.mask if isinstance(self.mask, HeadMask) else HeadMask.of(self.mask)
-        try:
+        with refusing(*_PLAN):
             copies = {Head.parse(h): Head.parse(s) for h, s in dict(self.copies).items()}
             provenance = dict(self.provenance)
-        except _MALFORMED as error:
-            if isinstance(error, DeadheadError):
-                raise
-            raise _no_plan(error) from error
         for head in (*copies, *copies.values()):
             mask.keeps(head)  # or there is no such head
         for name, value in (("mask", mask), ("copies", copies), ("provenance", provenance)):
@@ -374,14 +314,12 @@ class PruningPlan:
         return "\n".join(lines)
 
     def _named(self, head: Head) -> str:
-        source = self.copies.get(head)
-        if source is None or self.action not in COPYING:
+        source = self.copies.get(head) if self.action in COPYING else None
+        if source is None:
             return str(head.index)
-        of = source.index if source.block == head.block else source
-        return f"{head.index} (as {of})"
+        return f"{head.index} (as {source.index if source.block == head.block else source})"
 
-    def __str__(self) -> str:
-        return self.describe()
+    __str__ = describe
 
     def __repr__(self) -> str:
         of = [f"{k} {brief(self.provenance[k], 30)}" for k in MADE_BY if k in self.provenance]
@@ -395,10 +333,7 @@ class PruningPlan:
         return {
             "mask": self.mask.to_json(),
             "copies": {str(k): str(v) for k, v in self.copies.items()},
-            "action": self.action,
-            "gqa": self.gqa,
-            "slope": self.slope,
-            "repair": self.repair,
+            **{name: getattr(self, name) for name in _WORDS},
             "provenance": as_json(self.provenance, "the provenance of a plan"),
         }
 
@@ -409,23 +344,7 @@ class PruningPlan:
         Raises:
             HeadError: the data is not a plan.
         """
-        try:
-            return cls(
-                mask=HeadMask.of(data["mask"]),
-                copies=data.get("copies", {}),
-                action=str(data.get("action", "remove")),
-                gqa=str(data.get("gqa", "whole_groups")),
-                slope=str(data.get("slope", "target")),
-                repair=str(data.get("repair", "none")),
-                provenance=data.get("provenance", {}),
-            )
-        except _MALFORMED as error:
-            if isinstance(error, DeadheadError):
-                raise
-            raise _no_plan(error) from error
-
-
-def _no_plan(error: Exception) -> HeadError:
-    return HeadError(
-        f"this is not a pruning plan ({one_line(repr(error))}); make one with 'deadhead plan'"
-    )
+        with refusing(*_PLAN):
+            action, gqa, slope, repair = (str(data.get(n, usual)) for n, usual in _WORDS.items())
+            mask, copies = HeadMask.of(data["mask"]), data.get("copies", {})
+            return cls(mask, copies, action, gqa, slope, repair, data.get("provenance", {}))

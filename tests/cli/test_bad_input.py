@@ -240,7 +240,7 @@ def test_a_plan_that_brings_heads_back_is_refused(deadhead, tmp_path, cut):
     mask = HeadModel(load_model(MODEL).model).mask
     write(tmp_path, "plan.json", json.dumps(PruningPlan(mask).to_json()))
     line = deadhead("apply", cut, "-o", "out").refused()
-    assert "the plan keeps head 0.1, which has been cut out of this model" in line
+    assert "the plan keeps head 0.1, which has been removed from this model" in line
 
 
 def test_scores_of_something_else_are_refused(deadhead, tmp_path):

@@ -8,19 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from deadhead import save_model
 from deadhead.errors import CheckpointError, OutputExistsError
-
-
-class Small:
-    """A model of one file."""
-
-    def save_pretrained(self, folder: Path) -> None:
-        (folder / "model.safetensors").write_text("weights")
+from deadhead.files import whole_folder
 
 
 def save(target: str | Path) -> None:
-    save_model(Small(), None, target, card="card")
+    with whole_folder(target) as folder:
+        for name in FILES:
+            (folder / name).write_text("content")
 
 
 def names(folder: Path) -> set[str]:
@@ -31,7 +26,7 @@ FILES = {"model.safetensors", "README.md"}
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_model_is_saved_to_a_path_of_either_kind(tmp_path, kind):
+def test_a_folder_is_written_to_a_path_of_either_kind(tmp_path, kind):
     save(kind(tmp_path / "new" / "model"))
     assert names(tmp_path / "new") == {"model"}
     assert names(tmp_path / "new" / "model") == FILES
@@ -47,14 +42,14 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
 
 
 def test_what_appears_in_the_target_meanwhile_is_left_alone(tmp_path):
-    class Slow(Small):
-        def save_pretrained(self, folder):
-            super().save_pretrained(folder)
+    def write_slowly():
+        with whole_folder(tmp_path / "out") as folder:
+            (folder / "README.md").write_text("content")
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / "mine.txt").write_text("precious")
 
     with pytest.raises(OutputExistsError, match="is not empty"):
-        save_model(Slow(), None, tmp_path / "out")
+        write_slowly()
     assert names(tmp_path) == {"out"}
     assert (tmp_path / "out" / "mine.txt").read_text() == "precious"
 

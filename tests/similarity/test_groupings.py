@@ -330,9 +330,7 @@ def test_half_a_key_value_unit_is_refused_with_the_nearest_amounts():
 
 
 def test_global_needs_distances_over_all_blocks():
-    with pytest.raises(
-        DataError, match="within each of 2 blocks; compute them with"
-    ):
+    with pytest.raises(DataError, match="within each of 2 blocks; compute them with"):
         group(distances(NEAR, FAR), "global", 2)
 
 

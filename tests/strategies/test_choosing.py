@@ -7,8 +7,8 @@ import pytest
 
 from deadhead import Head, HeadMask, HeadModel, HeadScores, PruningPlan, remove_
 from deadhead.errors import BudgetError, UnknownNameError
+from deadhead.options.amounts import count_heads
 from deadhead.strategies import STRATEGIES, Rules, StrategyContext, droppable, reachable, units
-from deadhead.types import count_heads
 from masks import random_mask
 from models import make
 from planted import PlantedScorer

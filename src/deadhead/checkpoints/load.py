@@ -62,7 +62,7 @@ def load_model(
     """
     import transformers
 
-    if dtype is not None and dtype not in DTYPES:
+    if dtype is not None and str(dtype) not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
     wanted = _device(device)
     options = {"trust_remote_code": trust_remote_code}
@@ -140,6 +140,8 @@ def _tokenizer(path: str, options: dict[str, Any]) -> Any:
 
 
 def _resolve(source: str) -> tuple[str, str]:
+    as_path(source, "a model")
+    source = str(source)
     if source.startswith("bundled:"):
         from deadhead import bundled
 
@@ -190,7 +192,7 @@ def _device(device: str) -> torch.device:
     try:
         wanted = torch.device(device)
         torch.zeros(1, device=wanted).item()  # on meta there are no numbers
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise UnknownNameError(
             f"device {device!r} is not available here; use cpu"
             + (", cuda" if torch.cuda.is_available() else "")

@@ -21,6 +21,7 @@ from deadhead.cli.unused import check_prompts, check_recipe
 from deadhead.errors import DataError
 from deadhead.files import check_empty, write_json
 from deadhead.models.heads import HeadModel
+from deadhead.options.amounts import count_heads
 from deadhead.pruning.auto import AutoChoice
 from deadhead.pruning.choose import choose
 from deadhead.pruning.recipe import AUTO, Recipe
@@ -31,7 +32,7 @@ from deadhead.runs import DataSettings, ModelSettings, data_facts, model_facts, 
 from deadhead.scoring.spec import CriterionSpec
 from deadhead.similarity import Clustering
 from deadhead.strategies import STRATEGIES, droppable, shortfall
-from deadhead.types import HeadMask, HeadScores, PruningPlan, count_heads
+from deadhead.types import HeadMask, HeadScores, PruningPlan
 
 PlanOption = Annotated[
     Path, typer.Option("--plan", "-p", help="A plan.json, of 'deadhead plan' or of a run.")

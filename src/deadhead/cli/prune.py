@@ -14,6 +14,7 @@ from deadhead.cli import options as o
 from deadhead.cli.console import progress_bar, say, show, show_json, stopped, typed_command
 from deadhead.cli.unused import check_prompts, check_recipe
 from deadhead.models.heads import HeadModel
+from deadhead.options.amounts import count_heads
 from deadhead.pruning.auto import AutoChoice
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.repair.distill import Distillation
@@ -23,7 +24,6 @@ from deadhead.runs import DataSettings, ModelSettings, RunSettings, Watch, condu
 from deadhead.runs.journal import partial_folder
 from deadhead.similarity import Clustering
 from deadhead.strategies import droppable
-from deadhead.types import count_heads
 
 
 def prune(

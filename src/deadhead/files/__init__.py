@@ -7,10 +7,12 @@ from deadhead.files.lazy import lazy_exports
 if TYPE_CHECKING:
     from deadhead.files.folders import check_empty, whole_folder
     from deadhead.files.locks import locked
+    from deadhead.files.malformed import refusing
     from deadhead.files.reading import (
         as_json,
         as_path,
         fingerprint,
+        json_number,
         parse_json,
         read_bytes,
         read_json,

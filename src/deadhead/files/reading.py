@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import stat
 from hashlib import blake2b
 from pathlib import Path
@@ -173,6 +174,13 @@ def as_json(value: Any, what: str) -> Any:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"JSON cannot hold {what} ({one_line(error)}); leave that out") from error
+
+
+def json_number(value: float) -> float | str | None:
+    """Return a number as JSON can hold it: NaN becomes null, infinities become strings."""
+    if math.isnan(value):
+        return None
+    return float(value) if math.isfinite(value) else repr(float(value))
 
 
 def fingerprint(content: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 
 from deadhead.errors import BudgetError
 
@@ -30,6 +31,30 @@ def parse_amount(text: str | float) -> int | float:
             f"{text!r} is not an amount of heads: write 1% to 100%, or a count of 1 or more"
         )
     return value
+
+
+def count_heads(amount: int | float | str, total: int) -> int:
+    """Turn an amount of heads into a count: `int` counts, `float` in (0, 1] is a fraction.
+
+    Text is read as `parse_amount` does: `"36"`, `"50%"` or `"0.5"`.
+
+    A fraction is rounded to the nearest count, halves down, so `.5` of 7 is 3.
+
+    Raises:
+        BudgetError: a count outside 0..total, or a fraction outside (0, 1].
+    """
+    if isinstance(amount, bool) or not isinstance(amount, (Real, str)):
+        raise BudgetError(
+            f"{amount!r:.80} heads: give a count (int), a fraction (float) in (0, 1], or '50%'"
+        )
+    amount = parse_amount(amount)
+    if isinstance(amount, Integral):
+        if not 0 <= amount <= total:
+            raise BudgetError(f"{amount:.6g} heads were asked for, but the model has {total}")
+        return int(amount)
+    if not 0 < amount <= 1:
+        raise BudgetError(f"{amount!r} of the heads: a fraction is in (0, 1]; for a count give int")
+    return math.ceil(amount * total - 0.5 - 1e-9)
 
 
 def show_amount(amount: int | float) -> str:

@@ -9,9 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
-from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from numbers import Integral, Real
+from types import UnionType
+from typing import (
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from deadhead.errors import unknown_name
+from deadhead.errors import ArgumentError, unknown_name
+from deadhead.files import refusing
 
 KEY = "deadhead"  # of the metadata of a field
 T = TypeVar("T")
@@ -69,6 +81,13 @@ def part(*, default: Any = MISSING, factory: Any = MISSING, without: Collection[
 )
 def settings(cls: type[T]) -> type[T]:
     """Make a frozen dataclass of options; its docstring says what each is for."""
+    after: Callable[[Any], None] = getattr(cls, "__post_init__", lambda self: None)
+
+    def check(self: Any) -> None:
+        check_types(self)
+        after(self)
+
+    cls.__post_init__ = check  # type: ignore[attr-defined]
     made: Any = dataclass(frozen=True, kw_only=True)(cls)
     lines = [
         f"    {each.name}: {facts.help}"
@@ -96,6 +115,41 @@ def choices_of(hint: Any) -> tuple[str, ...]:
     if get_origin(hint) is Literal:
         return get_args(hint)
     return tuple(choice for each in get_args(hint) for choice in choices_of(each))
+
+
+def check_types(settings: Any) -> None:
+    """Read what a caller typed as the command line would, and check every field's type.
+
+    Raises:
+        ArgumentError: a value of a type that its field cannot have.
+        DeadheadError: of the field's own reader.
+    """
+    hints = hints_of(type(settings))
+    for each in fields(settings):
+        facts, value, hint = facts_of(each), getattr(settings, each.name), hints[each.name]
+        if _is_of(value, hint):
+            continue
+        known = choices_of(hint)
+        allowed = ", ".join(known) if known else getattr(hint, "__name__", str(hint))
+        what = f"{each.name} cannot be {value!r:.80}"
+        if not isinstance(value, str) or facts is None or facts.parse is None:
+            raise ArgumentError(f"{what}; give {allowed}")
+        with refusing(ArgumentError, what, f"give {allowed}"):
+            object.__setattr__(settings, each.name, facts.parse(value))
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str)  # `check_choices` names the nearest one
+    if origin in (Union, UnionType):
+        return any(_is_of(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(each, parts[0]) for each in value)
+    if hint in (int, float):
+        number = Integral if hint is int else Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, origin or hint)
 
 
 def check_choices(settings: Any, *, but: Collection[str] = ()) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 from deadhead.data.inputs import Batch
 from deadhead.errors import BudgetError, ScoreError
 from deadhead.models.heads import HeadModel
+from deadhead.options.amounts import count_heads
 from deadhead.pruning.budgets import Budget, BudgetMeter, BudgetMeters
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.scoring.spec import CriterionSpec
 from deadhead.strategies import STRATEGIES, Move, ScoreFn, StrategyContext, droppable, units
-from deadhead.types import HeadMask, HeadScores, count_heads
+from deadhead.types import HeadMask, HeadScores
 
 if TYPE_CHECKING:
     from deadhead.scoring import Scorer

@@ -11,9 +11,10 @@ import numpy as np
 from deadhead.display.brief import Brief
 from deadhead.display.head_map import head_map_html
 from deadhead.display.words import number
-from deadhead.errors import BudgetError
+from deadhead.errors import BudgetError, DataError
+from deadhead.files import json_number, refusing
 from deadhead.measure import Metric
-from deadhead.types import Head, HeadMask, json_number
+from deadhead.types import Head, HeadMask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,15 +51,17 @@ class Step(Brief):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Step:
-        """Read what `to_json` returned."""
-        metric = float("nan") if data["metric"] is None else float(data["metric"])
-        return cls(
-            mask=HeadMask.of(data["mask"]),
-            dropped=tuple(Head.parse(h) for h in data["dropped"]),
-            metric=metric,
-            seconds=data["seconds"],
-            scores=tuple(float(s) for s in data["scores"]),
-        )
+        """Read what `to_json` returned.
+
+        Raises:
+            DataError: the data is not a step.
+        """
+        with refusing(DataError, "this is not a step of a run", "take it from a run.json"):
+            mask = HeadMask.of(data["mask"])
+            dropped = tuple(Head.parse(h) for h in data["dropped"])
+            metric = float("nan") if data["metric"] is None else float(data["metric"])
+            scores = tuple(float(s) for s in data["scores"])
+            return cls(mask, dropped, metric, float(data["seconds"]), scores)
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,13 +156,15 @@ class Trajectory:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trajectory:
-        """Read what `to_json` returned."""
-        return cls(
-            start=Step.from_json(data["start"]),
-            steps=tuple(Step.from_json(s) for s in data["steps"]),
-            metric=data["metric"],
-            greater_is_better=data["greater_is_better"],
-        )
+        """Read what `to_json` returned.
+
+        Raises:
+            DataError: the data is not a trajectory.
+        """
+        with refusing(DataError, "this is not a trajectory", "take it from a run.json"):
+            steps = tuple(Step.from_json(s) for s in data["steps"])
+            start, metric = Step.from_json(data["start"]), str(data["metric"])
+            return cls(start, steps, metric, bool(data["greater_is_better"]))
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row per step: step, heads_dropped, sparsity, metric, dropped, score, seconds."""

@@ -17,6 +17,7 @@ from deadhead.files import check_empty, locked, whole_folder
 from deadhead.interop import write_pruning_log
 from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel
+from deadhead.options.amounts import count_heads
 from deadhead.report.similarity_page import write_similarity_report
 from deadhead.report.similarity_summary import SimilaritySummary
 from deadhead.runs.comparing import (
@@ -45,7 +46,7 @@ from deadhead.similarity import (
 from deadhead.similarity.agreement import agreement
 from deadhead.similarity.distances import distances
 from deadhead.similarity.gram import per_block
-from deadhead.types import PruningPlan, count_heads
+from deadhead.types import PruningPlan
 
 
 def conduct_similarity(

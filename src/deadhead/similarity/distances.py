@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from deadhead.errors import DataError, DeadheadError, HeadError, check_name
-from deadhead.files import as_json, read_json, write_json
+from deadhead.errors import DataError, HeadError, check_name
+from deadhead.files import as_json, read_json, refusing, write_json
 from deadhead.files.reading import MIB
 from deadhead.models.heads import HeadModel
 from deadhead.similarity.gram import HeadGrams
@@ -89,7 +89,8 @@ class HeadDistances:
         Raises:
             DataError: the data is not distances, or a matrix is not as it must be.
         """
-        try:
+        advice = "make them with 'deadhead similarity'"
+        with refusing(DataError, "these are not distances between heads", advice):
             return cls(
                 tuple(_matrix(rows) for rows in data["matrices"]),
                 tuple(
@@ -99,13 +100,6 @@ class HeadDistances:
                 str(data["metric"]),
                 dict(data.get("provenance", {})),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, DeadheadError):
-                raise
-            raise DataError(
-                f"these are not distances between heads ({error!r}); make them with"
-                " 'deadhead similarity'"
-            ) from error
 
 
 def distances(

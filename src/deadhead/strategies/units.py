@@ -9,9 +9,10 @@ import numpy as np
 
 from deadhead.errors import BudgetError, unknown_name
 from deadhead.models.heads import HeadModel
+from deadhead.options.amounts import count_heads
 from deadhead.options.clustering import Clustering
 from deadhead.surgery.groups import members_of, policy_named
-from deadhead.types import Head, HeadMask, HeadScores, count_heads
+from deadhead.types import Head, HeadMask, HeadScores
 
 Unit = tuple[Head, ...]
 GroupErrorsFn = Callable[[Sequence[Unit]], Sequence[float] | None]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from deadhead.types import Head, json_number
+from deadhead.files import json_number
+from deadhead.types import Head
 
 if TYPE_CHECKING:
     import pandas as pd

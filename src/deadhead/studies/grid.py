@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from deadhead.errors import BudgetError, unknown_name
+from deadhead.options.amounts import count_heads
 from deadhead.options.choices import Action, Gqa, Loss, Repair, Slope, Strategy
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.repair.base import REPAIRS
 from deadhead.similarity import Clustering
 from deadhead.studies.readings import RANDOM_HEADS
-from deadhead.types import COPYING, count_heads
+from deadhead.types import COPYING
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deadhead.types import json_number
+from deadhead.files import json_number
 
 RANDOM_HEADS, RANDOM_GROUPS = "random heads", "random groups"
 
