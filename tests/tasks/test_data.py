@@ -25,6 +25,8 @@ TABLE = [{"sentence": 'say "hi', "label": 1}, {"sentence": "bye, now", "label": 
         ("x.tsv", 'sentence\tlabel\r\nsay "hi\t1\r\nbye, now\t0\r\n'),
         ("x.csv", 'sentence,label\n"say ""hi",1\n"bye, now",0\n'),
         ("x.csv", '"say ""hi",1\n"bye, now",0\n'),
+        ("x.csv", 'sentence;label\n"say ""hi";1\nbye, now;0\n'),
+        ("x.csv", '"say ""hi";1\nbye, now;0\n'),
         ("x.jsonl", "\n".join(json.dumps(row) for row in TABLE)),
         ("x.json", json.dumps(TABLE)),
         ("x.json", json.dumps({"data": TABLE})),
@@ -86,6 +88,13 @@ def test_a_header_is_told_from_data(tmp_path, content, columns):
         ("x.tsv", "a\t1\nb\n", "line 2 of .* has 1 field, line 1 has 2"),
         ("x.csv", "a,1\n\nb,c,0\n", "line 3 of .* has 3 fields, line 1 has 2"),
         ("x.csv", 'a,1\n"b,0\n', "line 2 of .* is not CSV"),
+        ("x.csv", "a; b,1\nc; d,0\n", "commas and semicolons both divide the lines of .* evenly"),
+        ("x.csv", "sentence\tlabel\na\t1\nb\t0\n", r"but '\\t' in each line; write tabs in a .tsv"),
+        ("x.csv", "sentence|label\na|1\nb|0\n", "but '|' in each line"),
+        ("x.tsv", "sentence;label\na;1\nb;0\n", "has no tabs between its fields, but ';' in each"),
+        ("x.tsv", "label,sentence\n1,a\n0,b\n", "but ',' in each line"),
+        ("x.csv", "a\xff".encode("latin-1"), "is not UTF-8 text"),
+        ("x.csv", "a,1\n".encode("utf-16"), "is not UTF-8 text"),
         ("x.tsv", "a\tb\tc\t1\n", "has 4 columns and no header"),
         ("x.tsv", "a\ta\nb\tc\n", "a header with a name twice"),
     ],
@@ -127,6 +136,22 @@ def test_blank_texts_are_refused_where_they_have_a_label(tmp_path, blank):
     with pytest.raises(DataError, match=r"row 1 of '.*x.tsv' has a blank 'sentence'; 1 of 3 rows"):
         rows.filled_texts("sentence")
     assert rows.texts("sentence") == ["fine", blank, "bad"]
+
+
+@pytest.mark.parametrize("name", ["x.tsv", "x.csv"])
+def test_quoted_texts_may_hold_line_ends_and_be_long(tmp_path, name):
+    texts = ["one\nand two", "x " * 100_000, "three"]
+    mark = "\t" if name == "x.tsv" else ","
+    frame = pd.DataFrame({"sentence": texts, "label": [0, 1, 0]})
+    frame.to_csv(tmp_path / name, sep=mark, index=False)
+    assert read_file(tmp_path / name).texts("sentence") == texts
+
+
+def test_one_column_of_texts_with_marks_in_them_stays_one_column(tmp_path):
+    texts = ["one, two", "red; green | blue", "a b"]
+    for name in ("x.txt", "x.tsv"):
+        rows = read_file(write(tmp_path, name, "\n".join(["text", *texts])))
+        assert rows.texts("text")[-3:] == texts
 
 
 def test_slices_are_split_from_paths(tmp_path):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Set
 import pandas as pd
 
 from deadhead.errors import FileFormatError
-from deadhead.files import decode, lines_of, parse_json
+from deadhead.files import decode, lines_of, one_line, parse_json
 
 Reader = Callable[[bytes, str, Set[str]], pd.DataFrame]
 
@@ -47,30 +47,80 @@ def name_columns(records: list[list[str]], path: str, labels: Set[str]) -> pd.Da
 
 
 def read_tsv(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
-    """Read tab-separated fields; quotes are plain text."""
-    records = [line.split("\t") for line in lines_of(decode(content, path))]
-    for number, record in enumerate(records, 1):
-        if len(record) != len(records[0]):
-            raise FileFormatError(_field_count(path, number, len(record), len(records[0])))
+    """Read tab-separated fields; quotes are plain text, unless only they make even records."""
+    text = decode(content, path)
+    records = [line.split("\t") for line in lines_of(text)]
+    odd = next((n for n, r in enumerate(records) if len(r) != len(records[0])), None)
+    if odd is not None:
+        plain, records = records, quoted_records(text, "\t")
+        if not _even(records):
+            raise FileFormatError(_field_count(path, odd + 1, len(plain[odd]), len(plain[0])))
+    _refuse_other_delimiters(records, path, "tabs")
     return name_columns(records, path, labels)
 
 
 def read_csv(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
-    """Read comma-separated fields; quotes as RFC 4180 has them."""
-    reader = csv.reader(io.StringIO(decode(content, path), newline=""), strict=True)
-    records: list[list[str]] = []
-    try:
-        for record in reader:
-            if not record:
-                continue
-            records.append(record)
-            if len(record) != len(records[0]):
-                raise FileFormatError(
-                    _field_count(path, reader.line_num, len(record), len(records[0]))
-                )
-    except csv.Error as error:
-        raise FileFormatError(f"line {reader.line_num} of {path!r} is not CSV: {error}") from error
+    """Read fields with commas, or with semicolons where only these divide the lines evenly.
+
+    Quotes are as RFC 4180 has them.
+    """
+    text = decode(content, path)
+    records, semicolons = (quoted_records(text, delimiter) for delimiter in ",;")
+    if _even(semicolons) and len(semicolons[0]) > 1:
+        if _even(records) and len(records[0]) > 1:
+            raise FileFormatError(
+                f"commas and semicolons both divide the lines of {path!r} evenly; put texts in"
+                " quotes"
+            )
+        records = semicolons
+    if not _even(records):
+        raise FileFormatError(_uneven_csv(text, path))
+    _refuse_other_delimiters(records, path, "commas or semicolons")
     return name_columns(records, path, labels)
+
+
+def quoted_records(text: str, delimiter: str) -> list[list[str]]:
+    """Split text into fields, with quotes as RFC 4180 has them; nothing if they do not fit."""
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        return [record for record in reader if record]
+    except csv.Error:
+        return []
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _even(records: list[list[str]]) -> bool:
+    return len({len(record) for record in records}) == 1
+
+
+def _uneven_csv(text: str, path: str) -> str:
+    """Say which line makes a file no CSV."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    expected = 0
+    try:
+        for record in filter(None, reader):
+            expected = expected or len(record)
+            if len(record) != expected:
+                return _field_count(path, reader.line_num, len(record), expected)
+    except csv.Error as error:
+        return f"line {reader.line_num} of {path!r} is not CSV: {error}"
+    return f"{path!r} is not CSV"
+
+
+def _refuse_other_delimiters(records: list[list[str]], path: str, used: str) -> None:
+    """Refuse one column that another delimiter divides evenly into a text and a number."""
+    if len(records[0]) > 1 or len(records) < 3:
+        return
+    for delimiter in ("\t", ",", ";", "|"):
+        divided = [record[0].split(delimiter) for record in records[1:]]
+        numbers = any(all(_is_whole(fields[end]) for fields in divided) for end in (0, -1))
+        if _even(divided) and len(divided[0]) > 1 and numbers:
+            raise FileFormatError(
+                f"{path!r} has no {used} between its fields, but {delimiter!r} in each line; write"
+                " tabs in a .tsv file, and commas or semicolons in a .csv file"
+            )
 
 
 def read_jsonl(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
@@ -104,16 +154,14 @@ def read_json(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
 
 def read_parquet(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
     """Read a Parquet table."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
 
     if content[:4] != b"PAR1" or content[-4:] != b"PAR1":
         raise FileFormatError(f"{path!r} is not Parquet: its magic bytes are missing")
     try:
-        return pq.read_table(pa.BufferReader(content)).to_pandas()
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise FileFormatError(f"{path!r} is damaged Parquet: {reason}") from error
+        return pd.read_parquet(io.BytesIO(content))
+    except (ArrowException, OSError, ValueError) as error:
+        raise FileFormatError(f"{path!r} is damaged Parquet: {one_line(error)}") from error
 
 
 def read_txt(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import pandas as pd
 
 from deadhead.data import hub
-from deadhead.data.formats import READERS
+from deadhead.data.formats import READERS, quoted_records
 from deadhead.data.rows import Rows, data_files, read_file, split_slice
 from deadhead.data.splits import read_split
 from deadhead.errors import DataError, FileFormatError
@@ -76,8 +74,8 @@ def read_task_file(path: Path, *, column: str | None = None) -> Rows:
     Source: tasks/*.tsv of explainabloomity, which pandas wrote and read.
     """
     text = read_text(path, "prompts", limit=None)
-    records = _quoted(text)
-    if records is None:
+    records = quoted_records(text, "\t")
+    if len({len(record) for record in records}) != 1:
         records = [line.split("\t") for line in lines_of(text) if line.strip()]
     if len({len(record) for record in records}) > 1:
         raise FileFormatError(
@@ -94,13 +92,3 @@ def read_task_file(path: Path, *, column: str | None = None) -> Rows:
     if frame.empty:
         raise DataError(f"{str(path)!r} has no prompts; give a file with at least one")
     return Rows.of(frame, str(path), file=str(path.resolve()))
-
-
-def _quoted(text: str) -> list[list[str]] | None:
-    """Split into fields as CSV with tabs; None if quotes or the number of fields do not fit."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
-    try:
-        records = [record for record in reader if record]
-    except csv.Error:
-        return None
-    return records if len({len(record) for record in records}) <= 1 else None
