@@ -337,7 +337,9 @@ def test_heads_and_masks_are_repaired_by_least_squares(given):
 
 def test_distill_in_place_trains():
     model, trained = make("bert"), make("bert")
-    plan = PruningPlan(HeadModel(model).mask.drop("0.1", "0.2", "0.3", "1.2", "1.3", "2.1"), repair="least_squares")
+    plan = PruningPlan(
+        HeadModel(model).mask.drop("0.1", "0.2", "0.3", "1.2", "1.3", "2.1"), repair="least_squares"
+    )
     data = [batch(LENGTHS, seed=seed) for seed in range(12)]
     repair_(model, data, plan)
     settings = Distillation(epochs=10, learning_rate=1e-3)

@@ -12,6 +12,7 @@ from torch import nn
 
 from deadhead.data.inputs import call, unknown_token
 from deadhead.errors import DataError, ScoreError
+from deadhead.models.modes import eval_mode
 
 Batch = dict[str, torch.Tensor]
 
@@ -175,7 +176,6 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[Batch], torch.Tensor]]:
 
     The model is left as found, also after an exception.
     """
-    training = [module for module in model.modules() if module.training]
     config = getattr(model, "config", None)
     cached = bool(getattr(config, "use_cache", False))
 
@@ -190,14 +190,11 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[Batch], torch.Tensor]]:
             )
         return outputs.logits
 
-    model.eval()
     if config is not None and cached:
         config.use_cache = False
     try:
-        with torch.inference_mode():
+        with eval_mode(model), torch.inference_mode():
             yield logits
     finally:
         if config is not None and cached:
             config.use_cache = True
-        for module in training:
-            module.training = True

@@ -136,7 +136,7 @@ def read_jsonl(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def read_json(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
+def read_json_table(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
     """Read a list of objects, an object of columns, or either under the key `data`."""
     what = "a table; for one object a line the ending is .jsonl"
     found = parse_json(decode(content, path), repr(path), what)
@@ -174,7 +174,7 @@ READERS: dict[str, Reader] = {
     ".tsv": read_tsv,
     ".csv": read_csv,
     ".jsonl": read_jsonl,
-    ".json": read_json,
+    ".json": read_json_table,
     ".parquet": read_parquet,
     ".txt": read_txt,
 }

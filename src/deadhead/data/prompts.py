@@ -10,11 +10,11 @@ from deadhead.data.batching import (
     Batch,
     TokenSequence,
     context_length,
-    length_order,
-    length_runs,
-    pad,
+    pack,
     padding_id,
+    refuse_unknown_tokens,
 )
+from deadhead.data.encoding import encode
 from deadhead.data.examples import Examples
 from deadhead.data.prompt_files import PROMPT_COLUMNS, read_prompts
 from deadhead.data.rows import Rows
@@ -59,10 +59,8 @@ class Prompts:
         Shape: `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids`,
         each (batch, tokens), padded on the right.
         """
-        ordered = [self.sequences[row] for row in length_order(self.sequences)]
-        lengths = [len(sequence.ids) for sequence in ordered]
-        runs = length_runs(lengths, batch_size=self.batch_size)
-        return [pad(ordered[run], self.pad_id) for run in runs]
+        packed = pack(self.sequences, self.pad_id, batch_size=self.batch_size)
+        return [part.batch for part in packed]
 
 
 def open_prompts(
@@ -119,7 +117,7 @@ def open_prompts(
     drawn = examples.sample(n, seed)
     if n is not None and len(examples) < n and not str(spec).startswith("bundled:"):
         notes.append(f"{n} prompts were asked for; {str(spec)!r} has {len(examples)}, all are used")
-    sequences, shortened = _tokenise(drawn, tokenizer, limit, strict)
+    sequences, shortened = _tokenize(drawn, tokenizer, config, limit, strict)
     of = "" if len(drawn) == len(examples) else f"the {len(examples)} in "
     return Prompts(
         texts=tuple(text for (text,) in drawn.texts),
@@ -166,12 +164,12 @@ def _usual_column(part: Rows) -> str:
     return found
 
 
-def _tokenise(
-    examples: Examples, tokenizer, limit: int | None, strict: bool
+def _tokenize(
+    examples: Examples, tokenizer, config, limit: int | None, strict: bool
 ) -> tuple[list[TokenSequence], list[str]]:
-    """Tokenise, and truncate where the model's context ends."""
-    texts = [text for (text,) in examples.texts]
-    sequences = _encode(texts, tokenizer, None)
+    """Tokenize, and truncate where the model's context ends."""
+    texts = examples.texts
+    sequences = encode(texts, tokenizer, None)
     long = [r for r, s in enumerate(sequences) if limit is not None and len(s.ids) > limit]
     notes = []
     if long:
@@ -185,28 +183,16 @@ def _tokenise(
         notes.append(
             f"{len(long)} of {len(texts)} prompts were truncated to {limit} tokens ({first})"
         )
-        cut = _encode([texts[row] for row in long], tokenizer, limit)
+        cut = encode([texts[row] for row in long], tokenizer, limit)
         for row, sequence in zip(long, cut, strict=True):
             sequences[row] = sequence
     empty = next((r for r, s in enumerate(sequences) if not s.ids), None)
     if empty is not None:
-        raise DataError(f"prompt {texts[empty]!r:.60} has no tokens; remove it")
+        raise DataError(f"prompt {texts[empty][0]!r:.60} has no tokens; remove it")
+    refuse_unknown_tokens(sequences, config)
     if all(len(s.ids) < _FEWEST_TOKENS for s in sequences):
         raise DataError(
-            f"every prompt has one token ({texts[0]!r:.40}), which attends only to itself, so all"
+            f"every prompt has one token ({texts[0][0]!r:.40}), which attends only to itself, so all"
             " heads look alike; give longer prompts"
         )
     return sequences, notes
-
-
-def _encode(texts: list[str], tokenizer, limit: int | None) -> list[TokenSequence]:
-    encoded = tokenizer(
-        texts,
-        truncation=limit is not None,
-        max_length=limit,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    ids = encoded["input_ids"]
-    segments = encoded.get("token_type_ids", [None] * len(ids))
-    return [TokenSequence(i, s) for i, s in zip(ids, segments, strict=True)]

@@ -29,7 +29,7 @@ class Answers(NamedTuple):
 
 def answers_of(model: nn.Module, outputs: Any, batch: Batch) -> Answers:
     """Read a model's outputs as its head means them."""
-    logits, valid = wide(logits_of(outputs)), valid_tokens(batch)
+    logits, valid = widened(logits_of(outputs)), valid_tokens(batch)
     numbers = not has_head(outputs)
     if is_span(outputs):
         # a start or an end is one of the sample's tokens
@@ -91,6 +91,6 @@ def has_head(outputs: Any) -> bool:
     return isinstance(outputs, Tensor) or hasattr(outputs, "logits") or is_span(outputs)
 
 
-def wide(logits: Tensor) -> Tensor:
+def widened(logits: Tensor) -> Tensor:
     """Return logits in float32 at least."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

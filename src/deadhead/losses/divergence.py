@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deadhead.data.inputs import Batch, samples_in, take_samples, valid_tokens, without_empty
-from deadhead.losses.answers import answers_of, logits_of, wide
+from deadhead.losses.answers import answers_of, logits_of, widened
 from deadhead.losses.losses import Loss
 from deadhead.moments.sums import HELD_OUT_EVERY
 
@@ -62,7 +62,7 @@ def preference_from(model: nn.Module, dense: Any, batch: Batch) -> Loss:
 def _margins(outputs: Any, batch: Batch) -> Tensor:
     """Return log-likelihoods of first sentences minus those of second ones; (pairs,), float64."""
     ids, valid = batch["input_ids"][:, 1:, None], valid_tokens(batch)[:, 1:]
-    log_p = wide(logits_of(outputs))[:, :-1].log_softmax(-1).gather(2, ids)[..., 0]
+    log_p = widened(logits_of(outputs))[:, :-1].log_softmax(-1).gather(2, ids)[..., 0]
     first, second = (log_p.cpu().double() * valid.cpu()).sum(1).chunk(2)  # some lack float64
     return first - second
 

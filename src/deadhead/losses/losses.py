@@ -17,8 +17,9 @@ from deadhead.losses.answers import (
     is_span,
     logits_of,
     problem_type,
-    wide,
+    widened,
 )
+from deadhead.models.purpose import is_causal_lm
 
 Loss = Callable[[nn.Module, Any, Batch], Tensor]
 
@@ -28,7 +29,7 @@ def logit_norm(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
 
     Shape: (batch,). Source: Greedy-Gnorm, arXiv 2602.04491.
     """
-    logits = wide(logits_of(outputs))
+    logits = widened(logits_of(outputs))
     if logits.dim() == 3:
         logits = logits.masked_fill(~valid_tokens(batch)[..., None], 0)
     return logits.flatten(1).norm(dim=1)
@@ -49,7 +50,7 @@ def task(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
         DataError: there are no labels, and the model is not a causal language model; or the labels
             do not fit its outputs, or are not among its classes.
     """
-    logits, labels = wide(logits_of(outputs)), batch.get("labels")
+    logits, labels = widened(logits_of(outputs)), batch.get("labels")
     if is_span(outputs):
         return _span_loss(answers_of(model, outputs, batch).logits, batch)
     causal = is_causal_lm(model)
@@ -180,11 +181,6 @@ def _hash(x: Tensor) -> Tensor:
 
 def _bits(x: Tensor, count: int = 32) -> Tensor:
     return x[..., None] >> torch.arange(count, device=x.device) & 1
-
-
-def is_causal_lm(model: nn.Module) -> bool:
-    """Whether a model predicts each next token."""
-    return any(s in type(model).__name__ for s in ("ForCausalLM", "LMHeadModel"))
 
 
 LOSSES: dict[str, Loss] = {"kl": kl, "logit_norm": logit_norm, "task": task}

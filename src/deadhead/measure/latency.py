@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.errors import BudgetError, DataError
-from deadhead.measure.size import generates, speed_ceiling
+from deadhead.measure.size import speed_ceiling
 from deadhead.models.modes import eval_mode
+from deadhead.models.purpose import is_causal_lm
 
 Inputs = Mapping[str, Tensor]
 Verdict = Literal["faster", "slower", "noise"]
@@ -140,7 +141,7 @@ def measure_speed(
     first = inputs.get("input_ids", next(iter(inputs.values())))
     batch, length = first.shape[0], first.shape[1] if first.ndim > 1 else 1
     times = paired_seconds(before, after, inputs, repeats=repeats, warmup=warmup)
-    setting = "prefill" if _is_causal_lm(before) else "forward"
+    setting = "prefill" if is_causal_lm(before) else "forward"
     return _row(setting, batch, length, times, before, after)
 
 
@@ -178,7 +179,7 @@ def measure_decode(
         BudgetError: `repeats` is below 1.
     """
     for model in (before, after):
-        if not _is_causal_lm(model):
+        if not is_causal_lm(model):
             raise DataError(
                 f"{type(model).__name__} does not generate from a KV cache; decode is timed for"
                 " causal language models, use measure_speed for others"
@@ -209,7 +210,7 @@ def measure_all(
 ) -> list[SpeedRow]:
     """Measure the forward pass and, for causal language models, decoding at the same length."""
     rows = [measure_speed(before, after, inputs, repeats=repeats, warmup=warmup)]
-    if _is_causal_lm(before):
+    if is_causal_lm(before):
         length = max(1, _decode_length(before, rows[0].length))
         rows.append(measure_decode(before, after, length=length, repeats=repeats, warmup=warmup))
     return rows
@@ -219,11 +220,6 @@ def _decode_length(model: nn.Module, length: int) -> int:
     """Leave room for the new token in models with a fixed number of positions."""
     limit = getattr(model.config, "max_position_embeddings", None)
     return min(length, limit - 1) if limit else length
-
-
-def _is_causal_lm(model: nn.Module) -> bool:
-    config = getattr(model, "config", None)
-    return generates(model) and not getattr(config, "is_encoder_decoder", False)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -11,8 +11,9 @@ from torch import nn
 from deadhead.criteria import CRITERIA
 from deadhead.data.inputs import Batch, samples_in
 from deadhead.errors import HeadError, ScoreError
-from deadhead.losses.losses import Loss, is_causal_lm
+from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
+from deadhead.models.purpose import is_causal_lm
 from deadhead.moments import Moments
 from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import REPAIRS, Fits, fit

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from deadhead.data.inputs import Batch, call, to_device, valid_tokens
 from deadhead.errors import HeadError
-from deadhead.losses.answers import answers_of, has_head, wide
+from deadhead.losses.answers import answers_of, has_head, widened
 from deadhead.models.heads import HeadModel
 from deadhead.options.distillation import Distillation
 
@@ -129,5 +129,5 @@ def soft_divergence(student: Tensor, dense: Tensor, temperature: float = 1.0) ->
 
 def _rows(values: Tensor, valid: Tensor) -> Tensor:
     """Return one row per real token, or per sample, wide enough to be squared."""
-    values = wide(values)
+    values = widened(values)
     return values[valid] if values.dim() == 3 else values
