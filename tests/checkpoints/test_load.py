@@ -232,6 +232,25 @@ def test_other_weights_in_the_folder_are_not_read(tmp_path):
     assert load_model(str(tmp_path)).model is not None
 
 
+@pytest.mark.parametrize("source", (None, 5, "", "\0", "x" * 5000, "a/b", "bundled:x", "~nobody/x"))
+def test_sources_that_are_no_models(source):
+    with pytest.raises(DeadheadError) as caught:
+        load_model(source)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ("device", "dtype"))
+@pytest.mark.parametrize("value", (5, [], "zz", "meta", object()))
+def test_options_that_do_not_exist(option, value, tmp_path):
+    with pytest.raises(DeadheadError, match=f"{option} .* is not (known|available)"):
+        load_model(str(checkpoint(tmp_path)), **{option: value})
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, "float16"))
+def test_a_dtype_is_a_name_or_torch_s_own(dtype, tmp_path):
+    assert load_model(checkpoint(tmp_path), dtype=dtype).model.dtype == torch.float16
+
+
 def test_a_dense_model_that_says_it_is_cut_is_refused_by_name(tmp_path):
     checkpoint(tmp_path / "cut", cut=True)
     checkpoint(tmp_path / "dense")

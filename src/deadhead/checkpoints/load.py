@@ -44,7 +44,7 @@ def load_model(
     source: str | Path,
     *,
     device: str = "cpu",
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
 ) -> Loaded:
     """Load the model class that a checkpoint was saved from, cut or uncut.
@@ -62,8 +62,9 @@ def load_model(
     """
     import transformers
 
-    if dtype is not None and str(dtype) not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
+    precision = "auto" if dtype is None else str(dtype).removeprefix("torch.")
+    if precision not in (*DTYPES, "auto"):
+        raise unknown_name("dtype", precision, DTYPES)
     wanted = _device(device)
     options = {"trust_remote_code": trust_remote_code}
     try:
@@ -76,7 +77,7 @@ def load_model(
             _check_fits(model_class, config, files, options)
         model, found = model_class.from_pretrained(
             path,
-            dtype=DTYPES.get(dtype or "", "auto"),
+            dtype=DTYPES.get(precision, "auto"),
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # so that we can say which
             output_loading_info=True,
