@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deadhead.checkpoints.verify import check_shapes, tensors_for, weight_files
+from deadhead.checkpoints.verify import check_heads, tensors_for, weight_files
 from deadhead.errors import CheckpointError, DeadheadError
 from deadhead.files import one_line, whole_folder
+from deadhead.models.manifest import claim_of
 
 
 def save_model(model: Any, tokenizer: Any, target: str | Path, *, card: str | None = None) -> None:
@@ -17,8 +18,8 @@ def save_model(model: Any, tokenizer: Any, target: str | Path, *, card: str | No
 
     Raises:
         OutputExistsError: `target` is not empty, or not a folder.
-        CheckpointError: writing failed, or what was written is not the model; `target` is as it
-            was.
+        CheckpointError: writing failed, or the heads written are not those of the model; `target`
+            is as it was.
     """
     with whole_folder(target) as folder:
         try:
@@ -32,6 +33,7 @@ def save_model(model: Any, tokenizer: Any, target: str | Path, *, card: str | No
                 f"could not write {Path(target).name!r}: {one_line(error)}; make room or change its"
                 " rights"
             ) from error
-        check_shapes(model, tensors_for(model, weight_files(folder)))
+        if claim_of(model) is not None:
+            check_heads(model, tensors_for(model, weight_files(folder)))
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8")
