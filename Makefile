@@ -10,7 +10,7 @@ export OMP_NUM_THREADS = 2
 export TOKENIZERS_PARALLELISM = false
 
 demo: $(READY)
-	rm -rf deadhead-demo .deadhead-demo.partial
+	rm -rf deadhead-demo deadhead-demo.partial
 	$(BIN)/deadhead demo
 
 test: $(READY)

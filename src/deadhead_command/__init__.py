@@ -1,7 +1,6 @@
-"""The entry of the command: Ctrl-C is heard from the first import on.
+"""The entry of the command: it answers Ctrl-C from the first import on.
 
-It stands beside the package, because importing anything in `deadhead` imports torch and
-transformers first.
+It stands beside the package, because importing torch and transformers takes seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 def main() -> None:
     """Run the command; see `deadhead.cli`."""
-    with _leaving_on_interrupt():
+    with leaving_on_interrupt():
         from deadhead import cli
 
         app = cli.command()
@@ -24,7 +23,7 @@ def main() -> None:
 
 
 @contextmanager
-def _leaving_on_interrupt() -> Iterator[None]:
+def leaving_on_interrupt() -> Iterator[None]:
     """Let Ctrl-C end the process at once: half-imported libraries swallow or twist exceptions."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # in the background it is ignored, and stays so

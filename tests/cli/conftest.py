@@ -35,7 +35,7 @@ def deadhead(monkeypatch, capsys, tmp_path) -> Callable[..., Result]:
 @pytest.fixture
 def no_figures(monkeypatch):
     """Leave out the report: figures take most of the time of a small run."""
-    module = importlib.import_module("deadhead.runs.conduct")  # the function has its name
+    module = importlib.import_module("deadhead.runs.prune")  # the function has its name
     monkeypatch.setattr(module, "write_report", lambda summary, folder: None)
 
 

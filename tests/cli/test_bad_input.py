@@ -49,14 +49,20 @@ UNKNOWN = [
 ]
 
 WRONG_NUMBERS = [
-    *((with_option("--heads", h), f"{h!r} of the heads cannot") for h in ("0", "-3", "0%", "101%")),
-    *((with_option("--heads", h), f"{h!r} of the heads cannot") for h in ("nan", "inf", "1.5")),
+    *(
+        (with_option("--heads", h), f"{h!r} is not an amount of heads: write 1% to")
+        for h in ("0", "-3", "0%", "101%")
+    ),
+    *(
+        (with_option("--heads", h), f"{h!r} is not an amount of heads: write 1% to")
+        for h in ("nan", "inf", "1.5")
+    ),
     *((with_option("--heads", h), f"{h!r} is not an amount of heads") for h in ("abc", "", "5 %x")),
     (with_option("--heads", "1000"), "1000 heads were asked for, but the model has 24"),
     (with_option("--heads", "5", "--scope", "per_block"), "ask for 4 or 8, or change the rules"),
     (with_option("--keep-at-least", "6"), "4 of 24 heads cannot .*nothing may go: change"),
     (with_option("--keep-at-least", "-1"), "keep_at_least is -1; give 0 or more"),
-    (with_option("--per-step", "0"), "'0' of the heads cannot be dropped"),
+    (with_option("--per-step", "0"), "'0' is not an amount of heads: write 1% to"),
     (with_option("--per-step", "1000"), "1000 heads were asked for, but the model has 24"),
     (with_option("--max-drop", "nan"), "max_drop is nan; give 0 or more"),
     (with_option("--seed", "-1"), "seed -1 cannot be used; give 0 or more"),
@@ -76,7 +82,7 @@ MISSING = [
     (("score", MODEL), "no data is named; give --task or --calibration"),
     (("plan", MODEL), "no data is named; give --task or --calibration"),
     (("evaluate", MODEL), "no data is named; give --task or --test"),
-    (with_option("--resume"), "no interrupted run in '.*/.out.partial'; start without --resume"),
+    (with_option("--resume"), "no interrupted run in '.*/out.partial'; start without --resume"),
 ]
 
 

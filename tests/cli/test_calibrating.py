@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from command import MODEL
 
-from deadhead.cli.reading import read_scores
+from deadhead.cli.plans import read_scores
 
 TEXTS = [f"the {w} film was {v}" for w in ("old", "new", "long") for v in ("good", "bad", "dull")]
 JUDGED = ("--test", "bundled:sentiment", "--test-size", "16", "--no-speed", "--heads", "12")

@@ -21,6 +21,7 @@ from command import DATA, MODEL, SMALL
 
 from deadhead import Head, HeadMask, HeadModel, PruningPlan, cli, load_model
 from deadhead.cli import console
+from deadhead.runs.settings import ModelSettings
 
 RUNS = {
     "prune": ("prune", MODEL, *SMALL, "-o", "out", "--no-save"),
@@ -286,13 +287,13 @@ def test_list_knows_everything(deadhead):
 def test_ctrl_c_says_how_to_go_on_or_that_nothing_was_done(
     deadhead, no_figures, monkeypatch, tmp_path
 ):
-    module = importlib.import_module("deadhead.runs.conduct")
+    module = importlib.import_module("deadhead.runs.prune")
 
     def stop(*args, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "load_model", stop)
+        patch.setattr(ModelSettings, "load", stop)
         found = deadhead(*RUNS["prune"])
         assert found.code == 130
         assert "stopped before anything was done" in found.err
@@ -301,20 +302,18 @@ def test_ctrl_c_says_how_to_go_on_or_that_nothing_was_done(
         patch.setattr(module, "apply_repaired_", stop)
         found = deadhead(*RUNS["prune"])
         assert found.code == 130
-        assert "go on with the same command and --resume" in found.err
-        assert [p.name for p in tmp_path.iterdir()] == [".out.partial"]
+        assert "what is done is in" in found.err
+        assert [p.name for p in tmp_path.iterdir()] == ["out.partial"]
     assert deadhead(*RUNS["prune"], "--resume").code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize(
-    ("name", "module"), [("score", "score"), ("plan", "plan"), ("apply", "plan")]
-)
-def test_ctrl_c_says_so_in_every_command(planned, monkeypatch, tmp_path, name, module):
+@pytest.mark.parametrize("name", ["score", "plan", "apply"])
+def test_ctrl_c_says_so_in_every_command(planned, monkeypatch, tmp_path, name):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module(f"deadhead.cli.{module}"), "load_model", stop)
+    monkeypatch.setattr(ModelSettings, "load", stop)
     found = planned(*RUNS[name])
     assert (found.code, found.out) == (130, "")
     assert found.err == "stopped; no file is left half written\n"
@@ -391,12 +390,19 @@ def test_every_text_file_is_written_and_read_as_utf_8():
 def test_the_demo_does_the_whole_job(deadhead, tmp_path):
     found = deadhead("demo", "-o", "X", "--random", "1", "--json")
     assert found.code == 0, found.err
-    assert found.json["random"]["values"]
-    assert {p.name for p in (tmp_path / "X").iterdir()} == {
+    assert "random heads" in found.json["lesson"]
+    assert {p.name for p in (tmp_path / "X").iterdir()} == {"run", "comparison"}
+    assert {p.name for p in (tmp_path / "X" / "run").iterdir()} == {
         *("plan.json", "scores.json", "trajectory.csv", "run.json", "report.html"),
         *("figures", "model"),
     }
-    assert deadhead("evaluate", "X/model", "-t", "bundled:sentiment", "--json").code == 0
+    judge = ("-t", "bundled:sentiment", "--json")
+    judged = deadhead("evaluate", "X/run/model", *judge).json
+    run = found.json["run"]
+    assert judged["value"] == run["evaluation"]["pruned"]["accuracy"]
+    assert all(Path(file).exists() for file in run["files"].values())
+    assert "is not empty" in deadhead("demo", "-o", "X").refused()
+    assert "is complete" in deadhead("demo", "-o", "X", "--resume").refused()
 
 
 def test_importing_deadhead_leaves_slow_libraries_alone():

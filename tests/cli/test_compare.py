@@ -1,4 +1,10 @@
 import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from deadhead import load_model, save_model
 
 MODEL = "bundled:encoder"
 
@@ -29,12 +35,34 @@ def test_it_says_what_auto_took(deadhead):
     assert "95% interval over examples" in found.out
 
 
-def test_a_plan_with_a_repair_needs_data_to_be_applied(deadhead):
-    data = ("-t", "bundled:sentiment", "--calibration-size", "32")
-    assert deadhead("plan", MODEL, *data, "--heads", "3").code == 0
-    assert "needs calibration data; give --calibration" in deadhead("apply", MODEL).refused()
-    assert deadhead("apply", MODEL, *data, "-o", "cut").code == 0
+DATA = ("-t", "bundled:sentiment", "--calibration-size", "32")
+
+
+def test_a_plan_is_applied_without_data_by_the_repair_that_is_stored_with_it(deadhead, tmp_path):
+    assert "repair: plan.repair.safetensors" in deadhead("plan", MODEL, *DATA, "--heads", "3").out
+    assert deadhead("apply", MODEL, "-o", "stored").code == 0
+    assert deadhead("apply", MODEL, *DATA, "-o", "fitted").code == 0
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("stored", "fitted")]
+    assert weights[0].keys() == weights[1].keys()
+    for name in weights[0]:
+        assert torch.equal(weights[0][name], weights[1][name]), name
+
+
+def test_a_stored_repair_is_for_one_plan_and_one_model(deadhead, tmp_path):
+    assert deadhead("plan", MODEL, *DATA, "--heads", "3").code == 0
+    needs = "needs calibration data: none is stored beside it for this model and this plan; give"
+    assert needs in deadhead("apply", MODEL, "--repair", "bias", "-o", "no").refused()
+    (loaded := load_model(MODEL)).model.get_parameter(
+        "bert.encoder.layer.0.attention.output.dense.weight"
+    ).data[0, 0] += 1
+    save_model(loaded.model, loaded.tokenizer, tmp_path / "other")
+    assert needs in deadhead("apply", "other", "-o", "no").refused()
+    (tmp_path / "plan.repair.safetensors").write_bytes(b"no tensors")
+    assert "is not a stored repair" in deadhead("apply", MODEL, "-o", "no").refused()
+    (tmp_path / "plan.repair.safetensors").unlink()
+    assert needs in deadhead("apply", MODEL, "-o", "no").refused()
     assert deadhead("apply", MODEL, "--repair", "none", "-o", "plain").code == 0
+    assert not (tmp_path / "no").exists()
 
 
 def test_distill_is_for_the_rows_that_are_named_and_never_for_random_draws(deadhead):
@@ -47,14 +75,15 @@ def test_distill_is_for_the_rows_that_are_named_and_never_for_random_draws(deadh
     fitted = ("gradient_norm + least_squares", "random heads + least_squares")
     plain = ("dense", "magnitude", "gradient_norm", "random heads")
     assert set(lines) == {*plain, *fitted, "magnitude + distill"}
-    assert set(found.json["run"]["data"]) == {"calibration", "selection", "training", "test"}
+    whole = json.loads(Path(found.json["files"]["sweep"]).read_text())
+    assert set(whole["run"]["data"]) == {"calibration", "selection", "training", "test"}
 
 
 def test_options_of_distill_are_refused_without_it(deadhead):
     data = ("-t", "bundled:sentiment", "--repair", "none,bias")
     for option in (("--seconds", "5"), ("--distill-of", "all"), ("--train", "texts.txt")):
         said = deadhead("compare", MODEL, *data, *option).refused()
-        assert f"{option[0]} is for repair distill" in said
+        assert f"{option[0]} is for --repair distill" in said
     said = deadhead("compare", MODEL, "--repair", "distill", "--distill-of", "tailor").refused()
     assert "method to distill 'tailor' is not known; did you mean 'taylor'" in said
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from deadhead import Head, HeadModel, PruningPlan, bundled, load_model, remove_, save_model
+from deadhead.runs.settings import ModelSettings
 from models import make
 
 MODEL = "bundled:decoder"
@@ -72,10 +73,8 @@ def test_one_plan_is_applied_by_any_action_and_loads_plainly(deadhead, plan, act
 
 
 def test_several_plans_are_judged_on_one_loaded_model(deadhead, plan, monkeypatch, tmp_path):
-    import deadhead.cli.evaluate as module
-
-    loads, load = [], module.load_model
-    monkeypatch.setattr(module, "load_model", lambda *a, **k: loads.append(a) or load(*a, **k))
+    loads, load = [], ModelSettings.load
+    monkeypatch.setattr(ModelSettings, "load", lambda self: loads.append(self) or load(self))
     (tmp_path / "log.txt").write_text("layer, kept, removed\n0, 1, 2\n3, 0, 1\n")
     found = deadhead("evaluate", MODEL, *JUDGE, "-p", "plan.json", "-p", "log.txt", "--json").json
     assert len(loads) == 1
@@ -162,7 +161,7 @@ def test_a_log_of_single_heads_folds_where_keys_are_shared(deadhead, shared_keys
     line = deadhead("evaluate", shared_keys, *JUDGE, *folded, "--gqa", "equalize").refused()
     assert "the key/value groups of block 0 would keep 2, 3 query heads" in line
     line = deadhead("apply", shared_keys, *folded, "--gqa", "ungruop", "-o", "no").refused()
-    assert "gqa policy 'ungruop' is not known; did you mean 'ungroup'" in line
+    assert "gqa 'ungruop' is not known; did you mean 'ungroup'" in line
 
 
 def test_a_policy_can_replace_that_of_a_plan(deadhead, shared_keys, tmp_path):
@@ -206,7 +205,7 @@ def test_lm_eval_judges_the_model_as_a_plan_leaves_it(deadhead, plan, monkeypatc
         == dense.json["lm_eval_primary"]["local_pairs"][1]
     )
     text = deadhead("evaluate", MODEL, *options[:-1], "-p", "plan.json").out
-    assert "with 8 heads gone (fold), lm-eval" in text
+    assert "without 8 heads (fold), lm-eval" in text
 
 
 @pytest.mark.parametrize(
@@ -288,7 +287,7 @@ def test_a_sweep_compares_on_one_table(deadhead, prompts, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--heads", "3"), "takes shares"),
+        (("--heads", "3"), "give a share of them, as 25%"),
         (("--action", "dup"), "did you mean 'duplicate'"),
         (("-c", "tailor"), "did you mean 'taylor'"),
         (("--prompts", "nothing.tsv"), "nothing.tsv"),

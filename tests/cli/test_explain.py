@@ -15,7 +15,7 @@ from command import MODEL, SMALL
 
 from deadhead import load_model
 from deadhead.cli import console, main
-from deadhead.runs import DataSettings
+from deadhead.runs.settings import DataSettings
 
 SAME_DATA = DataSettings(spec="bundled:sentiment", calibration_size=8, test_size=16)
 

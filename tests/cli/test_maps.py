@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,7 +49,9 @@ def eager_maps(loaded, text):
 def test_json_is_one_object(deadhead):
     found = deadhead("maps", MODEL, "--text", TEXT, "--heads", "0.1", "-o", "out", "--json")
     assert found.json["output"] == "out"
-    assert np.shape(found.json["maps"]["0.1"]) == (len(found.json["tokens"]),) * 2
+    assert found.json["heads"] == ["0.1"]
+    whole = json.loads(Path(found.json["files"]["attention"]).read_text())
+    assert np.shape(whole["maps"]["0.1"]) == (len(whole["tokens"]),) * 2
 
 
 def test_heads_are_named_by_their_original_index(cut):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from command import MODEL
 
 from deadhead import Head, HeadModel, PruningPlan, load_model
-from deadhead.cli.repairing import fits_of
+from deadhead.cli.plans import fits_of
 from deadhead.errors import DataError
 from deadhead.repair import repair_
-from deadhead.runs import DataSettings
+from deadhead.runs.settings import DataSettings
 from models import batch, outputs
 
 GONE = (Head(0, 1), Head(0, 4), Head(1, 0), Head(2, 3))
@@ -58,4 +59,4 @@ def test_fewer_tokens_than_unknowns_are_said(deadhead, plan, repair):
 def test_fewer_tokens_than_unknowns_are_refused_where_one_is_strict(plan):
     settings = DataSettings(spec="bundled:sentiment", calibration_size=1)
     with pytest.raises(DataError, match="unknowns per output feature"):
-        fits_of(load_model(MODEL), [plan], settings, strict=True)
+        fits_of(load_model(MODEL), [(Path("plan.json"), plan)], settings, strict=True)

@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ SMALL = (MODEL, "-n", "6", "--draws", "1", "-o", "out")
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    module = importlib.import_module("deadhead.runs.similar")
+    module = importlib.import_module("deadhead.runs.similarity")
     monkeypatch.setattr(module, "write_similarity_report", lambda summary, folder: None)
 
 
@@ -108,9 +109,10 @@ def test_the_table_has_the_closest_pair_of_each_block(similarity, tmp_path):
 def test_json_is_one_object_on_stdout(similarity):
     found = similarity("--json", "--importance", "magnitude")
     assert found.code == 0, found.err
-    assert found.json["actual"] == found.json["asked"] == 0.5
-    assert found.json["agreement"] == []
-    assert found.json["closest"]["distance"] > 0
+    whole = json.loads(Path(found.json["files"]["run"]).read_text())
+    assert whole["actual"] == whole["asked"] == 0.5
+    assert whole["agreement"] == []
+    assert whole["closest"]["distance"] > 0
     assert "━" not in found.err
 
 
@@ -195,8 +197,8 @@ def test_one_table_of_several_is_named_by_its_key(similarity, tmp_path):
 
 MAGNITUDE = ("--importance", "magnitude", "--important")
 REFUSED = [
-    ((*MAGNITUDE, "400%"), "'400%' of the heads cannot be called important; write 1% to 100%"),
-    ((*MAGNITUDE, "0"), "'0' of the heads cannot be called important"),
+    ((*MAGNITUDE, "400%"), "'400%' is not an amount of heads: write 1% to 100%"),
+    ((*MAGNITUDE, "0"), "'0' is not an amount of heads: write"),
     ((*MAGNITUDE, "0.1%"), "0.10% of 16 heads is no head; call at least one important"),
     ((*MAGNITUDE, "17"), "17 heads were asked for, but the model has 16"),
     (("--distance", "cosin"), "distance 'cosin' is not known; did you mean 'cosine'"),
@@ -208,11 +210,11 @@ REFUSED = [
     (("--importance", "tayler"), "criterion 'tayler' is not known; did you mean 'taylor'"),
     (("--importance", "no.npy"), "'no.npy'.*importance table"),
     (("--grouping", "importance_budget"), "'importance_budget' needs importance; give --imp"),
-    (("--heads", "80%"), "13 heads cannot be dropped: each of 4 cells keeps.*ask for 0 to 12"),
-    (("--heads", "100%"), "16 heads cannot be dropped: each of 4 cells keeps a representative"),
-    (("--heads", "1%"), "0 of 16 heads cannot be dropped"),
-    (("--heads", "0"), "'0' of the heads cannot be dropped"),
-    (("--grouping", "global", "--heads", "16"), "16 heads cannot be dropped.*ask for 0 to 15"),
+    (("--heads", "80%"), "13 heads cannot be removed: each of 4 cells keeps.*ask for 0 to 12"),
+    (("--heads", "100%"), "16 heads cannot be removed: each of 4 cells keeps a representative"),
+    (("--heads", "1%"), "0 of 16 heads cannot be removed"),
+    (("--heads", "0"), "'0' is not an amount of heads: write"),
+    (("--grouping", "global", "--heads", "16"), "16 heads cannot be removed.*ask for 0 to 15"),
     (("--draws", "0"), "0 draws of prompts; give 1 or more"),
     (("-n", "0"), "'0' is not a number of examples"),
     (("--prompts", "nothing.tsv"), "'nothing.tsv'"),
@@ -325,7 +327,7 @@ def test_heads_are_grouped_as_they_share_keys(deadhead, tmp_path, shared_keys, u
 def test_key_value_heads_go_whole(deadhead, shared_keys):
     options = ("similarity", shared_keys, "--prompts", "bundled:text", "--unit", "kv", "--draws")
     line = deadhead(*options, "1", "--heads", "3", "-o", "out").refused()
-    assert "3 of 8 heads cannot be dropped" in line
+    assert "3 of 8 heads cannot be removed" in line
     assert "ask for 2 or 4" in line
 
 

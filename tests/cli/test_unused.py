@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
+
+from deadhead.runs.settings import ModelSettings
 
 MODEL = "bundled:decoder"
 DATA = ("-t", "bundled:agreement")
@@ -38,7 +38,7 @@ REFUSED = [
     *(((c, *CLUSTERS), o, NO_PROMPTS) for c in ("prune", "plan") for o in PROMPTS),
     *((("sweep",), o, NO_PROMPTS) for o in (*PROMPTS, ("--strict",))),
     *(((c, "-s", "one_shot"), o, NO_STRATEGY) for c in ("prune", "plan") for o in OF_CLUSTERS),
-    *(((c, *CLUSTERS), ("--per-step", "2"), "drops all heads in one") for c in ("prune", "plan")),
+    *(((c, *CLUSTERS), ("--per-step", "2"), "removes all heads in one") for c in ("prune", "plan")),
     *(((c, *CLUSTERS), ("--importance", "t.npy"), NO_BUDGET) for c in ("prune", "plan")),
     (("sweep", "--grouping", "balanced"), ("--importance", "t.npy"), NO_BUDGET),
     *((("sweep", "--grouping", "none"), o, NO_GROUPS) for o in OF_CLUSTERS[1:]),
@@ -66,9 +66,7 @@ REFUSED = [
 
 @pytest.fixture
 def unloaded(deadhead, monkeypatch):
-    for name in ("cli.plan", "cli.evaluate", "runs.conduct", "runs.sweep", "runs.similar"):
-        module = importlib.import_module(f"deadhead.{name}")
-        monkeypatch.setattr(module, "load_model", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr(ModelSettings, "load", lambda self: pytest.fail("loaded"))
     return deadhead
 
 

@@ -65,7 +65,7 @@ def test_a_second_thread_is_refused_and_the_same_thread_may_go_on(tmp_path):
 
 
 def test_what_deadhead_did_not_write_is_never_removed(tmp_path):
-    for name in (".out.writing", ".out.12345678.writing", ".out.partial"):
+    for name in (".out.writing", ".out.12345678.writing", "out.partial"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.txt").write_text("precious")
     with whole_folder(tmp_path / "out"):

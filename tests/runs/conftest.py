@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 from small_run import settings
 
-from deadhead.runs import RunSettings, conduct
+from deadhead.runs.prune import run_prune
+from deadhead.runs.prune_settings import RunSettings
 
 
 @pytest.fixture
 def no_figures(monkeypatch):
     """Leave out the report: figures take most of the time of a small run."""
-    module = importlib.import_module("deadhead.runs.conduct")  # the function has its name
+    module = importlib.import_module("deadhead.runs.prune")  # the function has its name
     monkeypatch.setattr(module, "write_report", lambda summary, folder: None)
 
 
@@ -22,7 +23,7 @@ def no_figures(monkeypatch):
 def finished(tmp_path_factory) -> tuple[RunSettings, object]:
     """A run that nothing disturbed: (settings, summary)."""
     asked = settings(tmp_path_factory.mktemp("finished") / "run")
-    return asked, conduct(asked)
+    return asked, run_prune(asked)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from deadhead.pruning.recipe import Recipe
-from deadhead.runs import DataSettings, ModelSettings, RunSettings
+from deadhead.runs.prune_settings import RunSettings
+from deadhead.runs.settings import DataSettings, ModelSettings
 
 
 def settings(output: Path, *, random: int = 2, save: bool = True, **recipe) -> RunSettings:

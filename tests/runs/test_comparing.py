@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from deadhead import Head, HeadModel, PruningPlan, remove_
-from deadhead.runs import ModelSettings
-from deadhead.runs.comparing import SimilarityWatch
-from deadhead.runs.similar import conduct_similarity
+from deadhead.runs.settings import ModelSettings
+from deadhead.runs.similarity import run_similarity
 from deadhead.runs.similarity_settings import SimilaritySettings
+from deadhead.runs.watch import Watch
 from deadhead.similarity import Clustering, head_grams
 from deadhead.similarity.gram import per_block
 from models import batch, make
@@ -42,10 +42,14 @@ def test_blocks_are_slices_of_the_whole_model(model_type, drops, first_token):
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    module = importlib.import_module("deadhead.runs.similar")
+    module = importlib.import_module("deadhead.runs.similarity")
     monkeypatch.setattr(module, "write_similarity_report", lambda summary, folder: None)
     return SimilaritySettings(
-        ModelSettings("bundled:decoder"), Clustering(), tmp_path / "out", n=4, draws=1
+        model=ModelSettings("bundled:decoder"),
+        clustering=Clustering(),
+        output=tmp_path / "out",
+        n=4,
+        draws=1,
     )
 
 
@@ -59,11 +63,8 @@ def test_every_draw_is_run_once(asked, monkeypatch, grouping):
         )
     )  # fmt: skip
     totals, done = [], []
-    watch = SimilarityWatch(
-        on_start=lambda loaded, draws, total: totals.append(total),
-        on_batch=lambda: done.append(1),
-    )
+    watch = Watch(on_total=totals.append, on_work=done.append)
     asked = replace(asked, clustering=Clustering(grouping=grouping), draws=3, importance="taylor")
-    conduct_similarity(asked, watch=watch)
+    run_similarity(asked, watch=watch)
     assert len(seen) == 3
     assert totals == [len(done)]

@@ -15,7 +15,8 @@ from small_run import outcome, settings
 from deadhead import HeadModel, HeadScores, PruningPlan, Trajectory, open_task
 from deadhead.errors import BudgetError, OutputExistsError, ScoreError
 from deadhead.report import RunSummary, caveats
-from deadhead.runs import DataSettings, ModelSettings, conduct
+from deadhead.runs.prune import run_prune
+from deadhead.runs.settings import DataSettings, ModelSettings
 
 FILES = {
     "plan.json",
@@ -87,10 +88,10 @@ def test_plain_auto_model_loads_it_and_is_as_accurate_as_reported(finished):
 def test_the_same_settings_give_the_same_run_and_another_seed_another(
     finished, again, no_figures, tmp_path
 ):
-    conduct(again)
+    run_prune(again)
     assert outcome(again.output) == outcome(finished[0].output)
     other = settings(tmp_path / "other", seed=1)
-    assert conduct(other).random != finished[1].random
+    assert run_prune(other).random != finished[1].random
 
 
 def test_the_plan_is_the_last_step_and_the_baseline_starts_at_the_dense_model(finished):
@@ -105,12 +106,12 @@ def test_the_plan_is_the_last_step_and_the_baseline_starts_at_the_dense_model(fi
 
 def test_the_random_baseline_obeys_the_rules(no_figures, tmp_path):
     asked = settings(tmp_path / "run", keep_at_least=2, save=False)
-    assert conduct(asked).random.sparsity == (0.0, 8 / 24, 0.5, 16 / 24)
+    assert run_prune(asked).random.sparsity == (0.0, 8 / 24, 0.5, 16 / 24)
 
 
 def test_a_run_without_checkpoint_writes_none(no_figures, tmp_path):
     asked = settings(tmp_path / "run", random=0, save=False)
-    assert conduct(asked).random is None
+    assert run_prune(asked).random is None
     assert not (asked.output / "model").exists()
 
 
@@ -119,7 +120,7 @@ def test_a_cut_model_is_cut_again_in_its_original_indices(finished, no_figures, 
     first = finished[1].plan.mask
     asked = settings(tmp_path / "run", heads=14, strategy=strategy)
     asked = replace(asked, model=ModelSettings(str(finished[0].output / "model")))
-    summary = conduct(asked)
+    summary = run_prune(asked)
     assert summary.trajectory.start.mask == first
     assert summary.trajectory.dense == finished[1].after
     assert summary.plan.mask <= first
@@ -131,15 +132,15 @@ def test_a_cut_model_is_cut_again_in_its_original_indices(finished, no_figures, 
 
 def test_a_model_with_blocks_without_heads_runs_and_can_lose_the_rest(no_figures, tmp_path):
     asked = settings(tmp_path / "run", heads=20, random=0)
-    summary = conduct(asked)
+    summary = run_prune(asked)
     assert not all(map(any, summary.plan.mask.kept)), "a block should be empty here"
     rest = replace(
         settings(tmp_path / "rest", heads=1.0), model=ModelSettings(str(asked.output / "model"))
     )
-    assert conduct(rest).plan.mask.n_kept == 0
+    assert run_prune(rest).plan.mask.n_kept == 0
     none = replace(rest, output=tmp_path / "none", model=ModelSettings(str(rest.output / "model")))
     with pytest.raises(BudgetError, match=r"24 are gone already, and count.*nothing may go"):
-        conduct(none)
+        run_prune(none)
 
 
 def test_a_decoder_is_judged_on_pairs_and_says_what_its_cache_takes(no_figures, tmp_path):
@@ -148,7 +149,7 @@ def test_a_decoder_is_judged_on_pairs_and_says_what_its_cache_takes(no_figures, 
         model=ModelSettings("bundled:decoder"),
         data=DataSettings("bundled:agreement", calibration_size=12, test_size=24),
     )
-    facts = conduct(asked).model
+    facts = run_prune(asked).model
     assert facts["auto_class"] == "AutoModelForCausalLM"
     assert facts["kv_bytes_per_token_after"] == facts["kv_bytes_per_token_before"] * 12 / 16
 
@@ -164,7 +165,7 @@ def test_how_the_data_was_divided_is_written_down(no_figures, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(rows))
     file = str(tmp_path / "rows.jsonl")
     data = DataSettings(calibration=file, test=file, allow_overlap=True)
-    summary = conduct(replace(settings(tmp_path / "run", random=0), data=data))
+    summary = run_prune(replace(settings(tmp_path / "run", random=0), data=data))
     run = read(tmp_path / "run" / "run.json")["run"]
     assert ["overlap allowed: 12 examples" in note for note in run["notes"]] == [True]
     assert f"Data: {run['notes'][0]}." in caveats(summary)
@@ -172,7 +173,7 @@ def test_how_the_data_was_divided_is_written_down(no_figures, tmp_path):
 
 
 def test_under_max_drop_what_is_compared_is_on_test(no_figures, tmp_path):
-    summary = conduct(settings(tmp_path / "run", max_drop=0.9, save=False))
+    summary = run_prune(settings(tmp_path / "run", max_drop=0.9, save=False))
     assert summary.evaluated_on == "selection"
     dense = summary.random.values[0][0]
     assert dense == summary.before, "the baseline and the reported numbers are of one set"
@@ -182,7 +183,7 @@ def test_under_max_drop_what_is_compared_is_on_test(no_figures, tmp_path):
 def test_an_output_that_is_not_empty_is_refused_before_the_model_is_loaded(finished):
     missing = replace(finished[0], model=ModelSettings("no-such-model"))
     with pytest.raises(OutputExistsError, match="is not empty; choose another with -o"):
-        conduct(missing)
+        run_prune(missing)
 
 
 def test_a_run_that_cannot_be_done_leaves_nothing(tmp_path, monkeypatch):
@@ -191,7 +192,7 @@ def test_a_run_that_cannot_be_done_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("deadhead.pruning.loop.AutoSelector", broken)
     with pytest.raises(ScoreError, match="planted"):
-        conduct(settings(tmp_path / "run"))
+        run_prune(settings(tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
 
 

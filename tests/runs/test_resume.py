@@ -18,8 +18,11 @@ import torch
 from small_run import outcome, settings
 
 from deadhead.errors import CheckpointError, DataError, OutputExistsError
-from deadhead.runs import Journal, ModelSettings, RunSettings, Watch, conduct
-from deadhead.runs.journal import partial_folder
+from deadhead.runs.journal import Journal, partial_folder
+from deadhead.runs.prune import run_prune
+from deadhead.runs.prune_settings import RunSettings
+from deadhead.runs.settings import ModelSettings
+from deadhead.runs.watch import Watch
 
 
 class Pulled(BaseException):
@@ -34,7 +37,7 @@ def unplugged(after: int) -> Watch:
         if next(calls, None) is None:
             raise Pulled
 
-    return Watch(on_start=tick, on_step=tick, on_work=tick)
+    return Watch(on_total=tick, on_note=tick, on_work=tick)
 
 
 def lines(output: Path) -> list[str]:
@@ -45,16 +48,16 @@ def lines(output: Path) -> list[str]:
 @pytest.mark.parametrize(("strategy", "random"), [("greedy", 2), ("one_shot", 0)])
 def test_a_run_stopped_anywhere_goes_on_to_the_same_end(no_figures, tmp_path, strategy, random):
     whole = settings(tmp_path / "whole", strategy=strategy, random=random)
-    conduct(whole)
+    run_prune(whole)
     expected, stops = outcome(whole.output), 0
     for after in range(100):
         asked = replace(whole, output=tmp_path / f"run{after}")
         try:
-            conduct(asked, watch=unplugged(after))
+            run_prune(asked, watch=unplugged(after))
         except Pulled:
             stops += 1
             assert not asked.output.exists()
-            conduct(asked, resume=True)
+            run_prune(asked, resume=True)
             assert outcome(asked.output) == expected
             assert not partial_folder(asked.output).exists()
         else:
@@ -66,18 +69,18 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_end(no_figures, tmp_path, st
 def test_a_run_stopped_again_and_again_ends_the_same(finished, again, no_figures):
     for stop in range(3, 6):  # a little further every time
         with pytest.raises(Pulled):
-            conduct(again, resume=stop > 3, watch=unplugged(stop))
-    conduct(again, resume=True)
+            run_prune(again, resume=stop > 3, watch=unplugged(stop))
+    run_prune(again, resume=True)
     assert outcome(again.output) == outcome(finished[0].output)
 
 
 def test_what_is_done_is_not_done_again(again, no_figures, monkeypatch):
     with pytest.raises(Pulled):
-        conduct(again, watch=unplugged(10))
+        run_prune(again, watch=unplugged(10))
     before = lines(again.output)
     assert len(before) > 5
     work = []
-    conduct(again, resume=True, watch=Watch(on_work=work.append))
+    run_prune(again, resume=True, watch=Watch(on_work=work.append))
     drawn = sum("random" in json.loads(line) for line in before)
     # dense, 2 draws of the plan's 8 heads, 2 of 50%, and no heads at all
     assert work.count("random draw") == 6 - drawn
@@ -86,40 +89,40 @@ def test_what_is_done_is_not_done_again(again, no_figures, monkeypatch):
 
 def test_a_run_goes_on_with_what_it_had_decided(no_figures, monkeypatch, tmp_path):
     whole = settings(tmp_path / "whole", criterion="auto", random=0)
-    conduct(whole)
+    run_prune(whole)
     asked = replace(whole, output=tmp_path / "run")
     with pytest.raises(Pulled):
-        conduct(asked, watch=unplugged(7))
+        run_prune(asked, watch=unplugged(7))
     assert sum(line.startswith('{"step"') for line in lines(asked.output)) > 1
     assert any(line.startswith('{"decision"') for line in lines(asked.output))
     journal = partial_folder(asked.output) / "journal.jsonl"
     written = journal.read_text()
     journal.write_text(written.replace('"strategy": ', '"strategi": '))
     with pytest.raises(CheckpointError, match=r"is not a journal .*strategy"):
-        conduct(asked, resume=True)
+        run_prune(asked, resume=True)
     without = [line for line in written.splitlines(True) if not line.startswith('{"decision"')]
     journal.write_text("".join(without))
     with pytest.raises(DataError, match="does not say what auto had decided"):
-        conduct(asked, resume=True)
+        run_prune(asked, resume=True)
     journal.write_text(written)
     monkeypatch.setattr("deadhead.pruning.loop.AutoSelector", None)  # would be called
-    conduct(asked, resume=True)
+    run_prune(asked, resume=True)
     assert outcome(asked.output) == outcome(whole.output)
 
 
 @pytest.mark.parametrize("torn", ['{"step": {"mask', '{"random": [0, 12', "{"])
 def test_a_torn_last_line_is_dropped(finished, again, no_figures, torn):
     with pytest.raises(Pulled):
-        conduct(again, watch=unplugged(7))
+        run_prune(again, watch=unplugged(7))
     file = partial_folder(again.output) / "journal.jsonl"
     file.write_text(file.read_text() + torn)
-    conduct(again, resume=True)
+    run_prune(again, resume=True)
     assert outcome(again.output) == outcome(finished[0].output)
 
 
 def test_a_torn_line_is_cut_off_without_writing(again, no_figures, monkeypatch):
     with pytest.raises(Pulled):
-        conduct(again, watch=unplugged(7))
+        run_prune(again, watch=unplugged(7))
     file = partial_folder(again.output) / "journal.jsonl"
     whole = file.read_bytes()
     torn = whole + '{"step": {"mäsk'.encode()[:-4]
@@ -143,8 +146,8 @@ def test_a_torn_line_is_cut_off_without_writing(again, no_figures, monkeypatch):
 def test_a_run_in_the_folder_where_one_is_waits_beside_it(monkeypatch, tmp_path):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert partial_folder(Path()) == tmp_path / ".here.partial"
-    assert partial_folder(Path("~/x")) == Path.home() / ".x.partial"
+    assert partial_folder(Path()) == tmp_path / "here.partial"
+    assert partial_folder(Path("~/x")) == Path.home() / "x.partial"
 
 
 def test_other_weights_and_versions_are_refused(finished, no_figures, monkeypatch, tmp_path):
@@ -152,29 +155,29 @@ def test_other_weights_and_versions_are_refused(finished, no_figures, monkeypatc
     asked = settings(tmp_path / "run", heads=12, random=0, save=False)
     asked = replace(asked, model=ModelSettings(str(tmp_path / "model")))
     with pytest.raises(Pulled):
-        conduct(asked, watch=unplugged(4))
+        run_prune(asked, watch=unplugged(4))
     weights = tmp_path / "model" / "model.safetensors"
     before = weights.stat()
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
     with pytest.raises(DataError, match="started with another weights; give the same"):
-        conduct(asked, resume=True)
+        run_prune(asked, resume=True)
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
     with monkeypatch.context() as patch:
-        module = importlib.import_module("deadhead.runs.conduct")
+        module = importlib.import_module("deadhead.runs.facts")
         patch.setattr(module, "versions", lambda: {"torch": "0"})
         with pytest.raises(DataError, match="started with another versions; give the same"):
-            conduct(asked, resume=True)
-    conduct(asked, resume=True)
+            run_prune(asked, resume=True)
+    run_prune(asked, resume=True)
 
 
 def test_seconds_count_the_steps_of_earlier_processes(again, no_figures):
     with pytest.raises(Pulled):
-        conduct(again, watch=unplugged(7))
+        run_prune(again, watch=unplugged(7))
     file = partial_folder(again.output) / "journal.jsonl"
     entries = [json.loads(line) for line in lines(again.output)]
     next(e for e in entries if "step" in e)["step"]["seconds"] = 5000.0
     file.write_text("".join(json.dumps(e) + "\n" for e in entries))
-    assert conduct(again, resume=True).run["seconds"] > 5000
+    assert run_prune(again, resume=True).run["seconds"] > 5000
 
 
 def test_a_journal_is_there_with_its_whole_header_or_not_at_all(tmp_path, monkeypatch):
@@ -189,7 +192,7 @@ def test_a_journal_is_there_with_its_whole_header_or_not_at_all(tmp_path, monkey
 
 def test_other_settings_are_refused_and_named(again, no_figures):
     with pytest.raises(Pulled):
-        conduct(again, watch=unplugged(7))
+        run_prune(again, watch=unplugged(7))
     before = lines(again.output)
     for other, what in (
         (replace(again, recipe=replace(again.recipe, heads=9)), "recipe"),
@@ -197,9 +200,9 @@ def test_other_settings_are_refused_and_named(again, no_figures):
         (replace(again, random=3), "random"),
     ):
         with pytest.raises(DataError, match=f"started with another {what}; give the same options"):
-            conduct(other, resume=True)
+            run_prune(other, resume=True)
     assert lines(again.output) == before
-    conduct(replace(again, command="typed otherwise"), resume=True)
+    run_prune(replace(again, command="typed otherwise"), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -210,21 +213,21 @@ def test_what_is_not_a_journal_is_refused_and_left_alone(again, content):
     file.parent.mkdir(parents=True)
     file.write_text(content)
     with pytest.raises(CheckpointError, match=r"is not a journal \(.*\); remove '.*' and start"):
-        conduct(again, resume=True)
+        run_prune(again, resume=True)
     assert file.read_text() == content
 
 
 def test_there_has_to_be_something_to_resume(again):
     with pytest.raises(DataError, match=r"no interrupted run in .*start without --resume"):
-        conduct(again, resume=True)
+        run_prune(again, resume=True)
 
 
 def test_a_second_start_does_not_overwrite_what_waits(again):
     with pytest.raises(Pulled):
-        conduct(again, watch=unplugged(7))
+        run_prune(again, watch=unplugged(7))
     before = lines(again.output)
-    with pytest.raises(OutputExistsError, match=r"an interrupted run is in .*go on with --resume"):
-        conduct(again)
+    with pytest.raises(OutputExistsError, match="holds an interrupted run; continue"):
+        run_prune(again)
     assert lines(again.output) == before
 
 
@@ -258,7 +261,7 @@ def finish(output: Path, *, resume: bool) -> dict:
         data=replace(base.data, selection_size=None),
         random_fractions=RunSettings.random_fractions,
     )
-    conduct(asked, resume=resume)
+    run_prune(asked, resume=resume)
     return outcome(output)
 
 
@@ -271,9 +274,10 @@ def test_kill_and_ctrl_c_lose_nothing(no_figures, tmp_path):
         stopped.send_signal(signal.SIGINT)
         message = stopped.communicate()[1]
     assert stopped.returncode == 130
-    assert "go on with the same command and --resume" in message
+    assert "continue with the same command and --resume" in message
+    assert "stopped.partial" in message
     assert "Traceback" not in message
-    assert {p.name for p in tmp_path.iterdir()} == {".killed.partial", ".stopped.partial"}
+    assert {p.name for p in tmp_path.iterdir()} == {"killed.partial", "stopped.partial"}
     whole = finish(tmp_path / "whole", resume=False)
     assert len(whole["steps"]) == 25
     assert finish(tmp_path / "killed", resume=True) == whole

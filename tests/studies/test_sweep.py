@@ -23,9 +23,10 @@ from deadhead.errors import (
     UnknownNameError,
 )
 from deadhead.report.sweep_page import MANY, SweepSummary, sweep_figure, sweep_table
-from deadhead.runs import DataSettings, ModelSettings
-from deadhead.runs.judging import LmEvalSettings
-from deadhead.runs.sweep import SweepSettings, conduct_sweep
+from deadhead.runs.settings import DataSettings, ModelSettings
+from deadhead.runs.sweep import run_sweep
+from deadhead.runs.sweep_settings import LmEvalSettings, SweepSettings
+from deadhead.runs.watch import Watch
 from deadhead.scoring import Scorer, ScorerGroup
 from deadhead.similarity import Clustering, head_grams
 from deadhead.studies.readings import Point, Reading, table_lines
@@ -289,20 +290,20 @@ def test_a_refused_sweep_leaves_nothing_and_other_weights_are_not_gone_on_with(t
         measure_speed=False,
     )
     with pytest.raises(BudgetError, match="keeps a representative"):
-        conduct_sweep(settings)
-    assert not (tmp_path / ".sweep.partial").exists()
+        run_sweep(settings)
+    assert not (tmp_path / "sweep.partial").exists()
     settings = replace(settings, sweep=SweepGrid((0.25,), (Clustering(),)))
 
     def stop(point):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        conduct_sweep(settings, on_point=stop)
+        run_sweep(settings, watch=Watch(on_work=stop))
     shutil.rmtree(tmp_path / "model")
     mask_(loaded.model, [Head(0, 0)])
     save_model(loaded.model, loaded.tokenizer, tmp_path / "model")
     with pytest.raises(DataError, match="started with another weights"):
-        conduct_sweep(settings, resume=True)
+        run_sweep(settings, resume=True)
 
 
 @pytest.fixture
@@ -338,14 +339,14 @@ def test_further_test_sets_are_read_by_the_kind_and_columns_that_were_named(
     data = DataSettings(
         calibration=one, test=one, kind="perplexity", text_column="body", allow_overlap=True
     )
-    (dense, _) = conduct_sweep(replace(small, data=data, also=(two,))).lines
+    (dense, _) = run_sweep(replace(small, data=data, also=(two,))).lines
     first, second = dense.readings.values()
     assert first.metric == second.metric == "perplexity"
     assert first.value == second.value
     plain = write_rows(tmp_path / "plain.csv", text=texts)
     again = replace(small, data=data, also=(plain,), output=tmp_path / "again")
     with pytest.raises(UnknownNameError, match=r"plain\.csv', read as the first: column 'body'"):
-        conduct_sweep(again)
+        run_sweep(again)
 
 
 TASK = """
@@ -389,10 +390,10 @@ def test_groups_of_lm_eval_judge_by_their_metric_or_by_that_of_each_task(
     ):
         settings = replace(
             small,
-            lm_eval=LmEvalSettings((name,), tasks_of_lm_eval),
+            lm_eval=LmEvalSettings((name,), include_path=Path(tasks_of_lm_eval)),
             output=small.output / str(number),
         )
-        for line in conduct_sweep(settings).lines:
+        for line in run_sweep(settings).lines:
             found = {k: r for k, r in line.readings.items() if k.startswith("lm-eval")}
             assert list(found) == [f"lm-eval {judge}" for judge in judges]
             assert all(reading.metric == "acc" for reading in found.values())
@@ -402,20 +403,20 @@ def test_groups_of_lm_eval_judge_by_their_metric_or_by_that_of_each_task(
 def test_an_unknown_task_of_lm_eval_is_refused_before_the_model_is_loaded(
     small, tasks_of_lm_eval, monkeypatch
 ):
-    module = importlib.import_module("deadhead.runs.sweep")
-    monkeypatch.setattr(module, "load_model", lambda **_: pytest.fail("loaded"))
+    monkeypatch.setattr(ModelSettings, "load", lambda self: pytest.fail("loaded"))
     (Path(tasks_of_lm_eval) / "one.yaml").write_text("- no task")
     with pytest.raises(FileFormatError, match="is not a task file"):
-        conduct_sweep(replace(small, lm_eval=LmEvalSettings(("two",), tasks_of_lm_eval)))
+        run_sweep(
+            replace(small, lm_eval=LmEvalSettings(("two",), include_path=Path(tasks_of_lm_eval)))
+        )
 
 
 def test_a_missing_package_is_named_before_the_model_is_loaded(small, monkeypatch):
-    module = importlib.import_module("deadhead.runs.sweep")
-    monkeypatch.setattr(module, "load_model", lambda **_: pytest.fail("loaded"))
+    monkeypatch.setattr(ModelSettings, "load", lambda self: pytest.fail("loaded"))
     monkeypatch.setitem(sys.modules, "accelerate", None)
     asked = replace(small.sweep, repairs=("distill",))
     with pytest.raises(MissingDependencyError, match=r'pip install "deadhead\[train\]"'):
-        conduct_sweep(replace(small, sweep=asked))
+        run_sweep(replace(small, sweep=asked))
 
 
 @pytest.mark.slow
@@ -428,7 +429,7 @@ def test_a_whole_sweep_writes_a_folder_and_leaves_the_model_alone(tmp_path):
         also=("bundled:text",),
         measure_speed=False,
     )
-    summary = conduct_sweep(settings)
+    summary = run_sweep(settings)
     table = pd.read_csv(tmp_path / "sweep" / "sweep.csv")
     assert len(table) == len(summary.lines) == 1 + 2 * (3 + 1 + 1)
     assert (table.heads_dropped[1:] == (table.asked[1:] * 16)).all()
@@ -438,7 +439,7 @@ def test_a_whole_sweep_writes_a_folder_and_leaves_the_model_alone(tmp_path):
     assert (folds.parameters < dense).all()
     page = (tmp_path / "sweep" / "report.html").read_text(encoding="utf-8")
     assert "random heads (2 draws)" in page
-    assert not (tmp_path / ".sweep.partial").exists()
+    assert not (tmp_path / "sweep.partial").exists()
 
 
 def test_a_figure_of_many_methods_tells_those_apart_that_are_nearest():

@@ -1,11 +1,9 @@
-"""The command: parsing and printing only."""
+"""The command: parsing and printing only. Help imports neither torch nor transformers."""
 
 from __future__ import annotations
 
-import io
 import os
 import sys
-import warnings
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -13,7 +11,10 @@ import typer
 from typer.core import TyperGroup
 
 from deadhead.cli.console import fail, say, show
+from deadhead.cli.options import command_of
 from deadhead.errors import DeadheadError
+
+UsageError: Any = typer.BadParameter.__base__  # of click, wherever Typer keeps it
 
 
 class _Group(TyperGroup):
@@ -26,17 +27,18 @@ class _Group(TyperGroup):
 
 
 def command() -> typer.Typer:
-    """Import every command and put them together."""
+    """Put all commands together."""
     from deadhead.cli.compare import compare
+    from deadhead.cli.demo import demo
     from deadhead.cli.evaluate import evaluate
-    from deadhead.cli.explain import explain
-    from deadhead.cli.listing import names
+    from deadhead.cli.explain import explain_run
+    from deadhead.cli.listing import list_names
     from deadhead.cli.maps import maps
     from deadhead.cli.plan import apply, plan
-    from deadhead.cli.prune import demo, prune
-    from deadhead.cli.score import score
+    from deadhead.cli.prune import prune_command
+    from deadhead.cli.score import score_command
     from deadhead.cli.similarity import similarity
-    from deadhead.cli.sweep import sweep
+    from deadhead.cli.sweep import sweep_command
 
     app = typer.Typer(
         name="deadhead",
@@ -47,6 +49,7 @@ def command() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
+        add_completion=False,
     )
 
     @app.callback()
@@ -58,10 +61,25 @@ def command() -> typer.Typer:
     ) -> None:
         pass
 
-    commands = (demo, prune, explain, compare, score, similarity, maps, plan, apply, evaluate)
-    for function in (*commands, sweep):
-        app.command()(function)
-    app.command("list")(names)
+    for panel, commands in {
+        "Start here": {"demo": demo, "prune": prune_command},
+        "One step at a time": {
+            "score": score_command,
+            "plan": plan,
+            "apply": apply,
+            "evaluate": evaluate,
+        },
+        "Look closer": {
+            "explain": explain_run,
+            "compare": compare,
+            "sweep": sweep_command,
+            "similarity": similarity,
+            "maps": maps,
+            "list": list_names,
+        },
+    }.items():
+        for name, function in commands.items():
+            app.command(name, rich_help_panel=panel)(command_of(function))
     return app
 
 
@@ -72,32 +90,29 @@ def _version(shown: bool) -> None:
 
 
 def main() -> None:
-    """Import the command and run it."""
+    """Put the commands together and run the one that was typed."""
     run(command())
 
 
 def run(app: typer.Typer) -> None:
-    """Run the command: errors that are ours, or the disk's, are one line and exit code 2.
+    """Run the command: an error of ours, or of the disk, is one line and exit code 2.
 
     Ctrl-C ends with a line and exit code 130.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    _quiet()
     try:
-        app()
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        if not str(error.format_message()):  # without arguments: the help has been printed
+            sys.exit(2)
+        fail(f"{error.format_message().rstrip('.')}; {_help_of(error)} lists what there is")
     except DeadheadError as error:
         fail(error)
     except OSError as error:  # of a write: reading has errors of its own
         fail(f"{error}; check the path, its rights and the room on the disk")
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _quiet() -> None:
-    """Leave the screen to us: no bars, no advice from transformers, nothing it cannot show."""
-    from transformers.utils import logging
-
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="transformers|torch|datasets")
+def _help_of(error: Any) -> str:
+    path = "deadhead" if error.ctx is None else error.ctx.command_path
+    return f"'{path} --help'"

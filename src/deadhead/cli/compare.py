@@ -2,105 +2,145 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from deadhead.cli import choosing as c
-from deadhead.cli import options as o
-from deadhead.cli.console import fail, typed_command
-from deadhead.cli.sweep import run, share
-from deadhead.cli.unused import DISTILL, refuse_typed
-from deadhead.criteria import CRITERIA
+from deadhead.cli.options import Resumable
+from deadhead.cli.sweep import SharedOptions, show_sweep
+from deadhead.errors import BudgetError
+from deadhead.options.amounts import parse_names, parse_shares
+from deadhead.options.choices import Repair, Strategy
+from deadhead.options.common import folder_option, run_folder, strict_option
+from deadhead.options.distillation import Distillation
+from deadhead.options.fields import option, part, settings
+from deadhead.options.panels import DISTILL, METHOD
 from deadhead.pruning.recipe import AUTO
-from deadhead.repair.distill import Distillation
-from deadhead.runs import DataSettings, ModelSettings
-from deadhead.runs.sweep import SweepSettings
-from deadhead.scoring.spec import CriterionSpec
-from deadhead.studies.sweep import SweepGrid
+from deadhead.runs.idle import NO_DISTILL
+from deadhead.runs.settings import DataSettings, ModelSettings
+from deadhead.runs.sweep_settings import SweepSettings
+
+if TYPE_CHECKING:
+    from deadhead.studies.grid import SweepGrid
+
+SECONDS = 60.0  # of distill, for each model
 
 
-def compare(
-    context: typer.Context,
-    model: o.ModelArgument,
-    task: o.TaskOption = None,
-    output: o.OutputFolderOption = None,
-    criteria: Annotated[
-        str,
-        typer.Option(
-            "--criteria",
-            "-c",
-            help="Criteria with commas, or all (but file, random, shapley). Each drops its lowest"
-            " scores at once; reconstruction, which knows every mask from one pass, greedily; auto"
-            " is what 'deadhead prune' does if no method is named.",
-            rich_help_panel="Choosing",
-        ),
-    ] = "all",
-    greedy: Annotated[
-        str,
-        typer.Option(
-            help="Criteria that also drop head by head and score again after each, a pass a head;"
-            " or none.",
-            rich_help_panel="Choosing",
-        ),
-    ] = "none",
-    search: Annotated[
-        str,
-        typer.Option(
-            help="Criteria that also swap heads afterwards (reconstruction); or none.",
-            rich_help_panel="Choosing",
-        ),
-    ] = "none",
-    repair: Annotated[
-        str,
-        typer.Option(
-            help="none, bias, least_squares, distill: each for every criterion, with commas.",
-            rich_help_panel="Choosing",
-        ),
-    ] = "none,least_squares",
-    distill_of: Annotated[
-        str,
-        typer.Option(
-            help='Rows that distill trains, as they are named in the table, with commas: "greedy'
-            ' reconstruction,taylor". The others, and random heads always, get least_squares.',
-            rich_help_panel=c.DISTILL,
-        ),
-    ] = "all",
-    epochs: c.EpochsOption = Distillation.epochs,
-    learning_rate: c.LearningRateOption = Distillation.learning_rate,
-    seconds: c.SecondsOption = 60.0,
-    lora: c.LoraOption = 0,
-    heads: Annotated[
-        str, typer.Option(help="Shares of the heads, with commas.", rich_help_panel="Choosing")
-    ] = "25%,50%,75%,90%",
-    random: Annotated[
-        int, typer.Option(help="Draws of random heads, with every repair; 20 for a band.")
-    ] = 20,
-    gqa: c.GqaOption = "whole_groups",
-    loss: c.LossOption = None,
-    strict: c.StrictOption = False,
-    also: o.AlsoOption = None,
-    kind: o.KindOption = None,
-    calibration: o.CalibrationOption = None,
-    selection: o.SelectionOption = None,
-    train: o.TrainOption = None,
-    test: o.TestOption = None,
-    text_column: o.TextColumnOption = None,
-    text_pair_column: o.TextPairColumnOption = None,
-    label_column: o.LabelColumnOption = None,
-    calibration_size: o.CalibrationSizeOption = "512",
-    test_size: o.TestSizeOption = "all",
-    batch_size: o.BatchSizeOption = None,
-    max_length: o.MaxLengthOption = None,
-    allow_overlap: o.OverlapOption = False,
-    seed: o.SeedOption = 0,
-    device: o.DeviceOption = "cpu",
-    dtype: o.DtypeOption = None,
-    trust_remote_code: o.RemoteCodeOption = False,
-    resume: o.ResumeOption = False,
-    as_json: o.JsonOption = False,
-) -> None:
+@settings
+class CompareOptions(SharedOptions):
+    """What `deadhead compare` takes."""
+
+    model: ModelSettings = part()
+    data: DataSettings = part()
+    heads: tuple[float, ...] = option(
+        default=(0.25, 0.5, 0.75, 0.9),
+        shown="25%,50%,75%,90%",
+        help="Shares of the heads to remove.",
+        parse=parse_shares,
+    )
+    repair: tuple[Repair, ...] = option(
+        default=("none", "least_squares"),
+        shown="none,least_squares",
+        help="Each of these repairs for every criterion, with commas.",
+        parse=lambda text: tuple(dict.fromkeys(text.replace(" ", "").split(","))),
+    )
+    output: Path = folder_option()
+    criteria: tuple[str, ...] = option(
+        default=("all",),
+        shown="all",
+        flags=("--criteria", "-c"),
+        help="Criteria with commas, or all (but file, random, shapley). Each removes its lowest"
+        " scores at once; reconstruction, which knows every mask from one pass, greedily; auto is"
+        " what 'deadhead prune' does if no method is named.",
+        panel=METHOD,
+        parse=parse_names,
+    )
+    greedy: tuple[str, ...] = option(
+        default=(),
+        shown="none",
+        help="Criteria that also remove head by head and score again after each, a pass a head; or"
+        " none.",
+        panel=METHOD,
+        parse=parse_names,
+    )
+    search: tuple[str, ...] = option(
+        default=(),
+        shown="none",
+        help="Criteria that also swap heads afterwards (reconstruction); or none.",
+        panel=METHOD,
+        parse=parse_names,
+    )
+    random: int = option(
+        default=20, help="Draws of random heads, with every repair; 20 for a band.", panel=METHOD
+    )
+    distill_of: tuple[str, ...] = option(
+        default=(),
+        shown="all",
+        help='Rows that distill trains, as they are named in the table, with commas: "greedy'
+        ' reconstruction,taylor". The others, and random heads always, get least_squares.',
+        panel=DISTILL,
+        parse=lambda text: () if text == "all" else parse_names(text) or (text,),
+        group="distill",
+    )
+    seconds: float | None = option(
+        default=SECONDS,
+        help="Time limit of distill for each model, in seconds.",
+        panel=DISTILL,
+        group="distill",
+    )
+    distillation: Distillation = part(factory=Distillation)
+    strict: bool = strict_option()
+
+    def idle(self) -> Mapping[str, str]:
+        """Say of each group of options that does nothing here, why."""
+        return {} if "distill" in self.repair else {"distill": NO_DISTILL}
+
+    def grid(self) -> SweepGrid:
+        """Return what is compared.
+
+        Raises:
+            BudgetError: no criterion is named.
+        """
+        from deadhead.criteria import CRITERIA
+        from deadhead.studies.grid import SweepGrid
+
+        every = (AUTO, *(n for n, kind in CRITERIA.items() if kind.in_all))
+        names = every if self.criteria == ("all",) else self.criteria
+        free = [name for name in names if name != AUTO and _greedy_is_free(name)]
+        methods: list[tuple[Strategy, str]] = []
+        if AUTO in names:
+            methods.append((AUTO, AUTO))
+        methods.extend(("greedy", name) for name in (*free, *self.greedy))
+        methods.extend(("search", name) for name in self.search)
+        if not methods and not names:
+            raise BudgetError(
+                "no criterion is named; give --criteria, --greedy or --search a name, or leave it"
+                " out"
+            )
+        return SweepGrid(
+            fractions=self.heads,
+            criteria=tuple(name for name in names if name != AUTO and name not in free),
+            methods=tuple(dict.fromkeys(methods)),
+            repairs=self.repair,
+            distill_of=self.distill_of,
+            actions=("remove",),
+            draws=self.random,
+            loss=self.loss,
+            gqa=self.gqa,
+            seed=self.seed,
+            strict=self.strict,
+        )
+
+
+def _greedy_is_free(criterion: str) -> bool:
+    """Whether one pass over the data scores every mask."""
+    from deadhead.scoring.spec import CriterionSpec
+
+    spec = CriterionSpec.parse(criterion)
+    return spec.uses_data and spec.scores_masks
+
+
+def compare(asked: CompareOptions, screen: Resumable) -> None:
     """Compare criteria and repairs at several amounts of heads, on one loaded model.
 
     Criteria of the same loss share one pass, all repairs share another, and every model is judged
@@ -109,63 +149,16 @@ def compare(
 
     Example: deadhead compare my-bert --task data/ --criteria all --repair none,least_squares
     """
-    every = [AUTO, *(n for n, kind in CRITERIA.items() if kind.in_all)]
-    names = every if criteria == "all" else o.names(criteria)
-    methods = [(AUTO, AUTO)] if AUTO in names else []
-    methods += [("greedy", n) for n in names if n != AUTO and _greedy_is_free(n)]
-    methods += [("greedy", n) for n in o.names(greedy)]
-    methods += [("search", n) for n in o.names(search)]
-    if not methods and not names:
-        fail("no criterion is named; give --criteria, --greedy or --search a name, or leave it out")
-    repairs = dict.fromkeys(repair.replace(" ", "").split(","))
-    if "distill" not in repairs:
-        refuse_typed(context, DISTILL, "is for repair distill; name it, or leave this out")
     settings = SweepSettings(
-        model=ModelSettings(model, device, dtype, trust_remote_code),
-        data=DataSettings(
-            spec=task,
-            kind=kind,
-            calibration=calibration,
-            selection=selection,
-            train=train,
-            test=test,
-            text_column=text_column,
-            text_pair_column=text_pair_column,
-            label_column=label_column,
-            calibration_size=o.size(calibration_size),
-            test_size=o.size(test_size),
-            batch_size=batch_size,
-            max_length=max_length,
-            seed=seed,
-            allow_overlap=allow_overlap,
-        ),
-        sweep=SweepGrid(
-            fractions=tuple(dict.fromkeys(share(text) for text in o.names(heads))),
-            criteria=tuple(n for n in names if n != AUTO and not _greedy_is_free(n)),
-            methods=tuple(dict.fromkeys(methods)),
-            repairs=tuple(repairs),
-            distill_of=() if distill_of == "all" else tuple(o.names(distill_of)) or (distill_of,),
-            actions=("remove",),
-            draws=random,
-            loss=loss,
-            gqa=gqa,
-            seed=seed,
-            strict=strict,
-        ),
-        output=o.output_folder(output, Path(model).name, "compare"),
-        also=tuple(also or ()),
-        distillation=Distillation(
-            epochs=epochs, learning_rate=learning_rate, seconds=seconds, lora=lora, seed=seed
-        ),
+        model=asked.model,
+        data=asked.data,
+        sweep=asked.grid(),
+        output=run_folder(asked.output, asked.model.short_name, "compare"),
+        also=asked.also,
+        distillation=asked.distillation,
         measure_speed=False,
         measure_size=False,
         kind="compare",
-        command=typed_command(),
+        command=asked.command,
     )
-    run(settings, resume=resume, as_json=as_json)
-
-
-def _greedy_is_free(criterion: str) -> bool:
-    """Whether one pass over the data scores every mask."""
-    spec = CriterionSpec.parse(criterion)
-    return spec.uses_data and spec.scores_masks
+    show_sweep(settings, screen)

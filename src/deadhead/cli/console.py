@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
+import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
@@ -24,6 +25,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from deadhead.files import printable
+from deadhead.runs.watch import Watch
 
 
 class _PrintableConsole(Console):
@@ -45,24 +47,9 @@ OUT = _PrintableConsole(markup=False, emoji=False)  # a pipe is 80 columns wide,
 ERR = _PrintableConsole(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
-def typed_command() -> str:
-    """Return the command as it was typed, without --resume: what makes the run again."""
-    return shlex.join(["deadhead", *(a for a in sys.argv[1:] if a != "--resume")])
-
-
 def say(*what: Any) -> None:
     """Print a message to stderr, where it does not disturb --json."""
     ERR.print(*what)
-
-
-def stopped(*, waits: bool, trains: bool = False) -> None:
-    """Say after Ctrl-C how to go on, if a part of the run `waits`, or that nothing was done."""
-    lost = "only training begins anew" if trains else "nothing is lost"
-    say(
-        f"stopped; {lost}: go on with the same command and --resume"
-        if waits
-        else "stopped before anything was done"
-    )
 
 
 def fail(message: object) -> NoReturn:
@@ -114,3 +101,27 @@ def progress_bar(what: str, total: int | None, *, hidden: bool = False) -> Itera
 
         advance.total = lambda n: bar.update(task, total=n)  # type: ignore[attr-defined]
         yield advance
+
+
+@contextmanager
+def watching(what: str, output: Path, *, hidden: bool, trains: bool = False) -> Iterator[Watch]:
+    """Show a bar and the messages of a run; say after Ctrl-C where it waits, and exit with 130."""
+    from deadhead.runs.journal import partial_folder
+
+    with progress_bar(what, None, hidden=hidden) as advance:
+        try:
+            yield Watch(
+                on_total=advance.total,
+                on_work=lambda what: advance(description=what),
+                on_note=say,
+            )
+        except KeyboardInterrupt as stop:
+            waits = partial_folder(output)
+            lost = "only training begins anew" if trains else "nothing is lost"
+            say(
+                f"stopped; {lost}: what is done is in {str(waits)!r}; continue with the same"
+                " command and --resume, or remove that folder"
+                if waits.exists()
+                else "stopped before anything was done"
+            )
+            raise typer.Exit(130) from stop

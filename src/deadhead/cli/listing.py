@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from deadhead.cli import options as o
 from deadhead.cli.console import show, show_json
-from deadhead.criteria import CRITERIA
-from deadhead.losses import LOSSES
-from deadhead.models.architectures import ARCHITECTURES
+from deadhead.cli.options import Screen
 from deadhead.pruning.recipe import AUTO
-from deadhead.repair import REPAIRS
-from deadhead.report.text_table import TextTable
-from deadhead.similarity import GROUPINGS, METRICS
-from deadhead.strategies import STRATEGIES
-from deadhead.strategies.units import SCOPES
-from deadhead.surgery import POLICIES
-from deadhead.surgery.apply import ACTION
-from deadhead.tasks import KINDS
 
 
-def names(as_json: o.JsonOption = False) -> None:
+def list_names(screen: Screen) -> None:
     """List criteria, strategies, groupings, actions, tasks, model types and policies."""
+    from deadhead.criteria import CRITERIA
+    from deadhead.losses import LOSSES
+    from deadhead.models.architectures import ARCHITECTURES
+    from deadhead.repair import REPAIRS
+    from deadhead.report.text_table import TextTable
+    from deadhead.similarity import GROUPINGS, METRICS
+    from deadhead.strategies import STRATEGIES
+    from deadhead.strategies.units import SCOPES
+    from deadhead.surgery import POLICIES
+    from deadhead.surgery.apply import ACTION
+    from deadhead.tasks import KINDS
+
     known = {
         "criteria": CRITERIA.described(),
         "strategies": {
-            AUTO: "what no method named stands for: orders compared on held-out texts; see prune",
+            AUTO: "compares several rankings on held-out texts; the default of prune",
             **STRATEGIES.described(),
         },
         "repairs": REPAIRS.described(),
@@ -40,7 +41,7 @@ def names(as_json: o.JsonOption = False) -> None:
             "bundled:decoder": "tasks bundled:agreement, bundled:text",
         },
     }
-    if as_json:
+    if screen.as_json:
         show_json({kind: sorted(entries) for kind, entries in known.items()})
         return
     for kind, entries in known.items():

@@ -1,175 +1,208 @@
-"""Options that several commands share, of models, data and output, and how values are read.
+"""Commands made from settings: one field, one option.
 
-Those that say which heads go are in `choosing`, those of lm-eval in `lm_eval`.
+A command is a function whose parameters are settings dataclasses. `command_of` lists their options,
+makes the signature that Typer reads, and builds the settings from what was typed.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import inspect
+import io
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import wraps
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
+from rich.markup import escape
 
-from deadhead.errors import BudgetError
-
-ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        help="Folder of a checkpoint (cut or uncut), a model id, or bundled:encoder,"
-        " bundled:decoder.",
-        show_default=False,
-    ),
-]
-TaskOption = Annotated[
-    str | None,
-    typer.Option(
-        "--task",
-        "-t",
-        help="Data: a folder with train/dev/test files, a file (first 80% calibrate, last 20%"
-        " test), FILE[0:800], a datasets id, or bundled:sentiment, bundled:agreement,"
-        " bundled:text.",
-        rich_help_panel="Data",
-    ),
-]
-KindOption = Annotated[
-    str | None,
-    typer.Option(
-        help="classification, minimal_pairs or perplexity; read off the columns by default.",
-        rich_help_panel="Data",
-    ),
-]
-CalibrationOption = Annotated[
-    str | None, typer.Option(help="Data to score on, instead of --task's.", rich_help_panel="Data")
-]
-SelectionOption = Annotated[
-    str | None,
-    typer.Option(help="Data that stopping rules and distill look at.", rich_help_panel="Data"),
-]
-TrainOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Text without labels that distill trains on, instead of all calibration data.",
-        rich_help_panel="Data",
-    ),
-]
-TestOption = Annotated[
-    str | None, typer.Option(help="Data to report on, once.", rich_help_panel="Data")
-]
-TextColumnOption = Annotated[
-    str | None, typer.Option(help="Column of the text.", rich_help_panel="Data")
-]
-TextPairColumnOption = Annotated[
-    str | None, typer.Option(help="Column of the second text of a pair.", rich_help_panel="Data")
-]
-LabelColumnOption = Annotated[
-    str | None, typer.Option(help="Column of the label.", rich_help_panel="Data")
-]
-CalibrationSizeOption = Annotated[
-    str,
-    typer.Option(help="Examples to score on, drawn at random; or all.", rich_help_panel="Data"),
-]
-TestSizeOption = Annotated[
-    str,
-    typer.Option(help="Examples to report on, drawn at random; or all.", rich_help_panel="Data"),
-]
-BatchSizeOption = Annotated[
-    int | None,
-    typer.Option(help="Examples per batch at most; by default by tokens.", rich_help_panel="Data"),
-]
-MaxLengthOption = Annotated[
-    int | None, typer.Option(help="Tokens per example at most.", rich_help_panel="Data")
-]
-AlsoOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="One more test set to judge on, all of it, read by the same --kind and columns as"
-        " --task; give several.",
-        rich_help_panel="Data",
-    ),
-]
-OverlapOption = Annotated[
-    bool,
-    typer.Option(
-        "--allow-overlap",
-        help="Let calibration, selection and test share examples.",
-        rich_help_panel="Data",
-    ),
-]
+from deadhead.cli.console import fail
+from deadhead.options.fields import OptionFacts, choices_of, facts_of, hints_of, option, settings
+from deadhead.options.panels import OUTPUT, PANELS
+from deadhead_command import leaving_on_interrupt
 
 
-def _seed(value: int) -> int:
-    if value < 0:
-        raise BudgetError(f"seed {value} cannot be used; give 0 or more")
-    return value
+@settings
+class Screen:
+    """What a command prints."""
+
+    as_json: bool = option(
+        default=False,
+        flags=("--json",),
+        help="Print one JSON object to stdout instead of tables.",
+        panel=OUTPUT,
+    )
 
 
-SeedOption = Annotated[
-    int, typer.Option(callback=_seed, help="Seed of everything that draws: 0 or more.")
-]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
-DtypeOption = Annotated[
-    str | None, typer.Option(help="float32, bfloat16, float16 or float64; by default as saved.")
-]
-RemoteCodeOption = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object to stdout instead of tables.")
-]
-OutputFolderOption = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="Folder to write; by default below runs/."),
-]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with the interrupted run of the same options.")
-]
+@settings
+class Resumable(Screen):
+    """What a command prints, and whether it continues an interrupted run."""
+
+    resume: bool = option(
+        default=False,
+        help="Continue the interrupted run that was started with the same options.",
+        panel=OUTPUT,
+    )
 
 
-def amount(text: str, *, goal: str = "dropped") -> int | float:
-    """Read an amount of heads that are to be `goal`: `36`, `50%` or `0.5`.
+class _Option(NamedTuple):
+    name: str
+    facts: OptionFacts
+    hint: Any
+    default: Any
 
-    Raises:
-        BudgetError: it is neither a count nor a percentage nor a fraction.
+
+def typed_command() -> str:
+    """Return the command as it was typed, without --resume: it makes the run again."""
+    return shlex.join(["deadhead", *(a for a in sys.argv[1:] if a != "--resume")])
+
+
+def command_of(run: Callable[..., None]) -> Callable[..., None]:
+    """Make the function that Typer calls from one that takes settings.
+
+    Options that do nothing, by `idle` of the first settings, are refused if they were typed.
     """
-    try:
-        if text.endswith("%"):
-            value: int | float = float(text[:-1]) / 100  # NaN is refused below
+    hints = get_type_hints(run)
+    kinds = [hints[name] for name in inspect.signature(run).parameters]
+    options: dict[str, _Option] = {}
+    for each in (each for kind in kinds for each in _walk(kind)):
+        options.setdefault(each.name, each)
+
+    @wraps(run)
+    def command(context: typer.Context, **typed: Any) -> None:
+        _start()
+        values = {name: _read(options[name], value) for name, value in typed.items()}
+        made = [_build(kind, values) for kind in kinds]
+        idle: Mapping[str, str] = made[0].idle() if hasattr(made[0], "idle") else {}
+        for each in options.values():
+            source = context.get_parameter_source(each.name)
+            if each.facts.group in idle and source is not None and source.name == "COMMANDLINE":
+                fail(f"{_flag(each)} {idle[each.facts.group]}")
+        run(*made)
+
+    parameters = [inspect.Parameter("context", _KIND, annotation=typer.Context)]
+    by_panel = sorted(options.values(), key=lambda o: (o.default is not MISSING, _rank(o)))
+    parameters += map(_parameter, by_panel)
+    command.__doc__ = _reflowed(run.__doc__ or "")
+    del command.__wrapped__  # or its signature would be read
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _start() -> None:
+    """Import what takes seconds; leave the screen to us: no bars, no advice of other packages."""
+    with leaving_on_interrupt():
+        from transformers.utils import logging
+
+        import deadhead.runs.prune  # noqa: F401 - nearly everything
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="transformers|torch|datasets")
+
+
+_KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def _reflowed(text: str) -> str:
+    """Join the lines of each paragraph; the help breaks them anew. Examples stay as they are."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(p if "  " in p else p.replace("\n", " ") for p in paragraphs)
+
+
+def _nested(hint: Any) -> type | None:
+    """Return the settings that a field holds, also if it may hold None; None if it holds none."""
+    return next((each for each in (hint, *get_args(hint)) if is_dataclass(each)), None)  # type: ignore[return-value]
+
+
+def _walk(
+    kind: Any, without: frozenset[str] = frozenset(), *, optional: bool = False
+) -> Iterator[_Option]:
+    """Yield the options of settings, those of nested settings included."""
+    hints = hints_of(kind)
+    for each in fields(kind):
+        facts = facts_of(each)
+        if facts is None or each.name in without:
+            continue
+        if (inner := _nested(hints[each.name])) is not None:
+            off = without | frozenset(facts.without)
+            yield from _walk(inner, off, optional=_allows_none(hints[each.name]))
         else:
-            value = int(text) if text.lstrip("+-").isdecimal() else float(text)
-    except ValueError as error:
-        raise BudgetError(
-            f"{text!r} is not an amount of heads; write a count (36), a percentage (50%) or a"
-            " fraction (0.5)"
-        ) from error
-    if not (0 < value <= 1 if isinstance(value, float) else value > 0):
-        raise BudgetError(
-            f"{text!r} of the heads cannot be {goal}; write 1% to 100%, or a count of 1 or more"
-        )
-    return value
+            default = None if optional and each.default is MISSING else each.default
+            yield _Option(_name(each, facts), facts, hints[each.name], default)
 
 
-def size(text: str) -> int | None:
-    """Read a number of examples, or `all`.
-
-    Raises:
-        BudgetError: it is neither.
-    """
-    if text == "all":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise BudgetError(f"{text!r} is not a number of examples; write 1 or more, or all")
-    return int(text)
+def _allows_none(hint: Any) -> bool:
+    return type(None) in get_args(hint)
 
 
-def names(text: str) -> list[str]:
-    """Read a list with commas, each name once; `none` is empty."""
-    found = [name.strip() for name in text.split(",") if name.strip()]
-    return [] if found == ["none"] else list(dict.fromkeys(found))
+def _rank(each: _Option) -> int:
+    return -1 if each.facts.panel is None else PANELS.index(each.facts.panel)
 
 
-def output_folder(output: Path | None, *parts: str) -> Path:
-    """Return the folder to write to: `output`, or a name made of `parts`, below runs/."""
-    if output is not None:
-        return output
-    name = "-".join(p.strip("./").replace("/", "-").replace(":", "-") for p in parts if p)
-    return Path("runs") / name
+def _name(each: Field[Any], facts: OptionFacts) -> str:
+    long = next((flag for flag in facts.flags if flag.startswith("--")), each.name)
+    return long.split("/")[0].lstrip("-").replace("-", "_")
+
+
+def _flag(each: _Option) -> str:
+    return f"--{each.name.replace('_', '-')}"
+
+
+def _parameter(each: _Option) -> inspect.Parameter:
+    facts, default = each.facts, each.default
+    kind = each.hint if facts.parse is None else facts.raw
+    if facts.parse is None and get_origin(kind) is tuple:
+        kind, default = list[get_args(kind)[0]], None  # type: ignore[misc]
+    elif choices_of(kind):
+        kind = str
+    if facts.shown is not None:
+        default = facts.shown
+    if default is None and not _allows_none(kind):
+        kind = kind | None
+    text = facts.help
+    if choices := choices_of(each.hint):
+        text = f"{text.removesuffix('.')} ({', '.join(choices)})."
+    if facts.metavar:
+        about = typer.Argument(help=escape(text), metavar=facts.metavar, show_default=False)
+        return inspect.Parameter(each.name, _KIND, annotation=Annotated[kind, about])
+    flags = facts.flags or ((_flag(each),) if kind is bool and default is False else ())
+    about = typer.Option(*flags, help=escape(text), rich_help_panel=facts.panel)
+    default = inspect.Parameter.empty if default is MISSING else default
+    return inspect.Parameter(each.name, _KIND, default=default, annotation=Annotated[kind, about])
+
+
+def _read(each: _Option, value: Any) -> Any:
+    """Turn what Typer gives into the value of the field."""
+    if get_origin(each.hint) is tuple and each.facts.parse is None:
+        return tuple(value or ())
+    if each.facts.parse is None or value is None or value == []:
+        return value
+    return each.facts.parse(value)
+
+
+def _build(kind: Any, values: Mapping[str, Any], without: frozenset[str] = frozenset()) -> Any:
+    """Build settings; optional nested ones are None if what they need was not typed."""
+    hints, given = hints_of(kind), {}
+    for each in fields(kind):
+        facts = facts_of(each)
+        if each.name == "command":
+            given[each.name] = typed_command()
+        if facts is None or each.name in without:
+            continue
+        if (inner := _nested(hints[each.name])) is not None:
+            off = without | frozenset(facts.without)
+            needed = [o.name for o in _walk(inner, off) if o.default is MISSING]
+            unnamed = any(values[name] in (None, ()) for name in needed)
+            missing = unnamed and _allows_none(hints[each.name])
+            given[each.name] = None if missing else _build(inner, values, off)
+        else:
+            given[each.name] = values[_name(each, facts)]
+    return kind(**given)

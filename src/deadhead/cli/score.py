@@ -2,58 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from deadhead.checkpoints import load_model
-from deadhead.cli import choosing as c
-from deadhead.cli import options as o
-from deadhead.cli.console import progress_bar, say, show, show_json, typed_command
+from deadhead.cli.console import progress_bar, say, show, show_json
+from deadhead.cli.options import Screen
 from deadhead.files import write_json
-from deadhead.losses.losses import loss_named
-from deadhead.models.heads import HeadModel
-from deadhead.report import score_table
-from deadhead.report.diagnosis import diagnosis_table
-from deadhead.runs import DataSettings, data_facts, versions
-from deadhead.scoring import score_all
-from deadhead.scoring.diagnose import diagnose
-from deadhead.scoring.spec import CriterionSpec
+from deadhead.options.choices import Loss
+from deadhead.options.common import seed_option
+from deadhead.options.fields import check_choices, option, part, settings
+from deadhead.options.panels import METHOD
+from deadhead.runs.settings import TESTING, DataSettings, ModelSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deadhead.models.heads import HeadModel
+    from deadhead.types import HeadScores
 
 
-def score(
-    model: o.ModelArgument,
-    task: o.TaskOption = None,
-    criterion: c.CriterionOption = "gradient_norm",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the scores to this JSON file.")
-    ] = None,
-    diagnosis: Annotated[
-        bool,
-        typer.Option(
-            "--diagnose",
-            help="Look for non-finite values, underflow and vanishing gradients per block and"
-            " projection, and say what to do.",
-        ),
-    ] = False,
-    loss: c.LossOption = None,
-    kind: o.KindOption = None,
-    calibration: o.CalibrationOption = None,
-    text_column: o.TextColumnOption = None,
-    text_pair_column: o.TextPairColumnOption = None,
-    label_column: o.LabelColumnOption = None,
-    calibration_size: o.CalibrationSizeOption = "512",
-    batch_size: o.BatchSizeOption = None,
-    max_length: o.MaxLengthOption = None,
-    allow_overlap: o.OverlapOption = False,
-    seed: o.SeedOption = 0,
-    device: o.DeviceOption = "cpu",
-    dtype: o.DtypeOption = None,
-    trust_remote_code: o.RemoteCodeOption = False,
-    as_json: o.JsonOption = False,
-) -> None:
+@settings
+class ScoreSettings:
+    """What `deadhead score` takes."""
+
+    model: ModelSettings = part()
+    data: DataSettings = part(without=TESTING)
+    criterion: str = option(
+        default="gradient_norm",
+        flags=("--criterion", "-c"),
+        help="How to score heads, several with commas: 'deadhead list' names all. Options follow"
+        " colons: attention_entropy:normalized=true; names joined by + are combined by rank.",
+    )
+    output: Path | None = option(
+        default=None, flags=("--output", "-o"), help="Write the scores to this JSON file."
+    )
+    diagnose: bool = option(
+        default=False,
+        help="Look for non-finite values, underflow and vanishing gradients per block and"
+        " projection, and say what to do.",
+        panel=METHOD,
+    )
+    loss: Loss | None = option(
+        default=None,
+        help="Loss of gradient criteria; by default the criterion's own.",
+        panel=METHOD,
+    )
+    seed: int = seed_option()
+    command: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+def score_command(asked: ScoreSettings, screen: Screen) -> None:
     """Score every head by one criterion or several, in one pass over the data.
 
     Criteria that look at gradients share one backward pass: taylor,gradient_norm costs one.
@@ -63,52 +65,62 @@ def score(
 
       deadhead score my-bert -t data/ -c gradient_norm --diagnose
     """
-    names = criterion.split(",")
-    if loss is not None:
-        loss_named(loss)
+    from deadhead.models.heads import HeadModel
+    from deadhead.runs.facts import data_facts, provenance
+    from deadhead.scoring.spec import CriterionSpec
+
+    names = asked.criterion.split(",")
     specs = [CriterionSpec.parse(name) for name in names]
-    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    batches = []
-    provenance = {"model": loaded.name, "command": typed_command(), "versions": versions()}
-    if diagnosis or any(spec.uses_data for spec in specs):
-        data = DataSettings(
-            spec=task,
-            kind=kind,
-            calibration=calibration,
-            text_column=text_column,
-            text_pair_column=text_pair_column,
-            label_column=label_column,
-            calibration_size=o.size(calibration_size),
-            batch_size=batch_size,
-            max_length=max_length,
-            seed=seed,
-            allow_overlap=allow_overlap,
-        )
-        source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
-        batches = source.batches()
-        provenance["data"] = data_facts(calibration=source)
+    loaded = asked.model.load()
+    batches, data = [], None
+    if asked.diagnose or any(spec.uses_data for spec in specs):
+        source = asked.data.open_one("calibration", loaded.tokenizer, loaded.model.config)
+        batches, data = source.batches(), data_facts(calibration=source)
         say(f"scoring on {source.size} examples of {source.name}")
     view = HeadModel(loaded.model)
-    if diagnosis:
+    if asked.diagnose:
         wanted = [name for spec in specs for name in spec.losses]
-        differentiated = loss or ("task" if "task" in wanted else next(iter(wanted), None))
-        with progress_bar("diagnosing", len(batches), hidden=as_json) as advance:
-            found = diagnose(view, batches, loss=differentiated, on_batch=advance)
-        show_json(found.to_json()) if as_json else show(*diagnosis_table(found))
+        own = "task" if "task" in wanted else next(iter(wanted), None)
+        _diagnose(view, batches, asked.loss or own, screen)
         return
-    with progress_bar("scoring", len(batches) or None, hidden=as_json) as advance:
-        scores = score_all(view, batches, names, loss=loss, seed=seed, on_batch=advance)
-    scores = {
-        name: replace(s, provenance={**s.provenance, **provenance}) for name, s in scores.items()
+    facts = provenance(model=loaded.name, command=asked.command, data=data)
+    _score(view, batches, names, asked, screen, facts)
+
+
+def _diagnose(view: HeadModel, batches: Sequence[Any], loss: str | None, screen: Screen) -> None:
+    from deadhead.report.diagnosis import diagnosis_table
+    from deadhead.scoring.diagnose import diagnose
+
+    with progress_bar("diagnosing", len(batches), hidden=screen.as_json) as advance:
+        diagnosis = diagnose(view, batches, loss=loss, on_batch=advance)
+    show_json(diagnosis.to_json()) if screen.as_json else show(*diagnosis_table(diagnosis))
+
+
+def _score(
+    view: HeadModel,
+    batches: Sequence[Any],
+    names: Sequence[str],
+    asked: ScoreSettings,
+    screen: Screen,
+    facts: dict[str, Any],
+) -> None:
+    """Score, write and show."""
+    from deadhead.report import score_table
+    from deadhead.scoring import score_all
+
+    with progress_bar("scoring", len(batches) or None, hidden=screen.as_json) as advance:
+        found = score_all(view, batches, names, loss=asked.loss, seed=asked.seed, on_batch=advance)
+    scores: dict[str, HeadScores] = {
+        name: replace(each, provenance={**each.provenance, **facts}) for name, each in found.items()
     }
-    values = {name: s.to_json() for name, s in scores.items()}
-    if output is not None:
-        write_json(output, values)
-    if as_json:
+    values = {name: each.to_json() for name, each in scores.items()}
+    if asked.output is not None:
+        write_json(asked.output, values)
+    if screen.as_json:
         show_json(values)
         return
-    for name, found_scores in scores.items():
-        shared = found_scores.provenance.get("loss")
-        show(f"{name}" + (f" (loss: {shared})" if shared else ""), score_table(found_scores))
-    if output is not None:
-        show(f"scores: {output}")
+    for name, each in scores.items():
+        loss = each.provenance.get("loss")
+        show(f"{name}" + (f" (loss: {loss})" if loss else ""), score_table(each))
+    if asked.output is not None:
+        show(f"scores: {asked.output}")

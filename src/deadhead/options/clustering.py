@@ -10,6 +10,7 @@ from deadhead.options.choices import (
     Representative,
     WardOn,
 )
+from deadhead.options.common import seed_option
 from deadhead.options.fields import check_choices, option, settings
 from deadhead.options.panels import CLUSTERS
 
@@ -71,7 +72,7 @@ class Clustering:
         panel=CLUSTERS,
         group="importance",
     )
-    seed: int = 0
+    seed: int = seed_option()
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from deadhead.errors import BudgetError
+from deadhead.options.common import seed_option
 from deadhead.options.fields import option, settings
 from deadhead.options.panels import DISTILL
 
@@ -26,7 +27,6 @@ class Distillation:
         evaluations: how often the selection set is evaluated, evenly over the steps.
         patience: stop after so many evaluations without a better one; None: never. The metric often
             dips while the learning rate is high.
-        seed: of the order of the batches, the adapters and dropout.
 
     Raises:
         BudgetError: a value with which nothing could be trained.
@@ -64,7 +64,7 @@ class Distillation:
     dropout: bool = False
     evaluations: int = 8
     patience: int | None = None
-    seed: int = 0
+    seed: int = seed_option()
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "evaluations", "max_steps", "patience"):

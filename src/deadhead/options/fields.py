@@ -38,9 +38,10 @@ class OptionFacts:
         panel: heading in the help; None: among the first options.
         flags: as typed; the first long one names the parameter. Empty: made from the field's name.
         parse: reads the text that was typed. None: the value is of a type that Typer reads.
+        raw: type of what `parse` is given.
         shown: the default as it would be typed, where `parse` is set.
         group: options that do nothing in the same cases; see `idle` of the settings.
-        argument: given by position instead of by a flag.
+        metavar: name of an argument that is given by position; empty: an option.
         without: of nested settings: fields that are no options of this command.
     """
 
@@ -48,9 +49,10 @@ class OptionFacts:
     panel: str | None = None
     flags: tuple[str, ...] = ()
     parse: Callable[[Any], Any] | None = None
+    raw: Any = str
     shown: str | None = None
     group: str = ""
-    argument: bool = False
+    metavar: str = ""
     without: Collection[str] = ()
 
 
@@ -61,12 +63,14 @@ def option(
     flags: tuple[str, ...] = (),
     panel: str | None = None,
     parse: Callable[[Any], Any] | None = None,
+    raw: Any = str,
     shown: str | None = None,
     group: str = "",
+    metavar: str = "",
     kw_only: bool = True,
 ) -> Any:
-    """Make a field that is an option; see `OptionFacts`. By position if it is not `kw_only`."""
-    facts = OptionFacts(help, panel, flags, parse, shown, group, argument=not kw_only)
+    """Make a field that is an option; see `OptionFacts`."""
+    facts = OptionFacts(help, panel, flags, parse, raw, shown, group, metavar)
     return field(default=default, metadata={KEY: facts}, kw_only=kw_only)
 
 

@@ -9,3 +9,4 @@ DISTILL = "Repair distill"
 LM_EVAL = "lm-eval"
 MODEL = "Model and device"
 OUTPUT = "Output"
+PANELS = (METHOD, LIMITS, DATA, PROMPTS, CLUSTERS, DISTILL, LM_EVAL, MODEL, OUTPUT)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from deadhead.options.amounts import parse_amount, parse_seed
+from deadhead.options.amounts import parse_amount
 from deadhead.options.choices import Action, Gqa, Loss, Repair, RepairAt, Scope, Slope, Strategy
 from deadhead.options.clustering import Clustering
+from deadhead.options.common import seed_option, strict_option
 from deadhead.options.distillation import Distillation
 from deadhead.options.fields import option, part, settings
-from deadhead.options.panels import CLUSTERS, DATA, LIMITS, METHOD
+from deadhead.options.panels import CLUSTERS, LIMITS, METHOD
 from deadhead.types import Head, HeadMask, PruningPlan
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Recipe:
         " latency=90% (measured on cut models). Give several to meet all.",
         panel=LIMITS,
         parse=",".join,
+        raw=list[str],
     )
     cut: int | float | None = option(
         default=None,
@@ -140,20 +142,8 @@ class Recipe:
     evaluate_every: int | None = option(
         default=None, help="Judge the model after every so many steps, and the last.", panel=LIMITS
     )
-    strict: bool = option(
-        default=False,
-        help="Refuse what otherwise ends in a note: prompts longer than the model's context; fewer"
-        " calibration tokens than a repair has unknowns; blocks whose heads give the same output"
-        " for every token.",
-        panel=DATA,
-        group="strict",
-    )
-    seed: int = option(
-        default=0,
-        help="Seed of everything that is random: 0 or more.",
-        panel=DATA,
-        parse=parse_seed,
-    )
+    strict: bool = strict_option()
+    seed: int = seed_option()
     clustering: Clustering = part(factory=Clustering)
     distillation: Distillation = part(factory=Distillation)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from deadhead.interop import read_importance, split_key
 from deadhead.models.heads import HeadModel
 from deadhead.runs.settings import PromptSettings
 from deadhead.runs.similarity_settings import SimilaritySettings
+from deadhead.runs.watch import Watch
 from deadhead.scoring import score_all
 from deadhead.similarity import (
     Clustering,
@@ -33,19 +34,6 @@ PERCENTAGES = tuple(p / 100 for p in range(10, 100, 10))
 
 Draws = Mapping[str, Sequence[Prompts]]
 Groups = tuple[Group, ...]
-
-
-@dataclass
-class SimilarityWatch:
-    """What a run tells whoever watches it; all optional.
-
-    Attributes:
-        on_start: called with (the loaded model, the draws of prompts, passes over batches to come).
-        on_batch: called after every batch.
-    """
-
-    on_start: Callable[[Loaded, Draws, int], None] = lambda loaded, draws, total: None
-    on_batch: Callable[[], None] = lambda: None
 
 
 def to_drop(view: HeadModel, clustering: Clustering, heads: int | float) -> int:
@@ -79,7 +67,12 @@ def open_draws(
         opened: dict[str, Prompts] = {}
         for seed in range(settings.seed, settings.seed + settings.draws):
             prompts = PromptSettings(
-                spec, settings.n, settings.column, settings.max_length, settings.strict, seed
+                spec,
+                n=settings.n,
+                column=settings.column,
+                max_length=settings.max_length,
+                strict=settings.strict,
+                seed=seed,
             ).open(loaded.tokenizer, loaded.model.config)
             opened.setdefault(prompts.fingerprint, prompts)
             if settings.n is None:  # all prompts, whatever the seed
@@ -95,7 +88,7 @@ def open_draws(
 
 
 def importance_of(
-    view: HeadModel, prompts: Prompts, settings: SimilaritySettings, watch: SimilarityWatch
+    view: HeadModel, prompts: Prompts, settings: SimilaritySettings, watch: Watch
 ) -> HeadScores | None:
     """Read the scores of a file, or score by a criterion on prompts."""
     name = settings.importance
@@ -105,11 +98,13 @@ def importance_of(
         file, key = split_key(name)
         return read_importance(file, counts=view.mask.counts, key=key)
     batches = prompts.batches() if settings.scores_on_prompts else None
-    return score_all(view, batches, [name], seed=settings.seed, on_batch=watch.on_batch)[name]
+    return score_all(
+        view, batches, [name], seed=settings.seed, on_batch=lambda: watch.on_work("comparing")
+    )[name]
 
 
 def grams_of(
-    view: HeadModel, prompts: Prompts, scope: str, clustering: Clustering, watch: SimilarityWatch
+    view: HeadModel, prompts: Prompts, scope: str, clustering: Clustering, watch: Watch
 ) -> HeadGrams:
     """Run prompts as a clustering asks for."""
     return head_grams(
@@ -118,7 +113,7 @@ def grams_of(
         scope=scope,
         include_padding=clustering.include_padding,
         first_token=clustering.first_token,
-        on_batch=watch.on_batch,
+        on_batch=lambda: watch.on_work("comparing"),
     )
 
 
@@ -129,7 +124,7 @@ def groups_by_draw(
     n_drop: int,
     settings: SimilaritySettings,
     importance: HeadScores | None,
-    watch: SimilarityWatch,
+    watch: Watch,
 ) -> dict[str, list[Groups]]:
     """Group the heads by each draw of prompts; `groups` are those of the very first."""
     clustering = settings.clustering

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from deadhead.checkpoints import Loaded, load_model
+from deadhead.checkpoints import Loaded
 from deadhead.errors import DataError, DeadheadError, FileFormatError
 from deadhead.files import one_line, read_json
 from deadhead.models.heads import HeadModel
@@ -129,7 +129,7 @@ class FinishedRun:
                 f" fingerprint {now}, and had {before}{MODEL}"
             )
         try:
-            return load_model(**settings.__dict__)
+            return settings.load()
         except DeadheadError as error:
             where = "" if str(settings.device) in str(error) else MODEL
             raise DataError(f"the run's model cannot be loaded: {error}{where}") from error

@@ -1,13 +1,17 @@
-"""What a result has to say about its model, its data and its software."""
+"""Where a result comes from: its model, its data, its software, the command that made it."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
 from deadhead.data.prompts import Prompts
-from deadhead.measure import model_size
+from deadhead.measure import ModelSize, Timer, model_size
 from deadhead.runs.settings import ModelSettings
 from deadhead.tasks import Task
 
@@ -16,6 +20,33 @@ def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     packages = ("deadhead", "torch", "transformers", "numpy")
     return {"python": platform.python_version(), **{p: version(p) for p in packages}}
+
+
+def provenance(
+    *,
+    model: Any = None,
+    data: Mapping[str, Any] | None = None,
+    command: str | None = None,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Return where a result comes from, for the file that holds it; what is None is left out."""
+    facts = {
+        "command": command,
+        "model": model,
+        "versions": versions(),
+        "data": data,
+        "seed": seed,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def occasion(timer: Timer, device: str) -> dict[str, Any]:
+    """Return when and on what machine a result was made, and how long that took."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "seconds": timer.seconds,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {device}",
+    }
 
 
 def data_facts(**sets: Task | Prompts | None) -> dict[str, Any]:
@@ -27,25 +58,26 @@ def data_facts(**sets: Task | Prompts | None) -> dict[str, Any]:
     }
 
 
-def size_facts(model: Any) -> dict[str, int | None]:
+def size_facts(size: ModelSize, ending: str = "") -> dict[str, int | None]:
     """Return parameters, and the bytes of KV cache per token (None for encoders)."""
-    size = model_size(model)
-    return {"parameters": size.parameters, "kv_bytes_per_token": size.kv_bytes_per_token}
+    return {
+        f"parameters{ending}": size.parameters,
+        f"kv_bytes_per_token{ending}": size.kv_bytes_per_token,
+    }
 
 
 def model_facts(
-    name: str, model: Any, settings: ModelSettings, *, before: dict[str, int | None]
+    name: str, model: Any, settings: ModelSettings, *, before: ModelSize
 ) -> dict[str, Any]:
-    """Return `RunSummary.model` of a cut model; `before` is its `size_facts` before the cut."""
-    after = size_facts(model)
+    """Return `RunSummary.model` of a cut model; `before` is its size before the cut."""
     return {
         "name": name,
         "hub_id": settings.hub_id,
         "model_type": model.config.model_type,
         "auto_class": _auto_class(model),
         "needs_deadhead": getattr(model.config, "quantization_config", None) is not None,
-        **{f"{size}_before": value for size, value in before.items()},
-        **{f"{size}_after": value for size, value in after.items()},
+        **size_facts(before, "_before"),
+        **size_facts(model_size(model), "_after"),
     }
 
 

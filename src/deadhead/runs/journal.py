@@ -22,14 +22,14 @@ JOURNAL = "journal.jsonl"
 
 
 def partial_folder(output: Path) -> Path:
-    """Return where an interrupted run waits to go on: beside the output folder, hidden."""
+    """Return where an interrupted run waits to be resumed: beside the output folder."""
     whole = as_path(output, "the output").absolute()  # "." has no name to put another beside
-    return whole.with_name(f".{whole.name}.partial")
+    return whole.with_name(f"{whole.name}.partial")
 
 
 @dataclass
 class Journal:
-    """An append-only log next to the output folder: `.OUT.partial/journal.jsonl`.
+    """An append-only log next to the output folder: `OUT.partial/journal.jsonl`.
 
     A line that was cut off by a crash is dropped when the journal is read.
     """
@@ -57,7 +57,7 @@ class Journal:
         if not resume:
             if file.exists():
                 raise OutputExistsError(
-                    f"an interrupted run is in {str(folder)!r}; go on with --resume, or remove it"
+                    f"{str(folder)!r} holds an interrupted run; continue with --resume or remove it"
                 )
             if folder.exists() and not (folder.is_dir() and _is_ours(folder)):
                 raise OutputExistsError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from deadhead.checkpoints import Loaded
 from deadhead.errors import DataError
+from deadhead.runs.sweep_settings import LmEvalSettings
 from deadhead.studies.readings import Reading
 from deadhead.studies.sweep import Judge
 from deadhead.tasks import Task
@@ -22,20 +23,7 @@ from deadhead.tasks.lm_eval import (
 )
 
 
-@dataclass(frozen=True)
-class LmEvalSettings:
-    """Which tasks of lm-eval judge as well; see `run_lm_eval`."""
-
-    tasks: tuple[str, ...]
-    include_path: str | None = None
-    num_fewshot: int | None = None
-    limit: int | None = None
-    batch_size: int | None = None
-    seed: int = 0
-    trust_remote_code: bool = False
-
-
-def judge_by(task: Task, name: str) -> Judge:
+def task_judge(task: Task, name: str) -> Judge:
     """Judge by a task's metric, with its interval; `name` is what the reading is called."""
 
     def judge(model: nn.Module) -> dict[str, Reading]:
@@ -50,24 +38,35 @@ def lm_eval_names(settings: LmEvalSettings | None) -> tuple[str, ...]:
     """Look the names up, before any model is loaded; see `check_lm_eval_tasks`."""
     if settings is None:
         return ()
-    path = None if settings.include_path is None else Path(settings.include_path)
-    return check_lm_eval_tasks(settings.tasks, path)
+    return check_lm_eval_tasks(settings.tasks, settings.include_path)
 
 
-def judge_by_lm_eval(name: str, settings: LmEvalSettings, loaded: Loaded) -> Judge:
+def lm_eval_results(
+    names: Sequence[str], settings: LmEvalSettings, model: nn.Module, tokenizer: Any
+) -> dict[str, Any]:
+    """Judge a model by tasks of lm-eval."""
+    return run_lm_eval(
+        model,
+        tokenizer,
+        names,
+        include_path=settings.include_path,
+        num_fewshot=settings.num_fewshot,
+        limit=settings.limit,
+        batch_size=settings.batch_size or "auto",
+        seed=settings.seed,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def lm_eval_judge(name: str, settings: LmEvalSettings, loaded: Loaded) -> Judge:
     """Judge by a task of lm-eval, or by a group: its own metric, or those of its tasks.
 
     Raises:
         DataError: when judging, no metric is found.
     """
-    options = asdict(settings)
-    del options["tasks"]
-    options["batch_size"] = settings.batch_size or "auto"
-    if settings.include_path is not None:
-        options["include_path"] = Path(settings.include_path)
 
     def judge(model: nn.Module) -> dict[str, Reading]:
-        results = run_lm_eval(model, loaded.tokenizer, [name], **options)
+        results = lm_eval_results([name], settings, model, loaded.tokenizer)
         found = primary(results)
         readings = {}
         for task in members(name, results):

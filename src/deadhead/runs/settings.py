@@ -1,39 +1,73 @@
-"""What a run was asked to do, as plain values: the same settings, the same run."""
+"""Which model, data and prompts a command works on, as plain values. No torch in here."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deadhead.data.prompts import Prompts, open_prompts
-from deadhead.data.rows import data_files, split_slice
-from deadhead.data.splits import ROLES
-from deadhead.errors import BudgetError, DataError
-from deadhead.interop import split_key
-from deadhead.pruning.recipe import Recipe
-from deadhead.repair.distill import check_packages
-from deadhead.tasks import Task, TaskSet, open_calibration, open_task
+from deadhead.errors import DataError
+from deadhead.options.choices import Dtype, Kind
+from deadhead.options.common import (
+    batch_size_option,
+    max_length_option,
+    seed_option,
+    size_option,
+    strict_option,
+    trust_option,
+)
+from deadhead.options.fields import check_choices, option, settings
+from deadhead.options.panels import DATA, MODEL, PROMPTS
+
+if TYPE_CHECKING:
+    from deadhead.checkpoints import Loaded
+    from deadhead.data.prompts import Prompts
+    from deadhead.tasks import Task, TaskSet
 
 MIB = 2**20
+# of `DataSettings`, what a command that only calibrates has no use for
+TESTING = ("selection", "train", "test", "test_size")
 # of `DataSettings`, what a calibration set alone has no use for
-_OF_SEVERAL = (
-    *("spec", "calibration", "selection", "train", "test"),
-    *("selection_size", "test_size", "allow_overlap"),
-)
+_OF_SEVERAL = (*TESTING, "spec", "calibration", "selection_size", "allow_overlap")
 
 
-@dataclass(frozen=True)
+@settings
 class ModelSettings:
     """Which model, and how it is loaded; see `load_model`."""
 
-    source: str
-    device: str = "cpu"
-    dtype: str | None = None
-    trust_remote_code: bool = False
+    source: str = option(
+        help="Folder of a checkpoint (cut or uncut), a model id, bundled:encoder, or"
+        " bundled:decoder.",
+        metavar="MODEL",
+        kw_only=False,
+    )
+    device: str = option(default="cpu", help="cpu, cuda, cuda:1, mps.", panel=MODEL)
+    dtype: Dtype | None = option(default=None, help="By default as saved.", panel=MODEL)
+    trust_remote_code: bool = trust_option()
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def load(self) -> Loaded:
+        """Load the model and its tokenizer.
+
+        Raises:
+            DeadheadError: as `load_model`.
+        """
+        from deadhead.checkpoints import load_model
+
+        return load_model(
+            self.source,
+            device=self.device,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    @property
+    def short_name(self) -> str:
+        """What folders of its runs are called by."""
+        return Path(self.source).name.replace(":", "-")
 
     @property
     def folder(self) -> Path | None:
@@ -50,40 +84,84 @@ class ModelSettings:
     def fingerprint(self) -> str | None:
         """Return a short hex that changes with the files of a local folder; else None.
 
-        Read are names, sizes, times and the first MiB of each file, where safetensors keep the
-        shapes: the weights of a large model take too long.
+        It covers names, sizes, times and the first MiB of each file, where safetensors keep the
+        shapes: reading the weights of a large model takes too long.
         """
         if self.folder is None:
             return None
-        found = blake2b(digest_size=6)
+        digest = blake2b(digest_size=6)
         for file in sorted([*self.folder.glob("*.safetensors"), self.folder / "config.json"]):
             about = file.stat()
-            found.update(f"{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
+            digest.update(f"{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
             with file.open("rb") as stream:
-                found.update(stream.read(MIB))
-        return found.hexdigest()
+                digest.update(stream.read(MIB))
+        return digest.hexdigest()
 
 
-@dataclass(frozen=True)
+@settings
 class DataSettings:
-    """Which data; see `open_task`."""
+    """Which data; see `open_task`.
 
-    spec: str | None = None
-    kind: str | None = None
-    calibration: str | None = None
-    selection: str | None = None
-    train: str | None = None
-    test: str | None = None
-    text_column: str | None = None
-    text_pair_column: str | None = None
-    label_column: str | None = None
-    calibration_size: int | None = 512
+    Attributes:
+        selection_size: as `test_size`, of the selection set.
+    """
+
+    spec: str | None = option(
+        default=None,
+        flags=("--task", "-t"),
+        help="Data to calibrate and test on: a folder with train/dev/test files, a file (its first"
+        " 80% calibrate, its last 20% test), FILE[0:800], a datasets id, or bundled:sentiment,"
+        " bundled:agreement, bundled:text.",
+        kw_only=False,
+        group="data",
+    )
+    calibration: str | None = option(
+        default=None,
+        help="Texts to score and repair on, instead of --task's; labels are not needed.",
+        group="calibration",
+    )
+    kind: Kind | None = option(
+        default=None,
+        help="What the model is judged on; by default read from the columns.",
+        panel=DATA,
+        group="data",
+    )
+    selection: str | None = option(
+        default=None, help="Data that stopping rules and distill evaluate on.", panel=DATA
+    )
+    train: str | None = option(
+        default=None,
+        help="Text without labels that distill trains on, instead of all calibration data.",
+        panel=DATA,
+        group="distill",
+    )
+    test: str | None = option(default=None, help="Data to report on, once.", panel=DATA)
+    text_column: str | None = option(
+        default=None, help="Column of the text.", panel=DATA, group="data"
+    )
+    text_pair_column: str | None = option(
+        default=None, help="Column of the second text of a pair.", panel=DATA, group="data"
+    )
+    label_column: str | None = option(
+        default=None, help="Column of the label.", panel=DATA, group="data"
+    )
+    calibration_size: int | None = size_option(
+        512,
+        "512",
+        "Examples to score and repair on, drawn at random; or all.",
+        panel=DATA,
+        group="calibration",
+    )
     selection_size: int | None = None
-    test_size: int | None = None
-    batch_size: int | None = None
-    max_length: int | None = None
-    seed: int = 0
-    allow_overlap: bool = False
+    test_size: int | None = size_option(
+        None, "all", "Examples to report on, drawn at random; or all.", panel=DATA, group="data"
+    )
+    batch_size: int | None = batch_size_option()
+    max_length: int | None = max_length_option()
+    allow_overlap: bool = option(
+        default=False, help="Let calibration, selection and test share examples.", panel=DATA
+    )
+    seed: int = seed_option()
 
     def open(self, tokenizer: Any, config: Any) -> TaskSet:
         """Open the three sets.
@@ -96,14 +174,16 @@ class DataSettings:
                 "no data is named; give --task, or both --calibration and --test"
                 " (bundled:sentiment and bundled:agreement need no files)"
             )
+        from deadhead.tasks import open_task
+
         _check_tokenizer(tokenizer)
         options = asdict(self)
         return open_task(options.pop("spec"), tokenizer, config=config, **options)
 
     def open_one(self, role: str, tokenizer: Any, config: Any) -> Task:
-        """Open the `calibration` or `test` set alone, for commands that look at no other.
+        """Open the `calibration` or `test` set alone, for commands that need no other.
 
-        The other sets may lack, and may overlap with it. Texts to calibrate on need no labels.
+        The other sets may be missing, and may overlap with it. Calibration texts need no labels.
 
         Raises:
             DataError: as `open`.
@@ -115,6 +195,8 @@ class DataSettings:
                 " (bundled:sentiment and bundled:agreement need no files)"
             )
         if role == "calibration" and given is not None:
+            from deadhead.tasks import open_calibration
+
             _check_tokenizer(tokenizer)
             of_one = {k: v for k, v in asdict(self).items() if k not in _OF_SEVERAL}
             return open_calibration(given, tokenizer, config=config, **of_one)
@@ -124,7 +206,10 @@ class DataSettings:
         return getattr(alone.open(tokenizer, config), role)
 
     def _file_of(self, role: str) -> str | None:
-        """Return the file of one role in the folder that `spec` names, if that is how it is."""
+        """Return the file of one role, if `spec` names a folder of files."""
+        from deadhead.data.rows import data_files, split_slice
+        from deadhead.data.splits import ROLES
+
         place, _ = split_slice(self.spec or "")
         folder = Path(place).expanduser()
         if not self.spec or not folder.is_dir():
@@ -142,16 +227,37 @@ def _check_tokenizer(tokenizer: Any) -> None:
         )
 
 
-@dataclass(frozen=True)
+@settings
 class PromptSettings:
-    """Which prompts the strategy `clusters` compares heads on; see `open_prompts`."""
+    """Which prompts heads are compared on; see `open_prompts`."""
 
-    spec: str
-    n: int | None = 100
-    column: str | None = None
-    max_length: int | None = None
-    strict: bool = False
-    seed: int = 0
+    spec: str = option(
+        flags=("--prompts",),
+        help="Texts that heads are compared on: a file (prompt TAB id, .txt, .jsonl, .csv), FILE"
+        "[0:800], a folder, a datasets id; by default the calibration data.",
+        panel=PROMPTS,
+        kw_only=False,
+        group="prompts",
+    )
+    n: int | None = size_option(
+        100,
+        "100",
+        "Prompts to draw at random; or all.",
+        "--n-prompts",
+        "-n",
+        panel=PROMPTS,
+        group="prompt details",
+    )
+    column: str | None = option(
+        default=None,
+        flags=("--prompt-column",),
+        help="Column of the prompts.",
+        panel=PROMPTS,
+        group="prompt details",
+    )
+    max_length: int | None = max_length_option()
+    strict: bool = strict_option()
+    seed: int = seed_option()
 
     def open(self, tokenizer: Any, config: Any) -> Prompts:
         """Open them.
@@ -159,64 +265,27 @@ class PromptSettings:
         Raises:
             DataError: as `open_prompts`.
         """
-        options = asdict(self)
-        return open_prompts(options.pop("spec"), tokenizer, config=config, **options)
+        from deadhead.data.prompts import open_prompts
+
+        return open_prompts(
+            self.spec,
+            tokenizer,
+            config=config,
+            n=self.n,
+            column=self.column,
+            max_length=self.max_length,
+            strict=self.strict,
+            seed=self.seed,
+        )
 
 
 def table_fingerprint(spec: str | None) -> str | None:
     """Return a short hex of a table of importance, perhaps with `:KEY` behind it; None if none."""
+    from deadhead.interop import split_key
+
     if spec is None:
         return None
     file, _ = split_key(spec)
     if not file.is_file():
         raise DataError(f"{spec!r} is not there; give a table of importance")
     return blake2b(file.read_bytes(), digest_size=6).hexdigest()
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """A whole `deadhead prune`.
-
-    Attributes:
-        model, data, recipe: see there; the recipe is settled.
-        prompts: for `clusters`; None: the calibration data.
-        output: folder of the run.
-        random: draws of the random baseline; 0: none.
-        random_fractions: where it is evaluated.
-        measure_speed: time the model before and after.
-        save: write the cut checkpoint.
-        command: the command as it was typed; not compared on resume.
-
-    Raises:
-        BudgetError: fewer than no draws.
-        MissingDependencyError: the repair `distill` needs a package that is not installed.
-    """
-
-    model: ModelSettings
-    data: DataSettings
-    recipe: Recipe
-    output: Path
-    random: int = 0
-    random_fractions: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
-    measure_speed: bool = True
-    save: bool = True
-    prompts: PromptSettings | None = None
-    command: str = field(default="", compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "recipe", self.recipe.settled())
-        if self.recipe.repair == "distill":
-            check_packages(self.recipe.distillation)
-        if self.random < 0:
-            raise BudgetError(f"{self.random} random draws; give 0 (none) or more, 20 for a band")
-
-    def header(self) -> Mapping[str, Any]:
-        """What has to be the same when a run goes on: a JSON value."""
-        values = {
-            "model": asdict(self.model),
-            "data": asdict(self.data),
-            "recipe": asdict(self.recipe),
-            "random": [self.random, *self.random_fractions],
-            "prompts": None if self.prompts is None else asdict(self.prompts),
-        }
-        return json.loads(json.dumps(values))

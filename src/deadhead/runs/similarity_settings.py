@@ -2,54 +2,93 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import field, replace
 from pathlib import Path
 
-from deadhead.data.rows import split_slice
 from deadhead.errors import BudgetError, DataError
-from deadhead.interop import split_key
-from deadhead.interop.importance import ENDINGS
+from deadhead.options.amounts import parse_amount, show_amount
+from deadhead.options.clustering import Clustering
+from deadhead.options.common import (
+    folder_option,
+    max_length_option,
+    run_folder,
+    seed_option,
+    size_option,
+)
+from deadhead.options.fields import option, part, settings
+from deadhead.options.panels import CLUSTERS, PROMPTS
 from deadhead.runs.settings import ModelSettings
-from deadhead.scoring.spec import CriterionSpec
-from deadhead.similarity import Clustering
 
 BUNDLED = {"bundled:encoder": "bundled:sentiment", "bundled:decoder": "bundled:text"}
 
 
-@dataclass(frozen=True)
+@settings
 class SimilaritySettings:
     """A whole `deadhead similarity`.
 
     Attributes:
-        model, clustering: see there.
-        prompts: where prompts are; the first are grouped by, the others compared with them.
-        n: prompts of one draw; None: all.
-        heads: how many are to go: `int` counts, `float` in (0, 1] is a fraction.
-        importance: a file of scores, with `:KEY` behind it if it holds several tables; or a
-            criterion that is scored on the first prompts.
-        important: how many of the heads are called important.
-        draws: draws of `n` prompts from each of `prompts`, to compare their groups.
-        column, max_length, strict: see `open_prompts`.
-        output: the folder.
         command: the command as it was typed.
     """
 
-    model: ModelSettings
-    clustering: Clustering
-    output: Path
-    prompts: tuple[str, ...] = ()
-    n: int | None = 100
-    heads: int | float = 0.5
-    importance: str | None = None
-    important: int | float = 0.25
-    draws: int = 10
-    column: str | None = None
-    max_length: int | None = None
-    strict: bool = False
-    seed: int = 0
+    model: ModelSettings = part()
+    prompts: tuple[str, ...] = option(
+        default=(),
+        help="Texts that heads are compared on: a file (prompt TAB id, .txt, .jsonl, .csv), FILE"
+        "[0:800], a folder, a datasets id. Given again: prompts whose groups are compared with"
+        " those of the first.",
+    )
+    heads: int | float = option(
+        default=0.5,
+        help="How many heads to remove: 36, 50%, or 0.5.",
+        parse=parse_amount,
+        shown="50%",
+    )
+    output: Path = folder_option()
+    n: int | None = size_option(
+        100, "100", "Prompts to draw at random; or all.", "--n-prompts", "-n", panel=PROMPTS
+    )
+    draws: int = option(
+        default=10, help="Draws of prompts whose groups are compared.", panel=PROMPTS
+    )
+    column: str | None = option(
+        default=None, flags=("--prompt-column",), help="Column of the prompts.", panel=PROMPTS
+    )
+    max_length: int | None = max_length_option()
+    strict: bool = option(
+        default=False,
+        help="Refuse prompts longer than the model's context, instead of cutting them with a note.",
+        panel=PROMPTS,
+    )
+    clustering: Clustering = part(factory=Clustering, without=("importance",))
+    importance: str | None = option(
+        default=None,
+        help="A criterion (taylor), scored on the first prompts, or a table of scores (FILE,"
+        " FILE:KEY): shows which important heads would be removed at 10% to 90%, and makes the"
+        " budgets of importance_budget.",
+        panel=CLUSTERS,
+    )
+    important: int | float = option(
+        default=0.25,
+        help="How many heads --importance calls important: 36, 25%, or 0.25.",
+        panel=CLUSTERS,
+        parse=parse_amount,
+        shown="25%",
+        group="important",
+    )
+    seed: int = seed_option()
     command: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        from deadhead.scoring.spec import CriterionSpec
+
+        if self.importance is not None:
+            named = replace(self.clustering, importance=self.importance)
+            object.__setattr__(self, "clustering", named)
+        how = self.clustering
+        parts = ("similarity", how.distance, how.grouping, show_amount(self.heads))
+        folder = run_folder(self.output, self.model.short_name, *parts)
+        object.__setattr__(self, "output", folder)
         if self.draws < 1:
             raise BudgetError(f"{self.draws} draws of prompts; give 1 or more")
         twice = [spec for spec in self.prompts if self.prompts.count(spec) > 1]
@@ -66,6 +105,9 @@ class SimilaritySettings:
     @property
     def importance_is_file(self) -> bool:
         """Whether `importance` names a file, rather than a criterion."""
+        from deadhead.interop import split_key
+        from deadhead.interop.importance import ENDINGS
+
         path, _ = split_key(self.importance or "")
         return path.suffix.lower() in ENDINGS or path.is_file()
 
@@ -74,6 +116,8 @@ class SimilaritySettings:
         """Whether importance has to be scored on prompts."""
         if self.importance is None or self.importance_is_file:
             return False
+        from deadhead.scoring.spec import CriterionSpec
+
         return CriterionSpec.parse(self.importance).uses_data
 
     @property
@@ -83,6 +127,8 @@ class SimilaritySettings:
         Raises:
             DataError: no prompts are named.
         """
+        from deadhead.data.rows import split_slice
+
         specs = self.prompts or tuple(filter(None, [BUNDLED.get(self.model.source)]))
         if not specs:
             raise DataError(
@@ -91,3 +137,11 @@ class SimilaritySettings:
             )
         short = [Path(split_slice(spec)[0]).name.split(".")[0] or spec for spec in specs]
         return dict(zip(short if len(set(short)) == len(short) else specs, specs, strict=True))
+
+    def idle(self) -> Mapping[str, str]:
+        """Say of each group of options that does nothing here, why."""
+        why = (
+            "counts heads by --importance, which is not given; give it a criterion or a table, or"
+            " leave it out"
+        )
+        return {} if self.importance is not None else {"important": why}

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import nn
 
-from deadhead.checkpoints import Loaded, load_model
-from deadhead.data.inputs import to_device
+from deadhead.checkpoints import Loaded
 from deadhead.data.prompts import Prompts
 from deadhead.display.words import short_names
 from deadhead.errors import CheckpointError, DataError, UnknownNameError
-from deadhead.files import check_empty, locked, whole_folder
-from deadhead.measure import measure_all
+from deadhead.files import check_empty, locked, whole_folder, write_json
+from deadhead.measure import measure_all, model_size
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoSelector
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.repair.distill import Distillation, DistillReport, check_packages, distill_
 from deadhead.report.sweep_page import SweepSummary, write_sweep_page
 from deadhead.runs.comparing import check_room, to_drop
-from deadhead.runs.facts import data_facts, size_facts, versions
+from deadhead.runs.facts import data_facts, provenance, size_facts
 from deadhead.runs.journal import Journal
-from deadhead.runs.judging import LmEvalSettings, judge_by, judge_by_lm_eval, lm_eval_names
-from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings, table_fingerprint
+from deadhead.runs.judging import lm_eval_judge, lm_eval_names, task_judge
+from deadhead.runs.prune import longest_input
+from deadhead.runs.settings import table_fingerprint
+from deadhead.runs.sweep_settings import SweepSettings
+from deadhead.runs.watch import Watch
 from deadhead.scoring import ScorerGroup
 from deadhead.similarity import Clustering, HeadGrams, head_grams
 from deadhead.strategies import droppable, shortfall
@@ -37,175 +37,153 @@ from deadhead.studies.sweep import SweepGrid, count_points, sweep
 from deadhead.tasks import Task, TaskSet
 
 
-@dataclass(frozen=True)
-class SweepSettings:
-    """A whole `deadhead sweep`.
-
-    Attributes:
-        model, data, sweep: see there.
-        output: the folder.
-        prompts: what heads are compared on; None: the calibration data.
-        also: further test sets, read by the same kind and columns as `data`: where it names none,
-            each as its own columns say.
-        lm_eval: tasks and groups of lm-eval that judge as well; of a group without a metric of its
-            own, and of a tag, each task.
-        distillation: how the repair `distill` trains.
-        measure_speed: time what is really smaller.
-        measure_size: cut what gets smaller, and weigh it; else its logits alone are judged.
-        kind: what it is called in its title: sweep or compare.
-        command: the command as it was typed; not compared on resume.
-    """
-
-    model: ModelSettings
-    data: DataSettings
-    sweep: SweepGrid
-    output: Path
-    prompts: PromptSettings | None = None
-    also: tuple[str, ...] = ()
-    lm_eval: LmEvalSettings | None = None
-    distillation: Distillation = field(default_factory=Distillation)
-    measure_speed: bool = True
-    measure_size: bool = True
-    kind: str = "sweep"
-    command: str = field(default="", compare=False)
-
-    def header(self) -> Mapping[str, Any]:
-        """What has to be the same when a sweep goes on: a JSON value."""
-        values = asdict(self)
-        return json.loads(json.dumps({k: values[k] for k in values if k not in _NOT_COMPARED}))
-
-
-_NOT_COMPARED = ("output", "command")
-
-
-def conduct_sweep(
-    settings: SweepSettings,
-    *,
-    resume: bool = False,
-    on_start: Callable[[Loaded, TaskSet, int], None] = lambda loaded, tasks, points: None,
-    on_point: Callable[[Point], None] = lambda point: None,
+def run_sweep(
+    settings: SweepSettings, *, resume: bool = False, watch: Watch | None = None
 ) -> SweepSummary:
     """Run `deadhead sweep` and write its folder: sweep.csv, sweep.json, figures, report.html.
 
-    The selection set is looked at by the repair `distill` alone.
+    Only the repair `distill` evaluates on the selection set.
 
     Raises:
         DeadheadError: of any kind; the folder is then not there, and the journal is.
     """
     check_empty(settings.output)
     with locked(settings.output):
-        return _conduct_sweep(settings, resume, on_start, on_point)
+        return _SweepRun(settings, watch or Watch(), resume=resume).summary()
 
 
-def _conduct_sweep(
-    settings: SweepSettings,
-    resume: bool,
-    on_start: Callable[[Loaded, TaskSet, int], None],
-    on_point: Callable[[Point], None],
-) -> SweepSummary:
-    if settings.sweep.trains:
-        check_packages(settings.distillation)
-    named = lm_eval_names(settings.lm_eval)  # before anything is loaded
-    loaded = load_model(**settings.model.__dict__)
-    view = HeadModel(loaded.model)
-    tasks = settings.data.open(loaded.tokenizer, loaded.model.config)
-    also = {spec: _also(spec, settings, loaded) for spec in settings.also}
-    prompts = settings.prompts
-    texts = None if prompts is None else prompts.open(loaded.tokenizer, loaded.model.config)
-    distilled = {"selection": tasks.selection, "training": tasks.training}
-    data = data_facts(
-        calibration=tasks.calibration,
-        **(distilled if settings.sweep.trains else {}),
-        test=tasks.judge,
-        prompts=texts,
-        **also,
-    )
-    tables = {c.importance for c in settings.sweep.clusterings}
-    header = {
-        **settings.header(),
-        "fingerprints": data,
-        "weights": settings.model.fingerprint(),
-        "importance": [table_fingerprint(table) for table in tables],
-        "versions": versions(),
-    }
-    unreached = dict.fromkeys(_check_shares(view, settings.sweep))
-    sets = [tasks.judge, *also.values()]
-    short = short_names(task.name for task in sets)  # unique: they become columns
-    judges = [judge_by(task, short[task.name]) for task in sets]
-    if settings.lm_eval is not None:
-        judges += [judge_by_lm_eval(name, settings.lm_eval, loaded) for name in named]
-    journal = Journal.open(settings.output, header, resume=resume)
-    on_start(loaded, tasks, count_points(settings.sweep))
+class _SweepRun:
+    """One sweep: set up by `__init__`, done by `summary`."""
 
-    seen: list[Point] = []
+    def __init__(self, settings: SweepSettings, watch: Watch, *, resume: bool):
+        self.settings, self.watch, self.resume = settings, watch, resume
+        self.grid = settings.sweep
+        if self.grid.trains:
+            check_packages(settings.distillation)
+        named = lm_eval_names(settings.lm_eval)  # before anything is loaded
+        self.loaded = loaded = settings.model.load()
+        self.view = HeadModel(loaded.model)
+        self.tasks = tasks = settings.data.open(loaded.tokenizer, loaded.model.config)
+        also = {spec: _also(spec, settings, loaded) for spec in settings.also}
+        prompts = settings.prompts
+        self.texts = prompts and prompts.open(loaded.tokenizer, loaded.model.config)
+        self.data = data_facts(
+            calibration=tasks.calibration,
+            **(
+                {"selection": tasks.selection, "training": tasks.training}
+                if self.grid.trains
+                else {}
+            ),
+            test=tasks.judge,
+            prompts=self.texts,
+            **also,
+        )
+        self.notes = dict.fromkeys(_check_shares(self.view, self.grid))
+        sets = [tasks.judge, *also.values()]
+        short = short_names(task.name for task in sets)  # unique: they become columns
+        self.judges = [task_judge(task, short[task.name]) for task in sets]
+        if settings.lm_eval is not None:
+            self.judges += [lm_eval_judge(name, settings.lm_eval, loaded) for name in named]
+        tables = {c.importance for c in self.grid.clusterings}
+        header = {
+            **settings.header(),
+            **provenance(),
+            "fingerprints": self.data,
+            "weights": settings.model.fingerprint(),
+            "importance": [table_fingerprint(table) for table in tables],
+        }
+        self.journal = Journal.open(settings.output, header, resume=resume)
 
-    def keep(point: Point) -> None:
-        seen.append(point)
-        journal.write("point", point.to_json())
-        on_point(point)
+    def summary(self) -> SweepSummary:
+        """Judge every point and write the folder."""
+        settings, texts = self.settings, self.texts
+        points = self._points()
+        size = size_facts(model_size(self.loaded.model))
+        run = {
+            **provenance(
+                model={"name": self.loaded.name, **size},
+                data=self.data,
+                command=settings.command,
+                seed=self.grid.seed,
+            ),
+            "date": datetime.now(UTC).date().isoformat(),
+            "notes": [*self.tasks.notes, *(texts.notes if texts else ()), *self.notes],
+        }
+        lines = table_lines(points)
+        summary = SweepSummary(f"{self.loaded.name}: {settings.kind}", lines, run)
+        with whole_folder(settings.output) as folder:
+            frame(lines).to_csv(folder / "sweep.csv", index=False)
+            values = {"points": [point.to_json() for point in points], "run": run}
+            write_json(folder / "sweep.json", values)
+            write_sweep_page(summary, folder)
+        self.journal.remove()
+        return summary
 
-    notes: dict[str, str] = {}  # one per block: others differ by the ridge
+    def _points(self) -> list[Point]:
+        """Judge what the journal does not have; a failure before the first plan leaves nothing."""
+        completed = [Point.from_json(point) for point in self.journal.points]
+        count = count_points(self.grid)
+        self.watch.on_note(f"{self.loaded.name}: {count} models to judge")
+        self.watch.on_note(self.tasks.describe(trains=self.grid.trains))
+        self.watch.on_total(count)
+        for point in completed:
+            self._report(point)
+        new: list[Point] = []
 
-    def note(said: str) -> None:
-        notes.setdefault(said.split(" has ", maxsplit=1)[0], said)
+        def keep(point: Point) -> None:
+            new.append(point)
+            self.journal.write("point", point.to_json())
+            self._report(point)
 
-    done = [Point.from_json(point) for point in journal.points]
-    for point in done:
-        on_point(point)
-    grid = settings.sweep
-    names = [criterion for strategy, criterion in grid.chosen if strategy != AUTO]
-    names += [recipe.settled().criterion for recipe in _budgets(grid)]
-    scorers = ScorerGroup(
-        view,
-        tasks.calibration.batches() if names or grid.repairs != ("none",) else [],
-        names,
-        loss=grid.loss,
-        seed=grid.seed,
-        moments=grid.repairs != ("none",),
-        strict=grid.strict,
-    )
-    try:
-        points = sweep(
-            view,
-            settings.sweep,
-            judges,
+        try:
+            return self._judged({point.key: point for point in completed}, keep)
+        except CheckpointError:  # the disk is full: what is written waits for --resume
+            raise
+        except Exception:
+            if not self.resume and all(point.method == "dense" for point in new):
+                self.journal.remove()
+            raise
+
+    def _report(self, point: Point) -> None:
+        self.watch.on_work(f"{point.method}, {point.action}")
+
+    def _judged(self, completed: Mapping[Any, Point], keep: Callable[[Point], None]) -> list[Point]:
+        grid, calibration, settings = self.grid, self.tasks.calibration, self.settings
+        names = [criterion for strategy, criterion in grid.chosen if strategy != AUTO]
+        names += [recipe.settled().criterion for recipe in _budgets(grid)]
+        repairs = grid.repairs != ("none",)
+        scorers = ScorerGroup(
+            self.view,
+            calibration.batches() if names or repairs else [],
+            names,
+            loss=grid.loss,
+            seed=grid.seed,
+            moments=repairs,
+            strict=grid.strict,
+        )
+        said: dict[str, str] = {}  # one note per block: others differ by the ridge
+
+        def note(line: str) -> None:
+            if said.setdefault(line.split(" has ", maxsplit=1)[0], line) is line:
+                self.notes[line] = None
+
+        measures = settings.measure_size
+        test = self.tasks.judge
+        return sweep(
+            self.view,
+            grid,
+            self.judges,
             scorer_of=scorers.of,
-            grams=_grams(view, texts or tasks.calibration, settings.sweep),
-            selector=_selector(view, tasks.calibration, grid),
+            grams=_grams(self.view, self.texts or calibration, grid),
+            selector=_selector(self.view, calibration, grid),
             moments=lambda: scorers.moments,
-            batches=tasks.calibration.batches(),
-            train=_trainer(loaded.model, tasks, settings.distillation),
-            measure=_measure(loaded.model, tasks.judge, timed=settings.measure_speed)
-            if settings.measure_size
-            else None,
-            done={point.key: point for point in done},
+            batches=calibration.batches(),
+            train=_trainer(self.loaded.model, self.tasks, settings.distillation),
+            measure=_measure(self.view, test, timed=settings.measure_speed) if measures else None,
+            done=completed,
             on_point=keep,
             on_note=note,
         )
-    except CheckpointError:  # the disk is full: what is written waits for --resume
-        raise
-    except Exception:
-        if not resume and not any(point.method != "dense" for point in seen):
-            journal.remove()  # nothing but the dense model was judged
-        raise
-    run = {
-        "command": settings.command,
-        "versions": versions(),
-        "data": data,
-        "notes": [*tasks.notes, *(texts.notes if texts else ()), *unreached, *notes.values()],
-        "seed": settings.sweep.seed,
-        "date": datetime.now(UTC).date().isoformat(),
-        "model": {"name": loaded.name, **size_facts(loaded.model)},
-    }
-    lines = table_lines(points)
-    summary = SweepSummary(f"{loaded.name}: {settings.kind}", lines, run)
-    with whole_folder(settings.output) as folder:
-        frame(lines).to_csv(folder / "sweep.csv", index=False)
-        values = {"points": [point.to_json() for point in points], "run": run}
-        (folder / "sweep.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        write_sweep_page(summary, folder)
-    journal.remove()
-    return summary
 
 
 def _selector(view: HeadModel, calibration: Task, grid: SweepGrid) -> AutoSelector | None:
@@ -292,14 +270,14 @@ def _trainer(
     return train
 
 
-def _measure(dense: Any, test: Task, *, timed: bool) -> Callable[[nn.Module], dict[str, float]]:
-    batch = max(test.batches(), key=lambda b: b["input_ids"].shape[1])
-    device = next(dense.parameters()).device
-    inputs = {k: v[:1] for k, v in to_device(batch, device).items() if k != "labels"}
+def _measure(
+    view: HeadModel, test: Task, *, timed: bool
+) -> Callable[[nn.Module], dict[str, float]]:
+    inputs = longest_input(test, view)
 
     def measure(model: nn.Module) -> dict[str, float]:
-        size = {k: float(v) for k, v in size_facts(model).items() if v is not None}
-        for row in measure_all(dense, model, inputs, repeats=15, warmup=3) if timed else ():
+        size = {k: float(v) for k, v in size_facts(model_size(model)).items() if v is not None}
+        for row in measure_all(view.model, model, inputs, repeats=15, warmup=3) if timed else ():
             size |= {
                 f"{row.setting} speedup": row.speedup,
                 f"{row.setting} speedup low": row.low,

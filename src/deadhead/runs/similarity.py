@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from deadhead.checkpoints import load_model
 from deadhead.errors import BudgetError
-from deadhead.files import check_empty, locked, whole_folder
+from deadhead.files import check_empty, locked, whole_folder, write_json
 from deadhead.interop import write_pruning_log
 from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel
@@ -22,7 +16,6 @@ from deadhead.report.similarity_page import write_similarity_report
 from deadhead.report.similarity_summary import SimilaritySummary
 from deadhead.runs.comparing import (
     Groups,
-    SimilarityWatch,
     check_room,
     grams_of,
     groups_by_draw,
@@ -31,8 +24,9 @@ from deadhead.runs.comparing import (
     removed_shares,
     to_drop,
 )
-from deadhead.runs.facts import data_facts, versions
+from deadhead.runs.facts import data_facts, occasion, provenance
 from deadhead.runs.similarity_settings import SimilaritySettings
+from deadhead.runs.watch import Watch
 from deadhead.similarity import (
     Clustering,
     HeadDistances,
@@ -49,8 +43,8 @@ from deadhead.similarity.gram import per_block
 from deadhead.types import PruningPlan
 
 
-def conduct_similarity(
-    settings: SimilaritySettings, *, watch: SimilarityWatch | None = None
+def run_similarity(
+    settings: SimilaritySettings, *, watch: Watch | None = None
 ) -> SimilaritySummary:
     """Measure how alike heads are, group them, and write the folder: whole, or not at all.
 
@@ -65,14 +59,14 @@ def conduct_similarity(
     """
     check_empty(settings.output)  # before anything that takes long
     with locked(settings.output):
-        return _conduct_similarity(settings, watch or SimilarityWatch())
+        return _run(settings, watch or Watch())
 
 
-def _conduct_similarity(settings: SimilaritySettings, watch: SimilarityWatch) -> SimilaritySummary:
+def _run(settings: SimilaritySettings, watch: Watch) -> SimilaritySummary:
     timer = Timer()
     _ = settings.sources  # checks itself
     clustering = settings.clustering
-    loaded = load_model(**asdict(settings.model))
+    loaded = settings.model.load()
     view = HeadModel(loaded.model)
     n_drop = to_drop(view, clustering, settings.heads)
     check_room(view, clustering, n_drop)
@@ -81,7 +75,10 @@ def _conduct_similarity(settings: SimilaritySettings, watch: SimilarityWatch) ->
     first = next(iter(draws.values()))[0]
     passes = [prompts for drawn in draws.values() for prompts in drawn]
     passes += [first] * settings.scores_on_prompts
-    watch.on_start(loaded, draws, sum(len(prompts.batches()) for prompts in passes))
+    watch.on_total(sum(len(prompts.batches()) for prompts in passes))
+    for name, drawn in draws.items():
+        size = f"{drawn[0].size} prompts of {drawn[0].name}"
+        watch.on_note(f"{name}: {size}, {len(drawn)} draws")
     importance = importance_of(view, first, settings, watch)
     whole = grams_of(view, first, "global", clustering, watch)
     grams = {"global": whole, "per_block": per_block(whole, len(view.blocks))}
@@ -107,15 +104,10 @@ def _conduct_similarity(settings: SimilaritySettings, watch: SimilarityWatch) ->
         importance="" if importance is None else importance.criterion,
         notes=(*dict.fromkeys([*notes, *unreached]),),
         run={
-            "command": settings.command,
-            "model": loaded.name,
-            "versions": versions(),
-            "data": data,
-            "seed": settings.seed,
-            "date": datetime.now(UTC).date().isoformat(),
-            "seconds": timer.seconds,
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads,"
-            f" {settings.model.device}",
+            **provenance(
+                model=loaded.name, data=data, command=settings.command, seed=settings.seed
+            ),
+            **occasion(timer, settings.model.device),
         },
     )
     with whole_folder(settings.output) as folder:
@@ -132,7 +124,7 @@ def write_similarity(summary: SimilaritySummary, folder: Path) -> None:
         ("plan", summary.plan.to_json()),
         ("run", summary.to_json()),
     ):
-        (folder / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / f"{name}.json", value)
     if set(summary.plan.copies) == set(summary.plan.mask.dropped):
         spans = any(head.block != source.block for head, source in summary.plan.copies.items())
         write_pruning_log(summary.plan, folder / "pruning_log.txt", columns=4 if spans else 3)
@@ -168,18 +160,11 @@ def _plan(
     """Make the plan that has the heads of each group copy the one that stands for it."""
     copies = copies_of(groups)
     shared = any(block.n_heads != block.n_kv_heads for block in view.blocks)
-    provenance = {
-        "model": name,
-        "strategy": "clusters",
-        "heads": settings.heads,
-        **asdict(settings.clustering),
-        "data": data,
-        "versions": versions(),
-    }
+    made = {"strategy": "clusters", "heads": settings.heads, **asdict(settings.clustering)}
     return PruningPlan(
         view.mask.drop(*copies),
         copies,
         action="duplicate",
         gqa="ungroup" if shared and settings.clustering.unit == "head" else "whole_groups",
-        provenance=provenance,
+        provenance={**made, **provenance(model=name, data=data)},
     )

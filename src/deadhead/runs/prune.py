@@ -1,0 +1,309 @@
+"""A whole run: prune, baseline, cut, judge, time, write. One folder at the end, or none."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deadhead.checkpoints import save_model
+from deadhead.data.inputs import to_device
+from deadhead.errors import BudgetError, CheckpointError, DataError, OutputExistsError
+from deadhead.files import check_empty, locked, whole_folder, write_json
+from deadhead.measure import SpeedRow, Timer, measure_all, model_size
+from deadhead.models.heads import HeadModel
+from deadhead.pruning.auto import AutoChoice
+from deadhead.pruning.loop import Progress, PruneLoop
+from deadhead.pruning.result import Pruning
+from deadhead.pruning.trajectory import Step
+from deadhead.repair import Fits, apply_repaired_, fit, repaired, without_training
+from deadhead.repair.distill import DistillReport, distill_
+from deadhead.report import RunSummary, model_card, write_report
+from deadhead.runs.explain import explained
+from deadhead.runs.facts import data_facts, model_facts, occasion, provenance
+from deadhead.runs.journal import Journal
+from deadhead.runs.prune_settings import RunSettings
+from deadhead.runs.settings import table_fingerprint
+from deadhead.runs.watch import Watch
+from deadhead.studies.baseline import RandomBaseline, random_baseline
+from deadhead.tasks import Task
+from deadhead.types import HeadMask, PruningPlan
+
+LAST = ("cut", "evaluate", "evaluate", "time")  # pieces of work after the loop
+
+
+def run_prune(
+    settings: RunSettings, *, resume: bool = False, watch: Watch | None = None
+) -> RunSummary:
+    """Run `deadhead prune` and write its folder.
+
+    Raises:
+        DeadheadError: of any kind; the folder is then not there, and the journal is.
+    """
+    check_empty(settings.output)  # before anything that takes long
+    with locked(settings.output):
+        return _PruneRun(settings, watch or Watch(), resume=resume).summary()
+
+
+class _PruneRun:
+    """One run: set up by `__init__`, done by `summary`."""
+
+    def __init__(self, settings: RunSettings, watch: Watch, *, resume: bool):
+        self.timer = Timer()
+        self.watch, self.resume = watch, resume
+        self.loaded = settings.model.load()
+        self.view = HeadModel(self.loaded.model)
+        self.before = model_size(self.loaded.model)
+        config = self.loaded.model.config
+        self.tasks = settings.data.open(self.loaded.tokenizer, config)
+        if settings.prompts is not None and settings.recipe.strategy != "clusters":
+            raise DataError(
+                f"strategy {settings.recipe.strategy!r} compares no heads on prompts; leave"
+                " --prompts out, or choose --strategy clusters"
+            )
+        self.prompts = settings.prompts and settings.prompts.open(self.loaded.tokenizer, config)
+        self.trains = settings.recipe.repair == "distill"
+        self.data = data_facts(
+            calibration=self.tasks.calibration,
+            selection=self.tasks.selection,
+            training=self.tasks.training if self.trains else None,
+            test=self.tasks.judge,
+            prompts=self.prompts,
+        )
+        self.settings = settings
+        header = {
+            **settings.header(),
+            **provenance(),
+            "fingerprints": self.data,
+            "weights": settings.model.fingerprint(),
+            "importance": table_fingerprint(settings.recipe.clustering.importance),
+        }
+        self.journal = Journal.open(settings.output, header, resume=resume)
+        self.spent = sum(step.seconds for step in self.journal.steps)
+
+    def summary(self) -> RunSummary:
+        """Prune, judge and write the folder."""
+        pruning = self._pruned()
+        baseline = self._baseline(pruning)
+        self.settings = replace(self.settings, recipe=pruning.recipe)  # as it was decided on
+        facts = provenance(model=self.loaded.name, data=self.data)
+        plan = replace(pruning.plan, provenance={**self.settings.header()["recipe"], **facts})
+        scores = pruning.scores
+        if scores is not None:
+            facts["data"] = {"calibration": self.data["calibration"]}
+            scores = replace(scores, provenance={**scores.provenance, **facts})
+        explanation = explained(self.view, self.tasks, self.settings.recipe, pruning)
+        cut = apply_repaired_(
+            copy.deepcopy(self.loaded.model), without_training(plan), pruning.fits
+        )
+        self.watch.on_work("cut")
+        trained = self._distilled(cut) if self.trains else None
+        summary = RunSummary(
+            title=f"{self.loaded.name}: {_title(self.settings)}",
+            trajectory=pruning.trajectory,
+            scores=scores,
+            plan=plan,
+            model=model_facts(self.loaded.name, cut, self.settings.model, before=self.before),
+            speed=self._speed(cut),
+            evaluation=self._evaluation(cut),
+            random=baseline,
+            run=self._facts(pruning, trained),
+            explanation=explanation,
+        )
+        self._write(summary, cut)
+        return summary
+
+    def _pruned(self) -> Pruning:
+        journal, watch = self.journal, self.watch
+        try:
+            loop = PruneLoop(
+                self.view,
+                self.tasks,
+                self.settings.recipe,
+                prompts=None if self.prompts is None else self.prompts.batches(),
+                completed=journal.completed(self.settings.recipe),
+                progress=self._progress(),
+            )
+            self._announce(loop)
+            for step in loop:
+                self._keep(step, loop)
+            watch.on_total(len(loop.steps) + self._after)
+            return loop.outcome()
+        except CheckpointError:  # the disk is full: what is written waits for --resume
+            raise
+        except Exception as error:
+            # only the dense model was judged, or the heads cannot be removed as they should be
+            if (len(journal.steps) <= 1 or isinstance(error, BudgetError)) and not self.resume:
+                journal.remove()
+            raise
+
+    def _announce(self, loop: PruneLoop) -> None:
+        """Say what is going to be done."""
+        say, recipe, view = self.watch.on_note, self.settings.recipe, self.view
+        say(f"{self.loaded.name}: {view.mask.n_kept} heads in {len(view.blocks)} blocks")
+        say(self.tasks.describe(trains=self.trains))
+        how = (
+            "auto picks the ranking"
+            if recipe.undecided
+            else f"{recipe.strategy} {recipe.criterion}"
+        )
+        say(f"method: {how}, repair {recipe.repair}")
+        draws = self.settings.random * (len(self.settings.random_fractions) + 1)
+        self._after = len(LAST) + draws
+        self.forecast = loop.forecast()
+        self.watch.on_total(1 + self.forecast.moves + self._after)
+        for _ in self.journal.steps:
+            self.watch.on_work("resume")
+        if self.journal.steps:
+            say(f"plan: {self.forecast.describe()}; {len(self.journal.steps)} are done")
+
+    def _keep(self, step: Step, loop: PruneLoop) -> None:
+        if not self.journal.steps:
+            self.watch.on_note(f"plan: {self.forecast.describe(step.seconds)}")
+        self.journal.steps.append(step)
+        self.journal.write("step", step.to_json())
+        self.watch.on_work(f"step {len(loop.steps)} of {1 + self.forecast.moves}")
+
+    def _progress(self) -> Progress:
+        journal = self.journal
+
+        def on_choice(decision: AutoChoice) -> None:
+            if journal.decision is None:  # a resumed run has it
+                journal.write("decision", decision.to_json())
+            self.watch.on_note(f"auto: {decision.describe()}")
+
+        return Progress(
+            on_choice=on_choice,
+            on_scores=lambda scores: journal.write("scores", scores.to_json()),
+        )
+
+    def _baseline(self, pruning: Pruning) -> RandomBaseline | None:
+        recipe, tasks = self.settings.recipe, self.tasks
+
+        def evaluate(mask: HeadMask) -> float:  # with the repair that the run has
+            fits: Fits = {}
+            if pruning.moments is not None and recipe.repair_at == "step":
+                plan = PruningPlan(mask, gqa=recipe.gqa, repair=recipe.repair)
+                batches = tasks.calibration.batches()
+                fits = fit(self.view, plan, pruning.moments, batches=batches)
+            with repaired(self.view, mask, fits):
+                return tasks.judge.evaluate(self.view.model).value
+
+        def on_point(draw: int, dropped: int, value: float) -> None:
+            self.journal.write("random", [draw, dropped, value])
+            self.watch.on_work("random draw")
+
+        if not self.settings.random:
+            return None
+        return random_baseline(
+            self.view,
+            evaluate,
+            rules=recipe.rules,
+            draws=self.settings.random,
+            fractions=self.settings.random_fractions,
+            dropped=len(pruning.plan.mask.dropped),  # where the two are compared
+            seed=recipe.seed,
+            done=self.journal.random,
+            on_point=on_point,
+        )
+
+    def _distilled(self, cut: nn.Module) -> DistillReport:
+        """Train the cut model against the dense one."""
+        return distill_(
+            cut,
+            self.loaded.model,
+            self.tasks.training or self.tasks.calibration,
+            selection=self.tasks.selection,
+            settings=self.settings.recipe.distillation,
+            on_step=lambda step, planned: self.watch.on_note(f"distill, step {step} of {planned}"),
+        )
+
+    def _evaluation(self, cut: nn.Module) -> dict[str, Any]:
+        """Judge the dense and the cut model on the test set: the numbers that are reported once."""
+        # the curve has these values too if it is on test, but not their intervals and other metrics
+        test = self.tasks.judge
+        values: dict[str, Any] = {"interval": {}, "chance": test.chance}
+        for name, model in (("dense", self.loaded.model), ("pruned", cut)):
+            evaluation = test.evaluate(model)
+            self.watch.on_work("evaluate")
+            values[name] = evaluation.metrics
+            values["interval"][name] = list(evaluation.interval())
+        return values
+
+    def _speed(self, cut: nn.Module) -> list[SpeedRow]:
+        if not self.settings.measure_speed:
+            return []
+        rows = measure_all(
+            self.loaded.model, cut, longest_input(self.tasks.judge, self.view), repeats=15, warmup=3
+        )
+        self.watch.on_work("time")
+        return rows
+
+    def _facts(self, pruning: Pruning, trained: DistillReport | None) -> dict[str, Any]:
+        prompts, decision = self.prompts, pruning.choice
+        facts = {
+            **provenance(
+                data=self.data,
+                command=self.settings.command,
+                seed=self.settings.recipe.seed,
+            ),
+            **occasion(self.timer, self.settings.model.device),
+            "notes": [*self.tasks.notes, *(prompts.notes if prompts else ()), *pruning.notes],
+            "settings": self.settings.header(),
+            "weights": self.settings.model.fingerprint(),
+            "evaluated_on": pruning.evaluated_on,
+        }
+        facts["seconds"] += self.spent  # at least: loading and random draws are not in the journal
+        if decision is not None:
+            facts["decision"] = {**decision.to_json(), "said": decision.describe()}
+        if trained is not None:
+            facts["distillation"] = trained.to_json()
+        return facts
+
+    def _write(self, summary: RunSummary, cut: nn.Module) -> None:
+        try:
+            with whole_folder(self.settings.output) as folder:
+                write_run(summary, folder)
+                if self.settings.save:
+                    card = model_card(summary)
+                    save_model(cut, self.loaded.tokenizer, folder / "model", card=card)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}, and go on with --resume") from error
+        except OutputExistsError as error:
+            raise OutputExistsError(
+                f"{str(self.settings.output)!r} was filled by another process while this ran; move"
+                " that away and go on with --resume"
+            ) from error
+        self.journal.remove()
+
+
+def longest_input(test: Task, view: HeadModel) -> dict[str, Any]:
+    """Return the longest example of a set, as one batch without labels."""
+    batch = max(test.batches(), key=lambda batch: batch["input_ids"].shape[1])
+    return {k: v[:1] for k, v in to_device(batch, view.device).items() if k != "labels"}
+
+
+def write_run(summary: RunSummary, folder: Path) -> None:
+    """Write everything but the model: plan, scores, trajectory, run, figures and report.
+
+    A run that scored no heads has no scores.json.
+    """
+    values = summary.to_json()
+    for name in ("plan", "scores"):
+        if values[name] is not None:
+            write_json(folder / f"{name}.json", values.pop(name))
+    summary.trajectory.to_frame().to_csv(folder / "trajectory.csv", index=False)
+    write_json(folder / "run.json", values)
+    write_report(summary, folder)
+
+
+def _title(settings: RunSettings) -> str:
+    recipe = settings.recipe
+    if recipe.strategy == "clusters":
+        return f"clusters {recipe.clustering.name}, {recipe.action}"
+    inverse = " inverse" if recipe.inverse else ""
+    repair = "" if recipe.repair == "none" else f" + {recipe.repair}"
+    return f"{recipe.strategy}{inverse} {recipe.criterion}{repair}"
