@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from deadhead import bundled
+from deadhead.errors import DataError, DeadheadError
 
 SPLITS = ("train", "calibration", "selection", "test")
 GENERATORS = (bundled.sentiment, bundled.minimal_pairs, bundled.text)
@@ -216,18 +217,18 @@ def test_counting_words_does_not_solve_the_sentiment_task():
     [
         (lambda: bundled.model_path("encodr"), "'encodr' is not known; did you mean 'encoder'"),
         (lambda: bundled.sentiment("tests", 3), "'tests' is not known; did you mean 'test'"),
-        (lambda: bundled.minimal_pairs("tset", 3), "choose one of: train, calibration"),
+        (lambda: bundled.minimal_pairs("tset", 3), "known: calibration, selection, test, train"),
         (lambda: bundled.text("train", -1), "n=-1"),
     ],
 )
 def test_errors_name_the_value_and_what_is_allowed(call, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(DeadheadError, match=re.escape(message)):
         call()
 
 
 def test_asking_for_more_than_there_is_says_how_many_there_are(monkeypatch):
     monkeypatch.setattr(bundled.agreement, "sentence", lambda rng: f"{rng.randrange(50)}")
-    with pytest.raises(ValueError, match="ran dry at"):
+    with pytest.raises(DataError, match="ran dry at"):
         bundled.text("train", 51)
 
 

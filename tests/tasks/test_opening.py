@@ -9,7 +9,7 @@ import pytest
 from deadhead.data.examples import Examples
 from deadhead.data.overlap import keep_disjoint
 from deadhead.errors import DataError, UnknownNameError
-from deadhead.tasks import Evaluation, open_task, register_task, task_kind
+from deadhead.tasks import KINDS, Evaluation, open_task, register_task
 
 from .conftest import bert_config, make_tokenizer
 
@@ -268,7 +268,7 @@ def test_a_new_kind_is_one_class_and_a_name_is_taken_once():
     with pytest.raises(DataError, match=r"'perplexity' is taken by PerplexityTask"):
 
         @register_task("perplexity")
-        class Other(task_kind("classification")):
+        class Other(KINDS["classification"]):
             pass
 
 

@@ -9,7 +9,6 @@ of a test pair is ever in `text("train", ...)`.
 """
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from hashlib import blake2b
 from itertools import cycle
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TypeVar
 
 from deadhead.bundled import agreement
 from deadhead.bundled import sentiment as _sentiment
+from deadhead.errors import DataError, unknown_name
 
 LABELS = _sentiment.LABELS
 MODELS = ("encoder", "decoder")
@@ -37,13 +37,9 @@ _Row = TypeVar("_Row")
 
 
 def model_path(name: str) -> Path:
-    """Find the folder of a bundled model.
-
-    Raises:
-        ValueError: the name is not "encoder" or "decoder".
-    """
+    """Find the folder of a bundled model."""
     if name not in MODELS:
-        raise ValueError(_unknown("bundled model", name, MODELS))
+        raise unknown_name("bundled model", name, MODELS)
     return Path(__file__).parent / name
 
 
@@ -57,9 +53,6 @@ def sentiment(split: str, n: int, seed: int = 0) -> list[dict]:
     """Make labelled sentences: `{"sentence": str, "label": int}`, the label an index into `LABELS`.
 
     The rows are unique and take the labels in turn, so every prefix is balanced.
-
-    Raises:
-        ValueError: the split is not known, `n` is negative, or more than the grammar can make.
     """
     makers = [_labelled(label) for label in range(len(LABELS))]
     return _draw(makers, lambda row: row["sentence"], split, n, seed)
@@ -69,20 +62,13 @@ def minimal_pairs(split: str, n: int, seed: int = 0) -> list[dict]:
     """Make minimal pairs: `{"sentence_good": str, "sentence_bad": str, "UID": str}` as in BLiMP.
 
     The rows are unique and take the paradigms in turn, so every prefix is balanced.
-
-    Raises:
-        ValueError: the split is not known, `n` is negative, or more than the grammar can make.
     """
     makers = [_paired(uid) for uid in PARADIGMS]
     return _draw(makers, lambda row: row["sentence_good"], split, n, seed)
 
 
 def text(split: str, n: int, seed: int = 0) -> list[str]:
-    """Make grammatical sentences of the decoder's grammar, each once.
-
-    Raises:
-        ValueError: the split is not known, `n` is negative, or more than the grammar can make.
-    """
+    """Make grammatical sentences of the decoder's grammar, each once."""
     return _draw([agreement.sentence], str, split, n, seed)
 
 
@@ -113,9 +99,9 @@ def _draw(
 ) -> list[_Row]:
     """Take rows from the makers in turn, each key once and only those of the split."""
     if split not in SPLITS:
-        raise ValueError(_unknown("split", split, tuple(SPLITS)))
+        raise unknown_name("split", split, SPLITS)
     if n < 0:
-        raise ValueError(f"cannot make n={n!r} rows: n must be 0 or more; ask for at least 0")
+        raise DataError(f"cannot make n={n!r} rows: n must be 0 or more; ask for at least 0")
     rng = Random(seed)
     rows: list[_Row] = []
     seen: set[str] = set()
@@ -129,14 +115,8 @@ def _draw(
                 rows.append(row)
                 break
         else:
-            raise ValueError(
+            raise DataError(
                 f"cannot make n={n!r} unique rows for {split!r}: the grammar ran dry at {len(rows)}"
                 f"; ask for {len(rows)} or fewer"
             )
     return rows
-
-
-def _unknown(what: str, value: object, known: tuple[str, ...]) -> str:
-    near = get_close_matches(str(value), known, n=2)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"{what} {value!r} is not known{hint}; choose one of: {', '.join(known)}"

@@ -148,7 +148,7 @@ def _resolve(source: str) -> tuple[str, str]:
 
         try:
             return str(bundled.model_path(source.removeprefix("bundled:"))), source
-        except ValueError as error:
+        except UnknownNameError as error:
             known = ("bundled:encoder", "bundled:decoder")
             raise unknown_name("bundled model", source, known) from error
     path = as_path(source, "a model")

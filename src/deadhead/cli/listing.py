@@ -32,7 +32,7 @@ def list_names(screen: Screen) -> None:
         "distances": dict.fromkeys(METRICS, ""),
         "actions": {n: _first_line(f) for n, f in ACTION.items()},
         "losses": {n: _first_line(f) for n, f in LOSSES.items()},
-        "tasks": {n: _first_line(k) for n, k in sorted(KINDS.items())},
+        "tasks": {n: _first_line(k) for n, k in KINDS.items()},
         "model types": dict.fromkeys(ARCHITECTURES, ""),
         "gqa policies": {n: _first_line(f) for n, f in POLICIES.items()},
         "scopes": dict.fromkeys(SCOPES, ""),

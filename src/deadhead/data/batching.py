@@ -108,11 +108,7 @@ def causal_labels(batch: Batch) -> torch.Tensor:
 
 
 def refuse_unknown_tokens(sequences: Sequence[TokenSequence], config) -> None:
-    """Refuse sequences that the tokenizer of another model made.
-
-    Raises:
-        DataError: a token id is beyond the model's vocabulary.
-    """
+    """Refuse sequences that the tokenizer of another model made."""
     texts = config.get_text_config() if hasattr(config, "get_text_config") else config
     known = getattr(texts, "vocab_size", None)
     most = max((max(s.ids) for s in sequences if s.ids), default=0)
@@ -140,11 +136,7 @@ def single_rows(config) -> bool:
 
 
 def context_length(tokenizer, config, asked: int | None = None) -> int | None:
-    """Find how many tokens fit the model; `asked` narrows it. None is no known bound.
-
-    Raises:
-        DataError: less than 2 or more than the model's positions were asked for.
-    """
+    """Find how many tokens fit the model; `asked` narrows it. None is no known bound."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and getattr(config, "model_type", "") in _OFFSET_POSITIONS:
         positions -= (config.pad_token_id or 0) + 1

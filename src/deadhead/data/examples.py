@@ -69,9 +69,6 @@ class Examples:
 
         A group with too few examples gives all it has and the others make up for it; the odd ones
         go to groups drawn at random. `None`, or more than there are, takes all.
-
-        Raises:
-            DataError: `n` is less than 1.
         """
         if n is not None and n < 1:
             raise DataError(f"a sample of {n!r} examples is empty; give 1 or more, or None for all")

@@ -27,9 +27,6 @@ def name_columns(records: list[list[str]], path: str, labels: Set[str]) -> pd.Da
     It is data, not a header, if one of its fields is a whole number, or its last field is one of
     the model's labels or the last field of another record as well. Then the columns are `text`,
     `sentence, label` or `sentence1, sentence2, label`; a label that is only in front is found too.
-
-    Raises:
-        FileFormatError: there is no header and not 1 to 3 columns, or a header repeats a name.
     """
     first, n = records[0], len(records[0])
     is_number = [_is_whole(field) for field in first]

@@ -26,7 +26,7 @@ from deadhead.models.purpose import is_causal_lm, purpose_of
 # what `source_of` makes of data: the name of a file or data set, tables, or batches
 Source = str | Path | Rows | dict[str, Rows] | list[Batch]
 
-KINDS = (
+WANTED = (
     "a list of texts, a datasets.Dataset, a pandas DataFrame, a DataLoader or another iterable of"
     " batches, a file name, or a task"
 )
@@ -106,11 +106,7 @@ def as_batches(
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse what does not tokenize.
-
-    Raises:
-        DataError: it is missing, or is no tokenizer.
-    """
+    """Refuse what does not tokenize."""
     if tokenizer is None:
         raise DataError(
             "texts need a tokenizer; give the model's, such as"
@@ -130,9 +126,6 @@ def source_of(data: Any, model: nn.Module | None = None, size: int | None = None
         data: see `as_batches`.
         model: checks token ids.
         size: samples or texts to take from an iterator at most.
-
-    Raises:
-        DataError: they are none of these, or empty.
     """
     data = getattr(data, "calibration", data)  # of several tasks
     if callable(getattr(data, "batches", None)):
@@ -149,7 +142,7 @@ def source_of(data: Any, model: nn.Module | None = None, size: int | None = None
     if isinstance(data, Mapping) and all(isinstance(v, list | tuple) for v in data.values()):
         return _of_columns(data)
     if isinstance(data, Tensor | Mapping | bytes | nn.Module) or not _is_iterable(data):
-        raise DataError(f"a {type(data).__name__} is not data for a model; give {KINDS}")
+        raise DataError(f"a {type(data).__name__} is not data for a model; give {WANTED}")
     return _of_items(data, model, size)
 
 
@@ -157,7 +150,7 @@ def _of_items(data: Iterable[Any], model: nn.Module | None, size: int | None) ->
     items = iter(data)
     first = next(items, None)
     if first is None:
-        raise DataError(f"the data are empty (a used-up iterator is, too); give {KINDS}")
+        raise DataError(f"the data are empty (a used-up iterator is, too); give {WANTED}")
     items = chain([first], items)
     if isinstance(first, Mapping) and not any(isinstance(v, str) for v in first.values()):
         return _of_batches(items, model, None if isinstance(data, Sequence) else size)
@@ -173,7 +166,7 @@ def _of_items(data: Iterable[Any], model: nn.Module | None, size: int | None) ->
         frame = pd.DataFrame() if odd is not None else pd.DataFrame(texts, columns=pd.Index(names))
     if odd is not None:
         raise DataError(
-            f"item {odd} of the data is a {type(texts[odd]).__name__}, not a text; give {KINDS}"
+            f"item {odd} of the data is a {type(texts[odd]).__name__}, not a text; give {WANTED}"
         )
     return Rows.of(_filled(frame), "the texts")
 

@@ -14,11 +14,7 @@ def is_saved(folder: Path) -> bool:
 
 
 def read_saved(folder: Path) -> dict[str, Rows]:
-    """Read a folder that `save_to_disk` wrote; one without splits has the split `""`.
-
-    Raises:
-        DataError: the folder cannot be read.
-    """
+    """Read a folder that `save_to_disk` wrote; one without splits has the split `""`."""
     datasets = _library()
     try:
         found = datasets.load_from_disk(str(folder))
@@ -33,9 +29,6 @@ def read_hub(name: str, hint: str = "") -> dict[str, Rows]:
     """Read all splits of a data set by its id; `ID:CONFIG` chooses a configuration.
 
     Code that comes with a data set is never run.
-
-    Raises:
-        DataError: there is no such data set, or no network.
     """
     datasets = _library()
     id_, _, config = name.partition(":")

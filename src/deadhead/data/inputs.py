@@ -18,9 +18,6 @@ def ready(model: nn.Module, batches: Iterable[Batch]) -> Iterator[dict[str, Tens
     """Yield batches on the model's device, padding on the right, without samples of padding only.
 
     A batch that is padding only is left out.
-
-    Raises:
-        DataError: a batch is not a dictionary of tensors, or has token ids that the model has not.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     vocabulary = vocabulary_of(model)
@@ -87,11 +84,7 @@ def valid_tokens(batch: Batch) -> Tensor:
 
 
 def call(model: nn.Module, batch: Batch) -> Any:
-    """Run the model on a batch: without labels, and with no argument that it does not know.
-
-    Raises:
-        DataError: the model cannot take the batch.
-    """
+    """Run the model on a batch: without labels, and with no argument that it does not know."""
     known = inspect.signature(model.forward).parameters
     named = [n for n, p in known.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     inputs = {k: v for k, v in batch.items() if k not in LABELS and (k in known or not named)}
@@ -113,12 +106,7 @@ LABELS = ("labels", "start_positions", "end_positions")
 
 
 def check_batch(batch: Any, number: int = 0, vocabulary: int | None = None) -> None:
-    """Refuse what is no batch for a model of so many tokens.
-
-    Raises:
-        DataError: it is not a dictionary of tensors with one row per sample, the mask does not fit
-            the tokens, or a token id is unknown.
-    """
+    """Refuse what is no batch for a model of so many tokens."""
     odd = None if isinstance(batch, Mapping) else type(batch).__name__
     for name, value in batch.items() if odd is None else ():
         odd = odd or (None if isinstance(value, Tensor) else f"{type(value).__name__} as {name!r}")

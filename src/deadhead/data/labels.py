@@ -37,9 +37,6 @@ def targets_of(labels: Sequence[Any], config: Any) -> torch.Tensor:
 
     Shape: (examples,) classes, or numbers of a regression; (examples, labels) of a multi-label
     model, 0 or 1 each, from lists of as many numbers.
-
-    Raises:
-        DataError: a label is not of that kind, or not the model's.
     """
     kind = getattr(config, "problem_type", None)
     if kind == "multi_label_classification" or (kind == "regression" and config.num_labels > 1):
@@ -68,9 +65,6 @@ def class_of(label: Any, config: Any) -> int:
 
     Of a label with a name and an index, the name goes first: data sets and models number the same
     classes differently (MNLI).
-
-    Raises:
-        DataError: the model has no such class.
     """
     n, label2id = config.num_labels, dict(config.label2id or {})
     if n < 2:

@@ -28,9 +28,6 @@ def keep_disjoint(
     less than 1% of the smaller one lose the shared examples from calibration before selection
     before test; the test set is never changed. The same row of the same file in two sets, or a
     larger share, is a mistake of who named them and is refused.
-
-    Raises:
-        DataError: two sets overlap, and `allow_overlap` is false.
     """
     sets, notes = dict(sets), []
     for left, right in _PAIRS:

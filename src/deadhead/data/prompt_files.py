@@ -17,12 +17,7 @@ PROMPT_COLUMNS = ("prompt", "text", "sentence_good", "sentence")
 
 
 def read_prompts(spec: str, *, n: int | None, seed: int, column: str | None) -> list[Rows]:
-    """Read the rows of each file that `spec` names; `n` and `seed` are for bundled data.
-
-    Raises:
-        DataError: there is nothing of that name, or it cannot be read.
-        UnknownNameError: there is no such bundled set.
-    """
+    """Read the rows of each file that `spec` names; `n` and `seed` are for bundled data."""
     if spec.startswith("bundled:"):
         return [read_split(spec, "calibration", {"calibration": n}, seed, ())]
     place, rows = split_slice(spec)
@@ -49,12 +44,7 @@ def _sliced(part: Rows, rows: slice | None, spec: str) -> Rows:
 
 
 def read_prompt_file(path: Path, *, column: str | None = None) -> Rows:
-    """Read one file of prompts by its ending; a `.tsv` as `read_task_file` does.
-
-    Raises:
-        FileFormatError: the file is not what its ending says.
-        DataError: the ending is not known, the file is empty or cannot be read.
-    """
+    """Read one file of prompts by its ending; a `.tsv` as `read_task_file` does."""
     return read_task_file(path, column=column) if path.suffix.lower() == ".tsv" else read_file(path)
 
 
@@ -66,10 +56,6 @@ def read_task_file(path: Path, *, column: str | None = None) -> Rows:
 
     The first line is a header if it names `column` or one of `PROMPT_COLUMNS`, or if it has
     several fields that are all plain words; no prompt with an id looks so.
-
-    Raises:
-        FileFormatError: the lines differ in their number of fields.
-        DataError: the file is empty or cannot be read.
 
     Source: tasks/*.tsv of explainabloomity, which pandas wrote and read.
     """

@@ -192,7 +192,7 @@ def _tokenize(
     refuse_unknown_tokens(sequences, config)
     if all(len(s.ids) < _FEWEST_TOKENS for s in sequences):
         raise DataError(
-            f"every prompt has one token ({texts[0][0]!r:.40}), which attends only to itself, so all"
-            " heads look alike; give longer prompts"
+            f"every prompt has one token ({texts[0][0]!r:.40}), which attends only to itself, so"
+            " that all heads look alike; give longer prompts"
         )
     return sequences, notes

@@ -83,12 +83,7 @@ class Rows:
         return next((name for name in names if name in self.columns), None)
 
     def values(self, column: str) -> list[Hashable]:
-        """Return a column as Python values.
-
-        Raises:
-            UnknownNameError: there is no such column.
-            DataError: a row has nothing there.
-        """
+        """Return a column as Python values."""
         if column not in self.columns:
             raise unknown_name("column", column, self.columns)
         values = self.frame[column]
@@ -101,12 +96,7 @@ class Rows:
         return values.tolist()
 
     def texts(self, column: str) -> list[str]:
-        """Return a column of text.
-
-        Raises:
-            UnknownNameError: there is no such column.
-            DataError: a row has nothing there, or something that is not text.
-        """
+        """Return a column of text."""
         values = self.values(column)
         for row, value in enumerate(values):
             if not isinstance(value, str):
@@ -117,12 +107,7 @@ class Rows:
         return values  # type: ignore[return-value]
 
     def filled_texts(self, column: str) -> list[str]:
-        """Return a column of text, none of it blank.
-
-        Raises:
-            UnknownNameError: there is no such column.
-            DataError: a row has nothing there, or something that is not text.
-        """
+        """Return a column of text, none of it blank."""
         values = self.texts(column)
         blank = [row for row, value in enumerate(values) if not value.strip()]
         if blank:
@@ -150,10 +135,6 @@ def read_file(path: Path, *, labels: Iterable[str] = ()) -> Rows:
     """Read one file by its ending.
 
     A TSV or CSV file needs no header: see `formats.name_columns`.
-
-    Raises:
-        FileFormatError: the file is not what its ending says.
-        DataError: the ending is not known, the file is empty or cannot be read.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -182,9 +163,6 @@ def read_folder(
     """Read files below each other; `take` chooses the rows of each.
 
     A file of minimal pairs without a `UID` column is the paradigm of its name.
-
-    Raises:
-        DataError: the files are not of one kind.
     """
     parts = []
     for path in files:

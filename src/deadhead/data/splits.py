@@ -44,9 +44,6 @@ def find_splits(
 
     Returns:
         The rows by role, and notes on how they were divided.
-
-    Raises:
-        DataError: something cannot be read, or a calibration or test set is missing.
     """
     found: Found = {}
     notes: list[str] = []
@@ -176,13 +173,10 @@ def _bundled(name: str, role: str, size: int | None, seed: int) -> Rows:
     from deadhead import bundled
 
     n = size or _BUNDLED_SIZES[role]
-    try:
-        if name == "sentiment":
-            frame = pd.DataFrame(bundled.sentiment(role, n, seed))
-        elif name == "agreement":
-            frame = pd.DataFrame(bundled.minimal_pairs(role, n, seed))
-        else:
-            frame = pd.DataFrame({"text": bundled.text(role, n, seed)})
-    except ValueError as error:
-        raise DataError(f"bundled:{name}: {error}") from error
+    if name == "sentiment":
+        frame = pd.DataFrame(bundled.sentiment(role, n, seed))
+    elif name == "agreement":
+        frame = pd.DataFrame(bundled.minimal_pairs(role, n, seed))
+    else:
+        frame = pd.DataFrame({"text": bundled.text(role, n, seed)})
     return Rows.of(frame, f"bundled:{name}", file=f"bundled:{name}:{role}")

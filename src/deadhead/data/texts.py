@@ -25,11 +25,7 @@ def label_column(rows: Rows, columns: Columns) -> str | None:
 
 
 def text_columns(rows: Rows, columns: Columns, label: str | None) -> tuple[str, str | None]:
-    """Return the columns of the text and of the second text, if there is one.
-
-    Raises:
-        DataError: it cannot be told.
-    """
+    """Return the columns of the text and of the second text, if there is one."""
     if columns.text is not None:
         return columns.text, columns.text_pair
     if columns.text_pair is None:
@@ -53,10 +49,6 @@ def read_texts(rows: Rows, columns: Columns, *, labels: bool = False) -> Example
 
     Of minimal pairs it reads the acceptable sentences. With `labels`, it reads these too, if there
     is a column of them; then no text may be blank.
-
-    Raises:
-        DataError: no column can be told to have them, or all are blank.
-        UnknownNameError: there is no such column.
     """
     if columns.text is None and PAIR_COLUMNS.issubset(rows.columns):
         columns = Columns(text=GOOD)

@@ -63,9 +63,6 @@ def logits_of(outputs: Any) -> Tensor:
     """Return the logits of a model's outputs; of a base model, its last hidden state.
 
     Those of a span are (samples, tokens, start or end).
-
-    Raises:
-        DataError: the model has several heads.
     """
     if isinstance(outputs, Tensor):
         return outputs

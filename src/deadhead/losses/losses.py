@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deadhead.data.inputs import Batch, samples_in, valid_tokens
-from deadhead.errors import DataError, unknown_name
+from deadhead.errors import DataError
 from deadhead.losses.answers import (
     answers_of,
     has_head,
@@ -20,6 +20,7 @@ from deadhead.losses.answers import (
     widened,
 )
 from deadhead.models.purpose import is_causal_lm
+from deadhead.models.registry import Registry
 
 Loss = Callable[[nn.Module, Any, Batch], Tensor]
 
@@ -45,10 +46,6 @@ def task(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
     `problem_type` says. Minimal pairs are scored on their acceptable sentences.
 
     Shape: (batch,).
-
-    Raises:
-        DataError: there are no labels, and the model is not a causal language model; or the labels
-            do not fit its outputs, or are not among its classes.
     """
     logits, labels = widened(logits_of(outputs)), batch.get("labels")
     if is_span(outputs):
@@ -183,20 +180,14 @@ def _bits(x: Tensor, count: int = 32) -> Tensor:
     return x[..., None] >> torch.arange(count, device=x.device) & 1
 
 
-LOSSES: dict[str, Loss] = {"kl": kl, "logit_norm": logit_norm, "task": task}
+LOSSES: Registry[Loss] = Registry("loss")
+for _name, _loss in (("kl", kl), ("logit_norm", logit_norm), ("task", task)):
+    LOSSES.register(_name, _loss)
 
 
 def loss_named(loss: str | Loss) -> Loss:
-    """Look a loss up; a callable `(model, outputs, batch) -> (batch,)` is returned as it is.
-
-    Raises:
-        UnknownNameError: there is none of that name.
-    """
-    if callable(loss):
-        return loss
-    if loss not in LOSSES:
-        raise unknown_name("loss", loss, LOSSES)
-    return LOSSES[loss]
+    """Look a loss up; a callable `(model, outputs, batch) -> (batch,)` is returned as it is."""
+    return loss if callable(loss) else LOSSES[loss]
 
 
 def _misfit(model: nn.Module, logits: Tensor, labels: Tensor) -> DataError:

@@ -9,7 +9,7 @@ from deadhead.tasks.given import as_tasks
 from deadhead.tasks.minimal_pairs import MinimalPairsTask
 from deadhead.tasks.opening import TaskSet, infer_kind, open_calibration, open_task
 from deadhead.tasks.perplexity import PerplexityTask
-from deadhead.tasks.task import KINDS, BatchedTask, Task, register_task, task_kind
+from deadhead.tasks.task import KINDS, BatchedTask, Task, register_task
 
 __all__ = [
     "KINDS",
@@ -25,5 +25,4 @@ __all__ = [
     "open_calibration",
     "open_task",
     "register_task",
-    "task_kind",
 ]

@@ -67,9 +67,6 @@ class ClassificationTask(Sentences):
 
         Unit: fractions in [0, 1] (mcc in [-1, 1]); higher is better.
         Cost: one forward pass per batch.
-
-        Raises:
-            ScoreError: the logits are not finite; names the first batch.
         """
         from sklearn.metrics import f1_score, matthews_corrcoef  # takes a second to import
 

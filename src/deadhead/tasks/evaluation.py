@@ -48,9 +48,6 @@ class Evaluation:
         Shape: (low, high).
         Unit: the metric's.
         Cost: draws x examples random numbers; no pass of the model.
-
-        Raises:
-            DataError: a level outside (0, 1), or less than one draw.
         """
         if not 0 < level < 1:
             raise DataError(f"level {level!r} is not in (0, 1); for a 95% interval give 0.95")

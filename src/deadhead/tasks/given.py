@@ -59,11 +59,7 @@ class GivenBatches:
         return held_out(self._batches)
 
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """Refuse: there is no metric.
-
-        Raises:
-            DataError: always.
-        """
+        """Refuse: there is no metric."""
         raise DataError(f"{self.name!r} can calibrate, not judge; give a test set with labels")
 
 
@@ -73,7 +69,6 @@ def as_tasks(
     tokenizer: Any = None,
     *,
     calibration_size: int | None = 512,
-    selection_size: int | None = None,
     test_size: int | None = None,
     seed: int = 0,
     text_column: str | None = None,
@@ -111,7 +106,6 @@ def as_tasks(
         text_pair_column=text_pair_column,
         label_column=label_column,
         calibration_size=calibration_size,
-        selection_size=selection_size,
         test_size=test_size,
         seed=seed,
         batch_size=batch_size,

@@ -17,11 +17,7 @@ _REDUCED_AT_ONCE = 2**25
 
 
 def refuse_other_models(config, kind: str) -> None:
-    """Refuse a config of a model that is not a causal language model.
-
-    Raises:
-        DataError: the config names an architecture with another head.
-    """
+    """Refuse a config of a model that is not a causal language model."""
     if purpose_of(config) not in ("causal_lm", "other", "unknown"):
         raise DataError(
             f"task kind {kind!r} does not fit {config.architectures[0]!r}: it needs a causal"
@@ -37,9 +33,6 @@ def sequence_losses(
     Shape: (sequences,), float64, on the CPU, in the order of the sequences before packing.
     Unit: nats.
     Cost: one forward pass per batch; one batch's logits in memory at a time.
-
-    Raises:
-        ScoreError: the logits at a token are not finite; names the first batch, and `name`.
     """
     losses = torch.zeros(n, dtype=torch.float64)
     with evaluating(model) as logits:

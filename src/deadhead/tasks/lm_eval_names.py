@@ -48,12 +48,7 @@ def find_tasks(names: Sequence[str], include_path: Path | None) -> tuple[tuple[s
 
 
 def make_tasks(names: Sequence[str], manager) -> list[Any]:
-    """Make the tasks and groups of names, which loads their data sets.
-
-    Raises:
-        DataError: a data set cannot be loaded, or a task would run code that the model writes.
-        FileFormatError: a task file is not a task.
-    """
+    """Make the tasks and groups of names, which loads their data sets."""
     made = []
     for name in names:
         try:
@@ -72,11 +67,7 @@ def make_tasks(names: Sequence[str], manager) -> list[Any]:
 
 
 def needs_lm_eval() -> None:
-    """Say how to install lm-eval if it is not there.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
+    """Say how to install lm-eval if it is not there."""
     try:
         import lm_eval  # noqa: F401
     except ImportError as error:

@@ -55,9 +55,6 @@ class MinimalPairsTask(BatchedTask):
 
         So the two sides of a pair that are equal (BLiMP has one in passive_1) tie exactly, whatever
         batches they would be in.
-
-        Raises:
-            DataError: a sentence has no tokens, or more than the model takes.
         """
         start = start_ids(self.tokenizer)
         ids = token_ids(self.tokenizer, [t for side in (0, 1) for t in self._side(side)])
@@ -80,9 +77,6 @@ class MinimalPairsTask(BatchedTask):
 
         Unit: fraction of pairs in [0, 1]; higher is better.
         Cost: one forward pass per batch, two sentences per pair.
-
-        Raises:
-            ScoreError: the logits are not finite, so that no sentence is the likelier one.
         """
         packed = self.packed_for(model)
         losses = sequence_losses(model, packed, len(self.sequences), name=self.name).numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from deadhead.errors import DataError
 from deadhead.models.purpose import Purpose, purpose_of
 from deadhead.tasks.classification import can_judge
 from deadhead.tasks.sentences import Sentences
-from deadhead.tasks.task import BatchedTask, Task, task_kind
+from deadhead.tasks.task import KINDS, BatchedTask, Task
 from deadhead.tasks.texts import is_judged, keep_apart, text_kind
 
 
@@ -43,11 +44,7 @@ class TaskSet:
 
     @property
     def judge(self) -> Task:
-        """The test set.
-
-        Raises:
-            DataError: there is none.
-        """
+        """The test set."""
         if self.test is None:
             raise DataError(
                 f"nothing can be judged: {self.calibration.name!r} has no labels; give a test set"
@@ -56,21 +53,13 @@ class TaskSet:
 
     def describe(self, *, trains: bool = False) -> str:
         """Say what came from where, a line per set; of the training set if anything is trained."""
-        lines = ["texts, judged by nothing"]
-        roles = (*ROLES, "held_out")
-        if self.test is not None:
-            lines, roles = [f"{self.test.kind}, judged by {self.test.metric}"], tuple(ROLES)
-        for role in roles:
+        judged = self.test and f"{self.test.kind}, judged by {self.test.metric}"
+        roles = [*ROLES, *(["training"] if trains and self.training else [])]
+        lines = [judged or "texts, judged by nothing"]
+        for role in roles if judged else [*roles, "held_out"]:
             task = getattr(self, role)
-            lines.append(
-                f"  {role}: none"
-                if task is None
-                else f"  {role}: {task.size} examples of {task.name},"
-                f" fingerprint {task.fingerprint}"
-            )
-        if trains and self.training is not None:
-            of = f"{self.training.size} examples of {self.training.name}"
-            lines.append(f"  training: {of}, fingerprint {self.training.fingerprint}")
+            of = task and f"{task.size} examples of {task.name}, fingerprint {task.fingerprint}"
+            lines.append(f"  {role}: {of or 'none'}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     def __str__(self) -> str:
@@ -149,51 +138,60 @@ def open_task(
     explicit = {"calibration": calibration, "selection": selection, "test": test}
     for role, size in sizes.items():
         _check_size(role, size)
-    if kind is not None:
-        task_kind(kind)  # before any data is read
+    _ = kind is None or KINDS[kind]  # refused before any data is read
     if spec is None and test is None and not judged:
         spec, explicit["calibration"] = calibration, None
     columns = Columns(text_column, text_pair_column, label_column)
     labels = {str(name) for name in config.label2id or ()}
     found, notes = find_splits(spec, explicit, sizes=sizes, seed=seed, labels=labels)
-    chosen = task_kind(kind or infer_kind(found["test"], columns, purpose or purpose_of(config)))
+    chosen = KINDS[kind or infer_kind(found["test"], columns, purpose or purpose_of(config))]
     plain = text_kind(chosen)
     bare = not is_judged(found["calibration"], columns, chosen)
     known = is_judged(found["test"], columns, chosen) and can_judge(chosen, config)
     form = chosen if known or judged or kind is not None or test is not None else plain
     calibrated = plain if bare else form
-    sets = {
-        role: form.read(rows, columns)
-        for role, rows in found.items()
-        if form is plain or not bare or role != "calibration"
-    }
-    sets, dropped = keep_disjoint(sets, allow_overlap=allow_overlap)
-    if "calibration" not in sets:
-        texts = read_texts(found["calibration"], columns)
-        texts, said = keep_apart(texts, sets, role="calibration", allow_overlap=allow_overlap)
-        sets["calibration"], dropped = texts, dropped + said
+    sets, dropped = _disjoint(found, columns, form, bare and form is not plain, allow_overlap)
     maker = _Maker(tokenizer, config, batch_size, max_tokens, max_length)
-    tasks = {}
-    for number, role in enumerate(ROLES):
-        if role in sets:
-            drawn, name = _drawn(sets[role], sizes[role], (seed, number), found[role])
-            tasks[role] = maker.task(calibrated if role == "calibration" else form, drawn, name)
+    tasks = {
+        role: maker.drawn(
+            calibrated if role == "calibration" else form,
+            sets[role],
+            sizes[role],
+            (seed, number),
+            found[role],
+        )
+        for number, role in enumerate(ROLES)
+        if role in sets
+    }
     if train is None:
         training = maker.task(calibrated, sets["calibration"], found["calibration"].source)
     else:
         rows = read_split(str(train), "calibration", {"calibration": None}, seed, labels)
         texts, said = keep_apart(read_texts(rows, columns), sets, allow_overlap=allow_overlap)
-        training = maker.task(plain, texts, rows.source)
-        dropped += said
-    test_set = tasks.pop("test")
+        training, dropped = maker.task(plain, texts, rows.source), dropped + said
+    last = (None, tasks["test"]) if form is Sentences else (tasks["test"], None)
+    notes = (*notes, *dropped, *maker.notes(form))
     return TaskSet(
-        tasks["calibration"],
-        tasks.get("selection"),
-        None if form is Sentences else test_set,
-        (*notes, *dropped, *maker.notes(form)),
-        training,
-        test_set if form is Sentences else None,
+        tasks["calibration"], tasks.get("selection"), last[0], notes, training, held_out=last[1]
     )
+
+
+def _disjoint(
+    found: Mapping[str, Rows],
+    columns: Columns,
+    form: type[BatchedTask],
+    bare: bool,
+    allow_overlap: bool,
+) -> tuple[dict[str, Examples], list[str]]:
+    """Read the sets, and remove what they share; of `bare` calibration rows only the texts."""
+    judged = {role: rows for role, rows in found.items() if not bare or role != "calibration"}
+    sets = {role: form.read(rows, columns) for role, rows in judged.items()}
+    sets, dropped = keep_disjoint(sets, allow_overlap=allow_overlap)
+    if bare:
+        texts = read_texts(found["calibration"], columns)
+        texts, said = keep_apart(texts, sets, role="calibration", allow_overlap=allow_overlap)
+        sets["calibration"], dropped = texts, dropped + said
+    return sets, dropped
 
 
 @dataclass(frozen=True)
@@ -216,6 +214,18 @@ class _Maker:
             max_tokens=self.max_tokens,
             max_length=self.max_length,
         )
+
+    def drawn(
+        self,
+        kind: type[BatchedTask],
+        examples: Examples,
+        size: int | None,
+        seed: tuple[int, int],
+        rows: Rows,
+    ) -> BatchedTask:
+        drawn = examples.sample(size, seed=seed)
+        of = "" if len(drawn) == len(examples) else f"the {len(examples)} in "
+        return self.task(kind, drawn, f"{of}{rows.source}")
 
     def notes(self, kind: type[BatchedTask]) -> list[str]:
         if not issubclass(kind, Sentences) or not single_rows(self.config):
@@ -254,28 +264,18 @@ def open_calibration(
     rows = read_split(
         str(spec), "calibration", {"calibration": calibration_size}, seed=seed, labels=labels
     )
-    chosen = task_kind(kind or infer_kind(rows, columns, purpose_of(config)))
+    chosen = KINDS[kind or infer_kind(rows, columns, purpose_of(config))]
     bare = not is_judged(rows, columns, chosen)
     if bare or not can_judge(chosen, config):
         chosen = text_kind(chosen)
     examples = read_texts(rows, columns) if bare else chosen.read(rows, columns)
-    drawn, name = _drawn(examples, calibration_size, (seed, 0), rows)
     maker = _Maker(tokenizer, config, batch_size, max_tokens, max_length)
-    return maker.task(chosen, drawn, name)
+    return maker.drawn(chosen, examples, calibration_size, (seed, 0), rows)
 
 
 def _check_size(role: str, size: int | None) -> None:
     if size is not None and size < 1:
         raise DataError(f"{role}_size {size!r} leaves no examples; give 1 or more, or None")
-
-
-def _drawn(
-    examples: Examples, size: int | None, seed: tuple[int, int], rows: Rows
-) -> tuple[Examples, str]:
-    """Return a sample of examples, and its name."""
-    drawn = examples.sample(size, seed=seed)
-    of = "" if len(drawn) == len(examples) else f"the {len(examples)} in "
-    return drawn, f"{of}{rows.source}"
 
 
 def infer_kind(rows: Rows, columns: Columns, purpose: Purpose = "unknown") -> str:

@@ -55,11 +55,7 @@ class PerplexityTask(BatchedTask):
         return Examples([(texts[row],) for row in kept], origins=origins)
 
     def tokenise(self) -> list[TokenSequence]:
-        """Tokenise the texts and cut them into windows.
-
-        Raises:
-            DataError: a text has no token to predict.
-        """
+        """Tokenise the texts and cut them into windows."""
         found, owners = windows(
             [text for (text,) in self.examples.texts], self.tokenizer, self.max_length
         )
@@ -80,9 +76,6 @@ class PerplexityTask(BatchedTask):
         Unit: perplexity per predicted token, exp(total loss / total tokens); lower is better.
             `per_example` holds each text's mean loss in nats, `weights` its predicted tokens.
         Cost: one forward pass per batch.
-
-        Raises:
-            ScoreError: the logits are not finite; a mere large loss is an infinite perplexity.
         """
         packed = self.packed_for(model)
         losses = sequence_losses(model, packed, len(self.sequences), name=self.name).numpy()

@@ -50,9 +50,5 @@ class Sentences(BatchedTask):
         return None if self.targets is None else torch.from_numpy(self.targets[rows])
 
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """Refuse: there is no metric.
-
-        Raises:
-            DataError: always.
-        """
+        """Refuse: there is no metric."""
         raise DataError(f"{self.name!r} can calibrate, not judge; give a test set with labels")

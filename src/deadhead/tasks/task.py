@@ -24,8 +24,9 @@ from deadhead.data.batching import (
 )
 from deadhead.data.examples import Examples
 from deadhead.data.rows import Columns, Rows
-from deadhead.errors import DataError, unknown_name
+from deadhead.errors import DataError
 from deadhead.losses.divergence import Probe, held_out
+from deadhead.models.registry import Registry
 from deadhead.tasks.evaluation import Evaluation
 
 
@@ -93,9 +94,6 @@ class BatchedTask(ABC):
         batch_size: sequences per batch at most; None leaves it to `max_tokens`.
         max_tokens: tokens per batch at most, padding included; None is the default.
         max_length: tokens per sequence at most; None is what the model and tokenizer take.
-
-    Raises:
-        DataError: the examples do not fit the model.
     """
 
     kind: str = ""
@@ -128,11 +126,7 @@ class BatchedTask(ABC):
     @classmethod
     @abstractmethod
     def read(cls, rows: Rows, columns: Columns) -> Examples:
-        """Find this kind's texts, labels and paradigms in rows of a table.
-
-        Raises:
-            DataError: the rows do not have them.
-        """
+        """Find this kind's texts, labels and paradigms in rows of a table."""
 
     @abstractmethod
     def evaluate(self, model: nn.Module) -> Evaluation:
@@ -226,7 +220,7 @@ class BatchedTask(ABC):
         return self._packed
 
 
-KINDS: dict[str, type[BatchedTask]] = {}
+KINDS: Registry[type[BatchedTask]] = Registry("task kind")
 
 _Kind = TypeVar("_Kind", bound=type[BatchedTask])
 
@@ -242,18 +236,6 @@ def register_task(name: str) -> Callable[[_Kind], _Kind]:
         if name in KINDS and KINDS[name].__qualname__ != kind.__qualname__:
             raise DataError(f"task kind {name!r} is taken by {KINDS[name].__name__}; use another")
         kind.kind = name
-        KINDS[name] = kind
-        return kind
+        return KINDS.register(name, kind)  # type: ignore[return-value]
 
     return register
-
-
-def task_kind(name: str) -> type[BatchedTask]:
-    """Find a kind of task by name.
-
-    Raises:
-        UnknownNameError: no kind has this name.
-    """
-    if name not in KINDS:
-        raise unknown_name("task kind", name, KINDS)
-    return KINDS[name]

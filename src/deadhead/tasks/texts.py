@@ -36,9 +36,6 @@ def keep_apart(
     """Return texts that are in neither the selection nor the test set; see `keep_disjoint`.
 
     Of examples with more texts than `texts` have, as minimal pairs, each counts on its own.
-
-    Raises:
-        DataError: they overlap, and `allow_overlap` is false.
     """
     said: list[str] = []
     for other in ("selection", "test"):
