@@ -48,7 +48,7 @@ def targets_of(labels: Sequence[Any], config: Any) -> torch.Tensor:
         wanted, found = "a number", [_number(label) for label in labels]
         right = [value is not None for value in found]
     else:
-        classes = {label: class_of(label, config) for label in set(labels)}
+        classes = {label: class_of(label, config) for label in dict.fromkeys(labels)}
         return torch.tensor([classes[label] for label in labels])
     if not all(right):
         row = right.index(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,7 @@ def open_task(
     """
     sizes = {"calibration": calibration_size, "selection": selection_size, "test": test_size}
     explicit = {"calibration": calibration, "selection": selection, "test": test}
-    for role, size in sizes.items():
-        _check_size(role, size)
+    _check_sizes(sizes)
     _ = kind is None or KINDS[kind]  # refused before any data is read
     if spec is None and test is None and not judged:
         spec, explicit["calibration"] = calibration, None
@@ -149,31 +148,24 @@ def open_task(
     bare = not is_judged(found["calibration"], columns, chosen)
     known = is_judged(found["test"], columns, chosen) and can_judge(chosen, config)
     form = chosen if known or judged or kind is not None or test is not None else plain
-    calibrated = plain if bare else form
+    kinds = dict.fromkeys(ROLES, form) | {"calibration": plain if bare else form}
     sets, dropped = _disjoint(found, columns, form, bare and form is not plain, allow_overlap)
     maker = _Maker(tokenizer, config, batch_size, max_tokens, max_length)
     tasks = {
-        role: maker.drawn(
-            calibrated if role == "calibration" else form,
-            sets[role],
-            sizes[role],
-            (seed, number),
-            found[role],
-        )
+        role: maker.drawn(kinds[role], sets[role], sizes[role], (seed, number), found[role])
         for number, role in enumerate(ROLES)
         if role in sets
     }
     if train is None:
-        training = maker.task(calibrated, sets["calibration"], found["calibration"].source)
+        whole, source = sets["calibration"], found["calibration"].source
+        training = maker.task(kinds["calibration"], whole, source)
     else:
         rows = read_split(str(train), "calibration", {"calibration": None}, seed, labels)
         texts, said = keep_apart(read_texts(rows, columns), sets, allow_overlap=allow_overlap)
         training, dropped = maker.task(plain, texts, rows.source), dropped + said
-    last = (None, tasks["test"]) if form is Sentences else (tasks["test"], None)
     notes = (*notes, *dropped, *maker.notes(form))
-    return TaskSet(
-        tasks["calibration"], tasks.get("selection"), last[0], notes, training, held_out=last[1]
-    )
+    opened = TaskSet(tasks["calibration"], tasks.get("selection"), tasks["test"], notes, training)
+    return replace(opened, test=None, held_out=opened.test) if form is Sentences else opened
 
 
 def _disjoint(
@@ -258,7 +250,7 @@ def open_calibration(
     Raises:
         DataError: as of `open_task`.
     """
-    _check_size("calibration", calibration_size)
+    _check_sizes({"calibration": calibration_size})
     columns = Columns(text_column, text_pair_column, label_column)
     labels = {str(name) for name in config.label2id or ()}
     rows = read_split(
@@ -273,9 +265,10 @@ def open_calibration(
     return maker.drawn(chosen, examples, calibration_size, (seed, 0), rows)
 
 
-def _check_size(role: str, size: int | None) -> None:
-    if size is not None and size < 1:
-        raise DataError(f"{role}_size {size!r} leaves no examples; give 1 or more, or None")
+def _check_sizes(sizes: Mapping[str, int | None]) -> None:
+    for role, size in sizes.items():
+        if size is not None and size < 1:
+            raise DataError(f"{role}_size {size!r} leaves no examples; give 1 or more, or None")
 
 
 def infer_kind(rows: Rows, columns: Columns, purpose: Purpose = "unknown") -> str:
