@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from deadhead.report import RunSummary, legend, removed_table, run_page
+from deadhead.report import RunSummary, legend, removed_table
+from deadhead.report.run_page import run_page
 from deadhead.studies.explanation import Explanation, RemovedHead
 from deadhead.types import Head
 

@@ -5,8 +5,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from deadhead.report import outcome, run_page, write_report
+from deadhead.report import outcome, write_report
 from deadhead.report.page import Page as Layout
+from deadhead.report.run_page import run_page
 
 NASTY = "<script>alert('x')</script>&\"--><img src=http://x onerror=1>"
 VOID = {"meta", "br", "img", "link", "hr", "input"}

@@ -22,6 +22,7 @@ from deadhead.checkpoints.verify import (
     tensors_for,
     weight_files,
 )
+from deadhead.display.brief import Brief
 from deadhead.errors import CheckpointError, DeadheadError, UnknownNameError, unknown_name
 from deadhead.files import as_path, one_line, read_json
 from deadhead.models.architectures import architecture_named
@@ -31,8 +32,8 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 DTYPES["float16"] = torch.float16
 
 
-@dataclass(frozen=True)
-class Loaded:
+@dataclass(frozen=True, repr=False)
+class Loaded(Brief):
     """A model in eval mode, its tokenizer (None if it has none), and the name to report it by."""
 
     model: Any

@@ -52,14 +52,14 @@ def show_run(summary: RunSummary, settings: RunSettings) -> None:
 
     for note in summary.run["notes"]:
         say(f"note: {note}")
-    show(step_table(summary.trajectory), summary_table({summary.title: summary.trajectory}))
+    show(step_table(summary.trajectory), summary_table(summary.trajectory))
     if summary.evaluated_on != "test":
         show(f"these steps were measured on {summary.evaluated_on}; what follows is on test")
     if summary.speed:
         show(speed_table(summary.speed))
     if trained := distillation(summary.run):
         show(f"distill: {trained}")
-    show(outcome(summary), f"report: {settings.output / 'report.html'}")
+    show(outcome(summary), summary.model["saved"], f"report: {settings.output / 'report.html'}")
     if settings.save:
         needs = "import deadhead, then " if summary.model["needs_deadhead"] else ""
         loader = f"{needs}{summary.model['auto_class']}.from_pretrained"

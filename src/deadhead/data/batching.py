@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from deadhead.data.inputs import call, unknown_token
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError, ScoreError
 from deadhead.models.modes import eval_mode
 
@@ -59,8 +60,8 @@ def length_runs(
         start = stop
 
 
-@dataclass(frozen=True)
-class Packed:
+@dataclass(frozen=True, repr=False)
+class Packed(Brief):
     """A padded batch and which sequences its rows are."""
 
     rows: np.ndarray

@@ -10,11 +10,12 @@ from hashlib import blake2b
 
 import numpy as np
 
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError
 
 
-@dataclass(frozen=True, eq=False)
-class Examples:
+@dataclass(frozen=True, eq=False, repr=False)
+class Examples(Brief):
     """Texts to judge a model on, a tuple of one or two texts per example.
 
     Attributes:

@@ -18,14 +18,15 @@ from deadhead.data.encoding import encode
 from deadhead.data.examples import Examples
 from deadhead.data.prompt_files import PROMPT_COLUMNS, read_prompts
 from deadhead.data.rows import Rows
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError
 
 # a prompt of one token attends to itself alone, whatever the head
 _FEWEST_TOKENS = 2
 
 
-@dataclass(frozen=True, eq=False)
-class Prompts:
+@dataclass(frozen=True, eq=False, repr=False)
+class Prompts(Brief):
     """Texts whose attention maps are compared, tokenised.
 
     Attributes:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from deadhead.data.formats import READERS
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError, unknown_name
 from deadhead.files import read_bytes
 
@@ -29,8 +30,8 @@ class Columns(NamedTuple):
     label: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
+@dataclass(frozen=True, eq=False, repr=False)
+class Rows(Brief):
     """A table of text, and for each row where it was read.
 
     Attributes:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 WIDTH = 96
 
 
 class Brief:
-    """Give a dataclass a short `repr`; declare it with `@dataclass(repr=False)`."""
+    """A dataclass with a short `repr`, without defaults; declare it by `dataclass(repr=False)`."""
 
     def __repr__(self) -> str:
         given: Any = self
         values = [
             (field.name, brief(getattr(self, field.name)))
             for field in fields(given)
-            if not field.name.startswith("_")
+            if not field.name.startswith("_") and not _is_default(field, getattr(self, field.name))
         ]
         name = type(self).__name__
         line = f"{name}({', '.join(f'{key}={value}' for key, value in values)})"
         if len(line) <= WIDTH:
             return line
         return f"{name}(\n" + "".join(f"  {key}={value},\n" for key, value in values) + ")"
+
+
+def _is_default(field: Field[Any], value: Any) -> bool:
+    made = field.default_factory
+    default = field.default if made is MISSING else made()
+    return type(value) is type(default) and bool(value == default)
 
 
 def brief(value: Any, width: int = WIDTH - 24) -> str:

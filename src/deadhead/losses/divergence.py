@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deadhead.data.inputs import Batch, samples_in, take_samples, valid_tokens, without_empty
+from deadhead.display.brief import Brief
 from deadhead.losses.answers import answers_of, logits_of, widened
 from deadhead.losses.losses import Loss
 from deadhead.moments.sums import HELD_OUT_EVERY
@@ -67,8 +68,8 @@ def _margins(outputs: Any, batch: Batch) -> Tensor:
     return first - second
 
 
-@dataclass(frozen=True)
-class Probe:
+@dataclass(frozen=True, repr=False)
+class Probe(Brief):
     """A batch, and how far a changed model's answers to it are from the dense one's.
 
     Attributes:

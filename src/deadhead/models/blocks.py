@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from deadhead.display.brief import Brief
 from deadhead.errors import HeadError, UnsupportedModelError
 from deadhead.models.architectures import PARTS, Architecture, HeadCounts
 
@@ -33,8 +34,8 @@ class OriginalHeads:
     output_bias: bool = False
 
 
-@dataclass(frozen=True)
-class Block:
+@dataclass(frozen=True, repr=False)
+class Block(Brief):
     """One attention block.
 
     Attributes:

@@ -72,6 +72,10 @@ class HeadModel:
         originals = [block.original for block in self.blocks]
         return HeadMask.of([i in o.heads for i in range(o.n_heads)] for o in originals)
 
+    def __repr__(self) -> str:
+        name, heads = type(self.model).__name__, self.mask.n_kept
+        return f"HeadModel({name}, {heads} heads in {len(self.blocks)} blocks)"
+
     @property
     def device(self) -> torch.device:
         """Device of the first parameter."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from deadhead.display.brief import Brief
 
-@dataclass(frozen=True)
-class Projected:
+
+@dataclass(frozen=True, repr=False)
+class Projected(Brief):
     """What went through one block's projections in one batch.
 
     Shape: `inputs` (batch, tokens, hidden); `query`, `key`, `value`: gradients at the projections'
@@ -23,8 +25,8 @@ class Projected:
     value: Tensor
 
 
-@dataclass(frozen=True)
-class Observation:
+@dataclass(frozen=True, repr=False)
+class Observation(Brief):
     """What criteria see of one batch, after its backward pass.
 
     Attributes:

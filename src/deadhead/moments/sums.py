@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from deadhead.display.brief import Brief
 from deadhead.errors import ScoreError
 from deadhead.models.heads import HeadModel
 
@@ -20,8 +21,8 @@ STRIPE, STRIPES = 128, 4  # products are made a stripe at a time; wider matrices
 ROUNDING = 1e-12  # variances below this share of the mean square are rounding errors
 
 
-@dataclass(frozen=True, eq=False)
-class BlockMoments:
+@dataclass(frozen=True, eq=False, repr=False)
+class BlockMoments(Brief):
     """Moments of one block over calibration tokens, float64; `width` is heads now * head_dim.
 
     They are float64 for the algebra on them, whatever they were summed in.
@@ -84,8 +85,8 @@ class BlockMoments:
         return BlockMoments(self.second * weight, self.first * weight, (fitting, held_out))
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
+@dataclass(frozen=True, eq=False, repr=False)
+class Moments(Brief):
     """Moments of every block; None for blocks that have lost every head.
 
     Attributes:

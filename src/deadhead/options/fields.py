@@ -22,6 +22,7 @@ from typing import (
     get_type_hints,
 )
 
+from deadhead.display.brief import Brief
 from deadhead.errors import ArgumentError, unknown_name
 from deadhead.files import refusing
 
@@ -92,7 +93,8 @@ def settings(cls: type[T]) -> type[T]:
         after(self)
 
     cls.__post_init__ = check  # type: ignore[attr-defined]
-    made: Any = dataclass(frozen=True, kw_only=True)(cls)
+    made: Any = dataclass(frozen=True, kw_only=True, repr=False)(cls)
+    made.__repr__ = Brief.__repr__
     lines = [
         f"    {each.name}: {facts.help}"
         for each in fields(made)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deadhead.data.inputs import Batch, call, ready, valid_tokens
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError, ScoreError
 from deadhead.losses.divergence import Probe, held_out
 from deadhead.losses.losses import Loss
@@ -37,8 +38,8 @@ FEW = "there are too few calibration samples to hold any out and compare orders 
 CLEARLY = 1.0  # standard errors of the mean difference
 
 
-@dataclass(frozen=True)
-class AutoChoice:
+@dataclass(frozen=True, repr=False)
+class AutoChoice(Brief):
     """The order that a look at the model decided on.
 
     Attributes:

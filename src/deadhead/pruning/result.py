@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from deadhead.display.brief import Brief
+from deadhead.display.head_map import head_map_html
 from deadhead.moments import Moments
 from deadhead.pruning.auto import AutoChoice
 from deadhead.pruning.recipe import Recipe
@@ -12,8 +14,8 @@ from deadhead.repair import Fits
 from deadhead.types import HeadScores, PruningPlan
 
 
-@dataclass(frozen=True)
-class Pruning:
+@dataclass(frozen=True, repr=False)
+class Pruning(Brief):
     """The outcome of `prune`.
 
     Attributes:
@@ -37,3 +39,7 @@ class Pruning:
     recipe: Recipe = field(default_factory=Recipe)
     choice: AutoChoice | None = None
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        scores = None if self.scores is None else [row.tolist() for row in self.scores.values]
+        return head_map_html(self.plan.mask.kept, scores, caption=repr(self.trajectory))

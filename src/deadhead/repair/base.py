@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from deadhead.display.brief import Brief
 from deadhead.models.registry import Registry
 from deadhead.types import PruningPlan
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from deadhead.moments import BlockMoments
 
 
-@dataclass(frozen=True, eq=False)
-class Fit:
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit(Brief):
     """A block's new output projection, in the positions of its weights now; float64.
 
     Attributes:
@@ -36,8 +37,8 @@ class Fit:
 Fits = Mapping[int, Fit]
 
 
-@dataclass(frozen=True, eq=False)
-class BlockFit:
+@dataclass(frozen=True, eq=False, repr=False)
+class BlockFit(Brief):
     """One block to repair.
 
     Attributes:

@@ -7,7 +7,7 @@ from deadhead.report.card import model_card
 from deadhead.report.curves import curve_figure
 from deadhead.report.explained import legend, removed_table
 from deadhead.report.head_maps import head_map_figure
-from deadhead.report.run_page import run_page, write_report
+from deadhead.report.run_page import write_report
 from deadhead.report.style import save_figure
 from deadhead.report.summary import RunSummary
 from deadhead.report.tables import score_table, speed_table, step_table, summary_table
@@ -24,7 +24,6 @@ __all__ = [
     "model_card",
     "outcome",
     "removed_table",
-    "run_page",
     "save_figure",
     "score_table",
     "speed_table",

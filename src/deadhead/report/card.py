@@ -8,7 +8,7 @@ from typing import Any
 
 from deadhead.display.head_map import grid_text
 from deadhead.display.words import short_name
-from deadhead.report.contents import cost_table, facts_of
+from deadhead.report.contents import cost_table, run_facts
 from deadhead.report.page import data_table, provenance
 from deadhead.report.summary import RunSummary
 from deadhead.report.tables import speed_table
@@ -96,7 +96,7 @@ def _auto_class(model: dict[str, Any]) -> str:
 
 
 def _provenance(summary: RunSummary) -> str:
-    facts = facts_of(summary)
+    facts = run_facts(summary)
     facts["model"] = _public_name(str(facts["model"])) if facts["model"] else None
     tables = [provenance(summary.run, facts), data_table(summary.run.get("data"))]
     return "".join(f"{table.markdown()}\n" for table in tables if table)

@@ -63,7 +63,7 @@ def distillation(run: Mapping[str, Any]) -> str | None:
     )
 
 
-def facts_of(summary: RunSummary) -> dict[str, Any]:
+def run_facts(summary: RunSummary) -> dict[str, Any]:
     """Return what identifies the run, for its provenance."""
     model, plan, run = summary.model, summary.plan, summary.run
     return {

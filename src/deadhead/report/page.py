@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deadhead.display.brief import Brief
 from deadhead.display.html import Html, table_html, tag
 from deadhead.display.words import NOTHING, number, short_name
 from deadhead.errors import MissingDependencyError
@@ -51,8 +52,8 @@ class Listing:
 Part = str | TextTable | Plot | Listing
 
 
-@dataclass
-class Page:
+@dataclass(repr=False)
+class Page(Brief):
     """A report: a headline, numbers on top, what to be wary of, and sections.
 
     Attributes:

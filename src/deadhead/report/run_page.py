@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from deadhead.display.head_map import grid_text
 from deadhead.display.words import NOTHING, number, short_count, short_name, size_change
-from deadhead.report.contents import cost_table, facts_of
+from deadhead.report.contents import cost_table, run_facts
 from deadhead.report.curves import curve_figure
 from deadhead.report.explained import legend, removed_table
 from deadhead.report.head_maps import head_map_figure
@@ -49,19 +49,19 @@ def run_page(summary: RunSummary) -> Page:
             " step has the numbers",
             _curve_caption(summary),
         ),
-        summary_table({summary.title: summary.trajectory}),
+        summary_table(summary.trajectory),
         f"Measured on {where}, as every step below.",
     )
     page.section("Which heads", _map(summary), Listing(grid_text(summary.plan.mask.kept), "# kept"))
     if summary.explanation is not None:
         removed = removed_table(summary.explanation, [*summary.explanation.criteria])
         page.section("Removed heads", removed, *legend(summary.explanation), ABOUT_REMOVED)
-    page.section("Before and after", cost_table(summary))
+    page.section("Before and after", cost_table(summary), str(summary.model.get("saved") or ""))
     speed = speed_table(summary.speed)
     about = (speed, f"{speed.title[0].upper()}{speed.title[1:]}.", ABOUT_SPEED)
     page.section("Speed", *(about if speed else ("Speed was not measured.",)))
     page.section("Every step", step_table(summary.trajectory, full=True))
-    add_provenance(page, summary.run, facts_of(summary))
+    add_provenance(page, summary.run, run_facts(summary))
     return page
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deadhead.display.brief import Brief
 from deadhead.display.words import NOTHING, number, short_name
 from deadhead.report.dendrograms import Dendrogram
 from deadhead.report.similarity_figures import pair_name
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, eq=False)
-class SimilaritySummary:
+@dataclass(frozen=True, eq=False, repr=False)
+class SimilaritySummary(Brief):
     """Everything that the folder of `deadhead similarity` shows.
 
     Attributes:

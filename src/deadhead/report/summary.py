@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deadhead.display.brief import Brief
 from deadhead.errors import FileFormatError
 from deadhead.measure.latency import SpeedRow
 from deadhead.pruning.trajectory import Trajectory
@@ -16,8 +17,8 @@ from deadhead.studies.explanation import Explanation
 from deadhead.types import HeadScores, PruningPlan
 
 
-@dataclass(frozen=True)
-class RunSummary:
+@dataclass(frozen=True, repr=False)
+class RunSummary(Brief):
     """Everything that a report or a model card says about one run.
 
     Every field after `plan` may be empty: a report then says less, and says that it does.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deadhead.display.brief import Brief
 from deadhead.display.words import NOTHING, number, short_name
 from deadhead.measure import Metric, speed_words
 from deadhead.report.page import Page, Plot, add_provenance
@@ -36,8 +37,8 @@ OTHERS = "others"
 INTERVALS = "In brackets: 95% interval over examples; for random heads, 95% of the draws."
 
 
-@dataclass(frozen=True)
-class SweepSummary:
+@dataclass(frozen=True, repr=False)
+class SweepSummary(Brief):
     """What a page says about a sweep.
 
     Attributes:
@@ -68,12 +69,12 @@ def sweep_table(summary: SweepSummary) -> TextTable:
     rows = []
     for line in summary.lines:
         cells = [line.method + (f" ({line.draws} draws)" if line.draws else ""), line.action]
-        cells += [f"{line.asked:.0%}", str(line.dropped), f"{line.actual:.1%}"]
-        cells += [_reading(line, judge) for judge in judges]
+        cells += [f"{line.asked:.0%}", *(_reading(line, judge) for judge in judges)]
+        cells += [str(line.dropped), f"{line.actual:.1%}"]
         parameters = line.size.get("parameters")
         cells += [NOTHING if parameters is None else f"{parameters:,.0f}"] * sizes["parameters"]
         rows.append([*cells, *[_speed(line.size)] * sizes["speed"]])
-    columns = ("method", "action", "asked", "heads", "actual", *judges.values())
+    columns = ("method", "action", "asked", *judges.values(), "heads", "actual")
     columns += tuple(name for name, known in sizes.items() if known)
     words = ("method", "action", *judges.values(), "speed")
     return TextTable(columns, rows, words=words, title=short_name(summary.title), keys=3)
@@ -132,7 +133,7 @@ def sweep_figure(lines: Sequence[Line], judge: str) -> Figure:
         read = next((line.readings[judge] for line in kept), None)
         if read is not None:
             better = Metric(read.metric, read.greater_is_better).better
-            panels[0].set_ylabel(label_text(f"{read.metric} on {short_name(judge)} ({better})"))
+            panels[0].set_ylabel(f"{label_text(read.metric)} on {name_label(judge)}\n({better})")
         _add_legend(figure, panels, len(methods) - len(named))
     return figure
 

@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
+from deadhead.display.brief import Brief
 from deadhead.display.html import Html, table_html
 from deadhead.files import printable
 
@@ -18,8 +19,8 @@ NARROW_KEY = 28  # and those of columns that tell the rows apart to this
 GAP = 3  # characters between two columns
 
 
-@dataclass(frozen=True)
-class TextTable:
+@dataclass(frozen=True, repr=False)
+class TextTable(Brief):
     """Rows of cells, printed by `rich` or `print`.
 
     A table that is too wide for the terminal is split into several, one below the other, each with

@@ -57,7 +57,7 @@ def _speed(summary: RunSummary) -> str:
     if not summary.speed:
         return "speed not measured"
     row = summary.speed[0]
-    said = "speed unchanged within noise" if row.verdict == "noise" else row.words
+    said = "no speedup beyond noise" if row.verdict == "noise" else row.words
     where = f"batch {row.batch} x {row.length} ({row.setting}, ceiling {row.ceiling:.2f}x)"
     return f"{said} at {where}"
 

@@ -13,14 +13,15 @@ from torch import Tensor
 from deadhead.checkpoints import Loaded
 from deadhead.data.batching import context_length
 from deadhead.data.inputs import call, to_device
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError, HeadError, ScoreError
 from deadhead.models.heads import HeadModel
 from deadhead.models.maps import hook_maps
 from deadhead.types import Head
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionMaps:
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionMaps(Brief):
     """What heads attend to in one text.
 
     Attributes:

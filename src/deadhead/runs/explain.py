@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from deadhead.checkpoints import Loaded
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError, DeadheadError, FileFormatError
 from deadhead.files import one_line, read_json
 from deadhead.models.heads import HeadModel
@@ -58,8 +59,8 @@ def run_loss(scores: HeadScores | None, named: str | None) -> str:
     return named or next(own, "kl")
 
 
-@dataclass(frozen=True)
-class FinishedRun:
+@dataclass(frozen=True, repr=False)
+class FinishedRun(Brief):
     """The folder that `deadhead prune` wrote."""
 
     folder: Path

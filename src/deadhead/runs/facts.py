@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from deadhead.data.prompts import Prompts
-from deadhead.measure import ModelSize, Timer, model_size
+from deadhead.measure import ModelSize, Timer, cut_summary, model_size
 from deadhead.runs.settings import ModelSettings
 from deadhead.tasks import Task
 
@@ -70,6 +70,7 @@ def model_facts(
     name: str, model: Any, settings: ModelSettings, *, before: ModelSize
 ) -> dict[str, Any]:
     """Return `RunSummary.model` of a cut model; `before` is its size before the cut."""
+    after = model_size(model)
     return {
         "name": name,
         "hub_id": settings.hub_id,
@@ -77,7 +78,8 @@ def model_facts(
         "auto_class": _auto_class(model),
         "needs_deadhead": getattr(model.config, "quantization_config", None) is not None,
         **size_facts(before, "_before"),
-        **size_facts(model_size(model), "_after"),
+        **size_facts(after, "_after"),
+        "saved": str(cut_summary(before, after)),
     }
 
 

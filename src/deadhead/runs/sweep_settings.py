@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deadhead.display.brief import Brief
 from deadhead.options.amounts import parse_names
 from deadhead.options.common import batch_size_option, seed_option, trust_option
 from deadhead.options.distillation import Distillation
@@ -48,8 +49,8 @@ class LmEvalSettings:
     trust_remote_code: bool = trust_option()
 
 
-@dataclass(frozen=True)
-class SweepSettings:
+@dataclass(frozen=True, repr=False)
+class SweepSettings(Brief):
     """A whole `deadhead sweep`.
 
     Attributes:

@@ -11,6 +11,7 @@ import torch
 
 from deadhead.criteria.base import Observer, ObservesTrials, SumsOverBatch, UsesMoments
 from deadhead.data.inputs import Batch, ready, samples_in
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError
 from deadhead.losses.losses import Loss, loss_named
 from deadhead.measure import Timer
@@ -39,8 +40,8 @@ class PassSettings:
     on_batch: Callable[[], None] | None = None
 
 
-@dataclass(frozen=True)
-class PassResult:
+@dataclass(frozen=True, repr=False)
+class PassResult(Brief):
     """What one pass over the data returns.
 
     Attributes:

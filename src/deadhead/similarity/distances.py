@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError, HeadError, check_name
 from deadhead.files import as_json, read_json, refusing, write_json
 from deadhead.files.reading import MIB
@@ -23,8 +24,8 @@ Unit = tuple[Head, ...]
 _ROUNDING = 1e-9  # by how much, relative to the largest, two sides of a matrix may differ
 
 
-@dataclass(frozen=True, eq=False)
-class HeadDistances:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadDistances(Brief):
     """Distances between units: single heads, or all query heads of a key/value group.
 
     Attributes:

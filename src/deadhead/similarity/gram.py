@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens, without_empty
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError, ScoreError, unknown_name
 from deadhead.models.heads import HeadModel
 from deadhead.models.maps import hook_maps
@@ -23,8 +24,8 @@ _WIDE = 1 << 21  # elements of maps that are held as float64 at once
 _STORED = 1 << 24  # elements of maps that wait for the last block (scope="global")
 
 
-@dataclass(frozen=True, eq=False)
-class HeadGrams:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadGrams(Brief):
     """Inner products of head vectors, added up over prompts.
 
     Attributes:

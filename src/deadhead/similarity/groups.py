@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from deadhead.display.brief import Brief
 from deadhead.errors import BudgetError, DataError, HeadError, ScoreError
 from deadhead.similarity.distances import Unit
 from deadhead.types import Head, HeadScores
 
 
-@dataclass(frozen=True)
-class Group:
+@dataclass(frozen=True, repr=False)
+class Group(Brief):
     """Similar units: the representative, which is kept, and the others that it replaces.
 
     Attributes:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from deadhead.display.brief import Brief
 from deadhead.models.heads import HeadModel
 from deadhead.models.registry import Registry
 from deadhead.strategies.units import Rules, Unit, sums_from, units
@@ -19,8 +20,8 @@ OWN = ("clusters", "greedy", "one_shot", "search", "second_look")
 ScoreFn = Callable[[HeadMask], HeadScores]
 
 
-@dataclass(frozen=True)
-class Move:
+@dataclass(frozen=True, repr=False)
+class Move(Brief):
     """What a strategy does next.
 
     Attributes:

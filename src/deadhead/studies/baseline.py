@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from deadhead.display.brief import Brief
 from deadhead.models.heads import HeadModel
 from deadhead.scoring import score
 from deadhead.strategies import STRATEGIES, Rules, StrategyContext, reachable
 from deadhead.types import HeadMask
 
 
-@dataclass(frozen=True)
-class RandomBaseline:
+@dataclass(frozen=True, repr=False)
+class RandomBaseline(Brief):
     """Metric of random masks.
 
     Attributes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from deadhead.display.brief import Brief
 from deadhead.files import json_number
 from deadhead.types import Head
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 NAN = float("nan")
 
 
-@dataclass(frozen=True)
-class RemovedHead:
+@dataclass(frozen=True, repr=False)
+class RemovedHead(Brief):
     """One head that went.
 
     What belongs to a step is the same for all heads of that step; NaN is what is not known.
@@ -77,8 +78,8 @@ class RemovedHead:
         return cls(**values)
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Brief):
     """What `explain` found.
 
     Attributes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from deadhead.display.brief import Brief
 from deadhead.errors import BudgetError, unknown_name
 from deadhead.options.amounts import count_heads
 from deadhead.options.choices import Action, Gqa, Loss, Repair, Slope, Strategy
@@ -15,8 +16,8 @@ from deadhead.studies.readings import RANDOM_HEADS
 from deadhead.types import COPYING
 
 
-@dataclass(frozen=True)
-class SweepGrid:
+@dataclass(frozen=True, repr=False)
+class SweepGrid(Brief):
     """What to go through.
 
     Attributes:

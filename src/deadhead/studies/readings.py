@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deadhead.display.brief import Brief
 from deadhead.files import json_number
 
 RANDOM_HEADS, RANDOM_GROUPS = "random heads", "random groups"
@@ -24,8 +25,8 @@ class Reading:
     greater_is_better: bool = True
 
 
-@dataclass(frozen=True)
-class Point:
+@dataclass(frozen=True, repr=False)
+class Point(Brief):
     """One model of a sweep.
 
     Attributes:
@@ -84,8 +85,8 @@ def _reading(
     return Reading(metric, *found, greater_is_better=greater_is_better)
 
 
-@dataclass(frozen=True)
-class Line:
+@dataclass(frozen=True, repr=False)
+class Line(Brief):
     """Points that are drawn at random become one line of a table: mean and 95% of draws."""
 
     method: str

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError
 
 # numbers drawn at once by the bootstrap; bounds its memory, not its result
 _DRAWN_AT_ONCE = 2_000_000
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation(Brief):
     """The value of a model's metric on a task, and the examples that it is made of.
 
     Attributes:

@@ -13,6 +13,7 @@ from deadhead.data.overlap import keep_disjoint
 from deadhead.data.rows import PAIR_COLUMNS, Columns, Rows
 from deadhead.data.splits import ROLES, Spec, find_splits, read_split
 from deadhead.data.texts import label_column, read_texts
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError
 from deadhead.models.purpose import Purpose, purpose_of
 from deadhead.tasks.classification import can_judge
@@ -21,8 +22,8 @@ from deadhead.tasks.task import KINDS, BatchedTask, Task
 from deadhead.tasks.texts import is_judged, keep_apart, text_kind
 
 
-@dataclass(frozen=True)
-class TaskSet:
+@dataclass(frozen=True, repr=False)
+class TaskSet(Brief):
     """Disjoint sets of one kind: to score on, to stop by, and to report once.
 
     Attributes:

@@ -24,6 +24,7 @@ from deadhead.data.batching import (
 )
 from deadhead.data.examples import Examples
 from deadhead.data.rows import Columns, Rows
+from deadhead.display.brief import brief
 from deadhead.errors import DataError
 from deadhead.losses.divergence import Probe, held_out
 from deadhead.models.registry import Registry
@@ -135,6 +136,9 @@ class BatchedTask(ABC):
     @abstractmethod
     def tokenise(self) -> list[TokenSequence]:
         """Return every sequence that `evaluate` runs; asked once."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.size} examples of {brief(self.name)})"
 
     @property
     def size(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from deadhead.display.brief import Brief
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures.layouts import Layout, separate
 from deadhead.models.registry import Registry
@@ -26,8 +27,8 @@ def _width(output: nn.Module) -> int:
     return int(getattr(output, "out_features", None) or getattr(output, "nf", 0))
 
 
-@dataclass(frozen=True)
-class Architecture:
+@dataclass(frozen=True, repr=False)
+class Architecture(Brief):
     """Where the heads of one model type are. All paths are dotted.
 
     Attributes:

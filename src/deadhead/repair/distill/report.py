@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from deadhead.display.brief import Brief
+
 
 @dataclass(frozen=True)
 class DistillPoint:
@@ -24,8 +26,8 @@ class DistillPoint:
     error: float
 
 
-@dataclass(frozen=True)
-class DistillReport:
+@dataclass(frozen=True, repr=False)
+class DistillReport(Brief):
     """What a distillation did.
 
     Attributes:
