@@ -10,7 +10,7 @@ that it specialises, so `except ValueError` goes on working.
     │   └── GroupError                      a plan that would cut half a key/value group
     ├── ModelInUseError(RuntimeError)       a model that another thread or context is using
     ├── BudgetError(ValueError)             a number of heads that cannot be had
-    ├── ArgumentError(TypeError)            a value of a type that an option cannot have
+    ├── ArgumentError(TypeError)            an argument that is no option, or of another type
     ├── ScoreError(ArithmeticError)         scores that are not finite, or cannot be computed
     ├── DataError(ValueError)               data that is empty, mislabelled or overlapping
     │   └── FileFormatError                 a file that is not what its ending says
@@ -57,7 +57,7 @@ class BudgetError(DeadheadError, ValueError):
 
 
 class ArgumentError(DeadheadError, TypeError):
-    """A value of a type that an option cannot have."""
+    """An argument that a function does not take, or of a type that an option cannot have."""
 
 
 class ScoreError(DeadheadError, ArithmeticError):

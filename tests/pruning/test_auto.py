@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from deadhead.data.inputs import call
 from deadhead.errors import BudgetError, DataError
 from deadhead.losses.divergence import Probe, held_out, preference_from
 from deadhead.moments.sums import HELD_OUT_EVERY
-from deadhead.pruning.auto import ORDERS, AutoChoice, AutoSelector, divergences_of
-from deadhead.pruning.choose import choose
-from deadhead.pruning.loop import Completed, Progress
+from deadhead.pruning.auto import ORDERS, AutoChoice, AutoSelector
+from deadhead.pruning.choose import choose, choose_plan
+from deadhead.pruning.judging import divergences_of
 from deadhead.pruning.moves import context_of, moves_to
+from deadhead.pruning.progress import Completed, Progress
 from deadhead.pruning.prune import prune
 from deadhead.pruning.recipe import Recipe
-from deadhead.repair import apply_repaired_, fit
+from deadhead.repair import apply_repaired_, fit, repaired
 from deadhead.scoring import Scorer
 from deadhead.strategies import STRATEGIES
 from deadhead.studies.sweep import SweepGrid
@@ -48,6 +50,12 @@ def sentiment():
     sizes = {"calibration_size": 32, "test_size": 16}
     spec = "bundled:sentiment"
     return loaded.model, open_task(spec, loaded.tokenizer, config=loaded.model.config, **sizes)
+
+
+def apart_from(view, probes, changes):
+    return divergences_of(
+        view, probes, [partial(repaired, view, mask, fits) for mask, fits in changes.items()]
+    )
 
 
 def test_probes_are_the_samples_that_fits_hold_out():
@@ -89,13 +97,13 @@ def test_the_divergence_of_a_preference_is_that_of_two_probabilities(pairs):
     before = prefers()
     plan = PruningPlan(mask)
     cut = apply_repaired_(copy.deepcopy(model), plan, {})
-    (found,) = divergences_of(view, [probe], {mask: {}})
+    (found,) = apart_from(view, [probe], {mask: {}})
     model = cut
     after = prefers()
     wanted = (before * (before.log() - after.log())).sum(0)
     assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-7)
     assert found.max() > 0
-    (same,) = divergences_of(view, [probe], {view.mask: {}})
+    (same,) = apart_from(view, [probe], {view.mask: {}})
     assert float(same.abs().max()) == 0
 
 
@@ -104,8 +112,8 @@ def test_which_side_is_right_is_not_looked_at(pairs):
     (probe, *_) = pairs[1].calibration.probes()
     swapped = {k: torch.cat(v.chunk(2)[::-1]) for k, v in probe.batch.items()}
     changes = {view.mask.drop(Head(0, 0), Head(2, 1)): {}}
-    (one,) = divergences_of(view, [probe], changes)
-    (other,) = divergences_of(view, [Probe(swapped, preference_from)], changes)
+    (one,) = apart_from(view, [probe], changes)
+    (other,) = apart_from(view, [Probe(swapped, preference_from)], changes)
     assert torch.allclose(one, other)
 
 
@@ -127,7 +135,7 @@ def test_the_nearest_order_is_taken_unless_the_first_is_as_near(model_type):
         recipe = Recipe(strategy=strategy, criterion=criterion, loss="kl", heads=0.75)
         mask = choose(model, DATA, recipe).mask
         fits = fit(view, PruningPlan(mask, repair="least_squares"), fitting)
-        (apart[f"{strategy} {criterion}"],) = divergences_of(view, held_out(DATA), {mask: fits})
+        (apart[f"{strategy} {criterion}"],) = apart_from(view, held_out(DATA), {mask: fits})
     means = {name: float(values.mean()) for name, values in apart.items()}
     assert means == pytest.approx(dict(decision.divergences))
     first, *others = apart
@@ -272,7 +280,7 @@ def test_a_second_look_needs_a_criterion_that_knows_every_mask():
 def test_with_nothing_to_ask_the_first_order_is_taken_and_said():
     model, few = make("bert"), [batch((9, 8, 7))]
     said = []
-    plan = choose(model, few, Recipe(heads=0.5), on_choice=said.append)
+    plan = choose_plan(HeadModel(model), few, Recipe(heads=0.5), on_choice=said.append)
     first = choose(model, few, Recipe(strategy=ORDERS[0][0], criterion=ORDERS[0][1], heads=0.5))
     assert plan.mask == first.mask
     assert "too few calibration samples to hold any out" in said[0].describe()
@@ -282,7 +290,7 @@ def test_with_nothing_to_ask_the_first_order_is_taken_and_said():
 
 def test_where_all_orders_leave_the_same_no_question_is_asked():
     said = []
-    choose(make("bert"), DATA, Recipe(heads=1.0), on_choice=said.append)
+    choose_plan(HeadModel(make("bert")), DATA, Recipe(heads=1.0), on_choice=said.append)
     assert said[0].divergences == {}
     assert said[0].passes == 2
     assert "orders leave the same heads" in said[0].describe()

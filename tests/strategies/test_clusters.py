@@ -11,8 +11,8 @@ import torch
 
 from deadhead import Head, HeadModel, Recipe, load_model, open_task, prune
 from deadhead.errors import BudgetError, DataError, HeadError, UnknownNameError
-from deadhead.pruning.choose import choose
-from deadhead.pruning.loop import Completed
+from deadhead.pruning.choose import choose_plan
+from deadhead.pruning.progress import Completed
 from deadhead.similarity import Clustering, head_grams, measured
 from deadhead.surgery import applied, fold_, remove_
 from deadhead.types import PruningPlan
@@ -23,7 +23,7 @@ def chosen(model, heads=0.5, **values):
     how = {k: values.pop(k) for k in list(values) if k in Clustering.__dataclass_fields__}
     batches = values.pop("batches", [batch()])
     recipe = Recipe(strategy="clusters", heads=heads, clustering=Clustering(**how), **values)
-    return choose(model, batches, recipe)
+    return choose_plan(HeadModel(model), batches, recipe)
 
 
 @pytest.mark.parametrize("grouping", ["balanced", "nearest_pairs", "importance_budget", "random"])
@@ -136,7 +136,9 @@ def test_prompts_may_differ_from_the_calibration_data():
     plans = [chosen(model, 9, batches=[batch(seed=s, lengths=(9, 9))]) for s in range(4)]
     assert len({p.mask for p in plans}) > 1
     recipe = Recipe(strategy="clusters", heads=9)
-    other = choose(model, [batch()], recipe, prompts=[batch(seed=3, lengths=(9, 9))])
+    other = choose_plan(
+        HeadModel(model), [batch()], recipe, prompts=[batch(seed=3, lengths=(9, 9))]
+    )
     assert other == plans[3]
 
 

@@ -137,7 +137,7 @@ def _chosen(
     hidden: bool,
 ) -> tuple[PruningPlan, AutoChoice | None]:
     """Choose behind a progress bar; say what auto decided and where heads fall short."""
-    from deadhead.pruning.choose import choose
+    from deadhead.pruning.choose import choose_plan
     from deadhead.pruning.moves import count_scorings
     from deadhead.strategies import shortfall
 
@@ -146,7 +146,7 @@ def _chosen(
     total = count_scorings(view, recipe) * len(batches) if batches else len(shown or ()) or None
     decided: list[AutoChoice] = []
     with progress_bar("choosing", total, hidden=hidden) as advance:
-        chosen = choose(
+        chosen = choose_plan(
             view,
             batches,
             recipe,

@@ -19,11 +19,7 @@ def similarity(settings: SimilaritySettings, screen: Screen) -> None:
 
       deadhead similarity my-opt --prompts a.tsv --prompts b.tsv --importance taylor -o alike
     """
-    from deadhead.report.similarity_summary import (
-        agreement_table,
-        block_table,
-        removed_share_table,
-    )
+    from deadhead.report.similarity_summary import agreement_table, block_table, removed_share_table
     from deadhead.runs.similarity import run_similarity
 
     with watching("comparing", settings.output, hidden=screen.as_json) as watch:

@@ -11,14 +11,7 @@ from torch.nn import functional as F
 
 from deadhead.data.inputs import Batch, samples_in, valid_tokens
 from deadhead.errors import DataError
-from deadhead.losses.answers import (
-    answers_of,
-    has_head,
-    is_span,
-    logits_of,
-    problem_type,
-    widened,
-)
+from deadhead.losses.answers import answers_of, has_head, is_span, logits_of, problem_type, widened
 from deadhead.models.purpose import is_causal_lm
 from deadhead.models.registry import Registry
 

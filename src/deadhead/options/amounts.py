@@ -7,6 +7,8 @@ from numbers import Integral, Real
 
 from deadhead.errors import BudgetError
 
+Amount = int | float | str  # of heads: `36`, `0.5` or `"50%"`
+
 
 def parse_amount(text: str | float) -> int | float:
     """Read an amount of heads: `36`, `50%` or `0.5`.
@@ -57,8 +59,9 @@ def count_heads(amount: int | float | str, total: int) -> int:
     return math.ceil(amount * total - 0.5 - 1e-9)
 
 
-def show_amount(amount: int | float) -> str:
+def show_amount(amount: Amount) -> str:
     """Write an amount as it is typed: `36` or `50%`."""
+    amount = parse_amount(amount)
     if isinstance(amount, int):
         return str(amount)
     percent = amount * 100

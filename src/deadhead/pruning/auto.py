@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from deadhead.data.inputs import Batch, call, ready, valid_tokens
+from deadhead.data.inputs import Batch, valid_tokens
 from deadhead.display.brief import Brief
 from deadhead.errors import DataError, ScoreError
 from deadhead.losses.divergence import Probe, held_out
 from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
+from deadhead.pruning.judging import divergences_of
 from deadhead.pruning.moves import context_of
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import Fits, fit, repaired
@@ -162,7 +163,9 @@ class AutoSelector:
         if len(distinct) > 1 and self.probes:
             fits = (self._fits(recipe.plan(mask)) for mask in distinct)
             changes = dict(zip(distinct, fits, strict=True))
-            apart = dict(zip(changes, divergences_of(self.view, self.probes, changes), strict=True))
+            contexts = [partial(repaired, self.view, mask, f) for mask, f in changes.items()]
+            found = divergences_of(self.view, self.probes, contexts)
+            apart = dict(zip(changes, found, strict=True))
         elif len(distinct) > 1 and self.strict:
             raise DataError(f"{FEW}; give four or more, or go on all the same without strict")
         asked = _count([probe.batch for probe in self.probes]) * (1 + len(apart)) if apart else 0
@@ -207,28 +210,6 @@ class AutoSelector:
         for move in STRATEGIES[strategy](context):
             mask = move.mask
         return mask
-
-
-def divergences_of(
-    view: HeadModel, probes: Sequence[Probe], changes: Mapping[HeadMask, Fits]
-) -> list[Tensor]:
-    """Return how far each of some masks, with its repair, is from the dense model, by answers.
-
-    Shape: (answers,) for each. Unit: nats. Cost: a forward pass over the probes for the dense model
-    and for each mask; one batch's answers in memory.
-    """
-    found: list[list[Tensor]] = [[] for _ in changes]
-    with view.at_rest(), torch.no_grad():
-        for probe in probes:
-            batch = next(ready(view.model, [probe.batch]), None)
-            if batch is None:
-                continue
-            loss = probe.divergence(view.model, call(view.model, batch), batch)
-            for values, (mask, fits) in zip(found, changes.items(), strict=True):
-                with repaired(view, mask, fits):
-                    answers = loss(view.model, call(view.model, batch), batch)
-                values.append(answers.cpu().double())
-    return [torch.cat(values) for values in found]
 
 
 def _nearest(apart: Mapping[tuple[str, str], Tensor]) -> tuple[str, str] | None:

@@ -4,29 +4,85 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from torch import nn
 
+from deadhead.data.given import as_batches
 from deadhead.data.inputs import Batch
 from deadhead.errors import HeadError
 from deadhead.losses.divergence import Probe
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoChoice, AutoSelector
 from deadhead.pruning.moves import context_of, grams_of, limits_of, moves_within
+from deadhead.pruning.options import recipe_of, with_options
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import fit
 from deadhead.scoring import Scorer
 from deadhead.strategies import Move
+from deadhead.surgery.plans import as_view
 from deadhead.types import HeadScores, PruningPlan
 
 if TYPE_CHECKING:
     from deadhead.similarity import GramFn
 
+P = ParamSpec("P")
 
-def choose(
-    model: nn.Module | HeadModel,
-    batches: Iterable[Batch] | None,
+
+def _with(options: Callable[P, Recipe]):
+    def choose(
+        model: nn.Module | HeadModel,
+        data: Any,
+        recipe: Recipe | None = None,
+        tokenizer: Any = None,
+        scores: HeadScores | None = None,
+        prompts: Iterable[Batch] | None = None,
+        *args: P.args,
+        **given: P.kwargs,
+    ) -> PruningPlan:
+        """Choose which heads to remove, without evaluating or changing anything.
+
+        Args:
+            model: the model.
+            data: calibration data, as of `prune`; None if `scores` are given or need none.
+            recipe: options that the keyword arguments change, as of `prune`; stopping rules
+                (`max_drop`, `patience`) need `prune`.
+            tokenizer: the model's, where `data` are texts.
+            scores: scores to use instead of scoring (for `one_shot`, and the budgets of
+                `clusters`).
+            prompts: batches that `clusters` compares heads on (random groups with random
+                representatives on none); None: the calibration data.
+            *args: nothing.
+            **given: options by name, each a field of `Recipe`.
+
+        Cost: the scorings of the strategy.
+
+        Raises:
+            BudgetError: the rules do not let so many heads be removed.
+            HeadError: the scores are for another model, or as `prune`.
+
+        Example:
+            >>> import deadhead
+            >>> loaded = deadhead.load_model("bundled:encoder")
+            >>> plan = deadhead.choose(loaded.model, None, criterion="magnitude", heads=2)
+            >>> deadhead.remove_(loaded.model, plan).config.quantization_config.quant_method
+            'deadhead'
+        """
+        made, view = recipe_of(recipe, args, given), as_view(model)
+        task = getattr(data, "calibration", data)
+        probes = task.probes() if hasattr(task, "probes") else None
+        batches = None if data is None else as_batches(task, view.model, tokenizer, seed=made.seed)
+        return choose_plan(view, batches, made, scores=scores, prompts=prompts, probes=probes)
+
+    return with_options(options, choose)
+
+
+choose = _with(Recipe)
+
+
+def choose_plan(
+    view: HeadModel,
+    data: Sequence[Batch] | None,
     recipe: Recipe,
     *,
     scores: HeadScores | None = None,
@@ -37,15 +93,14 @@ def choose(
     on_move: Callable[[Move], None] = lambda move: None,
     on_batch: Callable[[], None] | None = None,
 ) -> PruningPlan:
-    """Choose which heads are removed, without evaluating anything.
+    """Choose as `choose` does, from batches.
 
     Args:
-        model: the model.
-        batches: calibration batches; None if `scores` are given or need none.
-        recipe: what to do; stopping rules (`max_drop`, `patience`) need `prune`.
-        scores: scores to use instead of scoring (for `one_shot`, and the budgets of `clusters`).
-        prompts: batches that `clusters` compares heads on (random groups with random
-            representatives on none); None: the calibration batches.
+        view: the model.
+        data: calibration batches; None if `scores` are given or need none.
+        recipe: what to do.
+        scores: as of `choose`.
+        prompts: as of `choose`.
         probes: what rankings are compared on if no method is named (`task.probes()`); None: the
             batches' own answers.
         grams: what `head_grams` found on the prompts already.
@@ -53,15 +108,9 @@ def choose(
         on_move: called after every move.
         on_batch: called after every batch of a scoring.
 
-    Cost: the scorings of the strategy.
-
-    Raises:
-        BudgetError: the rules do not let so many heads be removed.
-        HeadError: the scores are for another model, or as `prune`.
+    Raises: as `choose`.
     """
     recipe = recipe.settled()
-    view = model if isinstance(model, HeadModel) else HeadModel(model)
-    data = None if batches is None else list(batches)
     if scores is not None and scores.counts != view.mask.counts:
         raise HeadError(
             f"the scores are of blocks with {list(scores.counts)} heads, the model has"
@@ -102,7 +151,7 @@ def _checked(
     view: HeadModel,
     plan: PruningPlan,
     scorer: Scorer,
-    data: list[Batch] | None,
+    data: Sequence[Batch] | None,
     recipe: Recipe,
 ) -> PruningPlan:
     """Return a plan; if `strict`, refuse it where its repair would have too little data."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from deadhead.data.inputs import Batch
-from deadhead.errors import BudgetError, DataError
-from deadhead.measure import Timer
+from deadhead.errors import DataError
+from deadhead.measure import Timer, model_size
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoChoice, AutoSelector
+from deadhead.pruning.judging import as_it_is, judge_for
 from deadhead.pruning.moves import (
     Limits,
     check_met,
@@ -21,93 +26,19 @@ from deadhead.pruning.moves import (
     limits_of,
     moves_within,
 )
+from deadhead.pruning.progress import Completed, Forecast, Progress
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.result import Pruning
 from deadhead.pruning.stopping import StopRules
 from deadhead.pruning.trajectory import Step, Trajectory
-from deadhead.repair import Fits, applied_repaired, fit, notes_of, without_training
+from deadhead.repair import Fits, applied_repaired, apply_repaired_, fit, notes_of, without_training
 from deadhead.scoring import Scorer
 from deadhead.strategies import Move, shortfall
 from deadhead.surgery import masked
-from deadhead.types import Head, HeadMask, HeadScores
+from deadhead.types import Head, HeadMask, HeadScores, PruningPlan
 
 if TYPE_CHECKING:
-    from deadhead.tasks import Task, TaskSet
-
-POINTS = 10  # of a curve that are judged, the dense model aside, unless the recipe says otherwise
-
-
-@dataclass
-class Progress:
-    """Callbacks of a run; all optional.
-
-    Attributes:
-        on_step: called after every step.
-        on_choice: called once if no method was named, with what `auto` picked.
-        on_scores: called once, with the scores of the model as it was given, if it is scored.
-        on_work: called with the name of what was just done: `score` or `evaluate`.
-    """
-
-    on_step: Callable[[Step], None] = lambda step: None
-    on_choice: Callable[[AutoChoice], None] = lambda choice: None
-    on_scores: Callable[[HeadScores], None] = lambda scores: None
-    on_work: Callable[[str], None] = lambda what: None
-
-
-@dataclass(frozen=True)
-class Completed:
-    """The completed part of an interrupted run: its first scores, its steps, what auto chose.
-
-    The choice is not made again: on another machine, a near tie could go the other way.
-    """
-
-    scores: HeadScores | None = None
-    steps: tuple[Step, ...] = ()
-    choice: AutoChoice | None = None
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a run is going to do.
-
-    Attributes:
-        heads: how many heads it removes at most.
-        n_heads: how many the model has.
-        moves: in how many moves; under a budget or a stopping rule, at most.
-        judgements: how often a model is judged, the dense one included; likewise at most.
-        examples: how many examples it is judged on.
-        scorings: passes over the calibration data, forward and backward.
-        calibration: how many calibration examples there are.
-        on: the set that judges.
-    """
-
-    heads: int
-    n_heads: int
-    moves: int
-    judgements: int
-    examples: int
-    scorings: int
-    calibration: int
-    on: str = "test"
-
-    def seconds(self, judgement: float) -> float:
-        """Estimate the time of the run from the time of one judgement.
-
-        A backward pass is taken to cost two forward passes.
-        """
-        pass_ = 3 * judgement * self.calibration / max(1, self.examples)
-        return judgement * self.judgements + pass_ * self.scorings
-
-    def describe(self, judgement: float | None = None) -> str:
-        """Say in one line what will be done, and about how long it takes."""
-        said = (
-            f"remove up to {self.heads} of {self.n_heads} heads in {self.moves} steps, and judge"
-            f" {self.judgements} models on {self.examples:,} {self.on} examples"
-        )
-        if judgement is None:
-            return said
-        seconds = self.seconds(judgement)
-        return f"{said}: about {f'{seconds / 60:.0f} min' if seconds >= 90 else f'{seconds:.0f} s'}"
+    from deadhead.tasks import Evaluation, TaskSet
 
 
 class PruneLoop:
@@ -138,16 +69,18 @@ class PruneLoop:
         self.origin = view.mask
         self.limits = limits_of(view, self.recipe, tasks.calibration.batches)
         self.stop = StopRules(self.limits.curve, self.recipe.max_drop, self.recipe.patience)
-        self.on, self.judge = _judge_of(tasks, self.recipe)
+        self.judge = judge_for(view, tasks, self.recipe)
         self.steps = list(self.completed.steps)
         self.choice: AutoChoice | None = None
         self._copies: dict[HeadMask, Mapping[Head, Head]] = {}
+        self._judged: dict[HeadMask, Evaluation] = {}
+        self._fitted: tuple[HeadMask, Fits] | None = None
 
     def forecast(self) -> Forecast:
         """Say what is going to be done, before anything is."""
         moves = count_moves(self.view, self.recipe, self.limits)
         every = self.recipe.judged_every
-        judged = min(POINTS, moves) if every is None else -(-moves // every)
+        judged = min(self.judge.points, moves) if every is None else -(-moves // every)
         first = len(self.origin.dropped)
         extra = 0 < self.limits.plan < self.limits.curve and not self._is_point(
             self.limits.plan - 1, self.limits.plan
@@ -160,15 +93,16 @@ class PruneLoop:
             examples=self.judge.size,
             scorings=count_scorings(self.view, self.recipe),
             calibration=self.tasks.calibration.size,
-            on=self.on,
+            on=self.judge.on,
         )
 
     def __iter__(self) -> Iterator[Step]:
         """Yield every step that the completed part does not have."""
         if not self.steps:
             timer = Timer(self.view.model)
-            dense = self.judge.evaluate(self.view.model).value
+            self._judged[self.origin] = self.judge.dense()
             self.progress.on_work("evaluate")
+            dense = self._judged[self.origin].value
             self.steps.append(Step(self.origin, (), dense, timer.seconds))
             yield self.steps[0]
         self._set_up()
@@ -189,9 +123,9 @@ class PruneLoop:
             check_met(self.limits.meter, self.steps[-1].mask)
 
     def outcome(self) -> Pruning:
-        """Return what the run found.
+        """Return what the run found, its plan's repair fitted, and the model trained by `distill`.
 
-        Cost: the fits of the plan's repair.
+        Cost: the fits and the training; another judgement where the plan's model was not judged.
         """
         judge, dense = self.judge, self.steps[0].metric
         better = judge.greater_is_better
@@ -208,17 +142,50 @@ class PruneLoop:
         short = shortfall(self.view, self.origin, recipe.rules, recipe.heads)
         if recipe.budget is None and short:
             notes.insert(0, short)
-        return Pruning(
+        plan = recipe.plan(mask, copies)
+        result = Pruning(
             trajectory=Trajectory(self.steps[0], tuple(self.steps[1:]), judge.metric, better),
             scores=self.score.first,
-            plan=recipe.plan(mask, copies),
+            plan=plan if fits else replace(plan, repair="none"),
+            source=self.view.model,
+            size=model_size(self.view.model),
             fits=fits,
             moments=self.scorer.moments if recipe.repair != "none" else None,
-            evaluated_on=self.on,
+            evaluated_on=judge.on,
             recipe=recipe,
             choice=self.choice,
+            dense=self._judged.get(self.origin),
+            pruned=self._judgement_of(plan, fits),
             notes=tuple(notes),
         )
+        return self._trained(result) if without_training(result.plan) != result.plan else result
+
+    def _judgement_of(self, plan: PruningPlan, fits: Fits) -> Evaluation | None:
+        """Return what the judge says of a plan's model; None if an interrupted run had asked it."""
+        if plan.mask == self.origin or self.recipe.repair_at == "step" or not fits:
+            return self._judged.get(plan.mask)
+        fitted = without_training(plan)
+        return self.judge.changed(lambda: applied_repaired(self.view, fitted, fits))
+
+    def _trained(self, result: Pruning) -> Pruning:
+        """Train the cut model against the dense one; if that is in vain, the plan says so."""
+        from deadhead.repair.distill import distill_
+
+        fitted, tasks = without_training(result.plan), self.tasks
+        cut = apply_repaired_(copy.deepcopy(result.source), fitted, result.fits)
+        report = distill_(
+            cut,
+            result.source,
+            tasks.training or tasks.calibration,
+            selection=tasks.selection,
+            settings=self.recipe.distillation,
+            on_step=self.progress.on_train,
+        )
+        if not report.best_step:
+            said = f"distill made nothing better: the weights of {fitted.repair} are kept"
+            return replace(result, plan=fitted, trained=report, notes=(*result.notes, said))
+        pruned = self.judge.changed(lambda: as_it_is(cut))
+        return replace(result, trained=report, pruned=pruned).with_model(cut)
 
     def _set_up(self) -> None:
         """Settle the recipe, if `auto` has to, and make what scores by it."""
@@ -291,33 +258,36 @@ class PruneLoop:
         return self._is_point(removed - len(move.dropped), removed)
 
     def _is_point(self, before: int, after: int) -> bool:
-        """Whether one of `POINTS` evenly spaced numbers of heads lies in (before, after]."""
+        """Whether one of the judge's evenly spaced points lies in (before, after]."""
         first, last = len(self.origin.dropped), self.limits.curve
-        places = [POINTS * (n - first) // (last - first) for n in (before, after)]
+        places = [self.judge.points * (n - first) // (last - first) for n in (before, after)]
         return places[0] < places[1]
 
     def _metric(self, move: Move) -> float:
         mask, copies = move.mask, move.copies
         fits = self._fits(mask, copies) if self.recipe.repair_at == "step" else {}
-        simple = not copies and not fits  # no rules of surgery to check at every step
         plan = self.recipe.plan(mask, copies)
         plan = without_training(plan) if fits else replace(plan, repair="none")
-        with masked(self.view, mask) if simple else applied_repaired(self.view, plan, fits):
-            value = self.judge.evaluate(self.view.model).value
+
+        def change() -> AbstractContextManager[nn.Module]:
+            if copies or fits:
+                return applied_repaired(self.view, plan, fits)
+            return masked(self.view, mask)  # no rules of surgery to check at every step
+
+        self._judged[mask] = self.judge.changed(change)
         self.progress.on_work("evaluate")
-        return value
+        return self._judged[mask].value
 
     def _fits(self, mask: HeadMask, copies: Mapping[Head, Head]) -> Fits:
         recipe = self.recipe
         if recipe.repair == "none" or mask == self.origin:
             return {}
-        return fit(
-            self.view,
-            recipe.plan(mask, copies),
-            self.scorer.moments,
-            batches=self.tasks.calibration.batches(),
-            strict=recipe.strict,
-        )
+        if self._fitted is None or self._fitted[0] != mask:
+            batches = self.tasks.calibration.batches()
+            plan = recipe.plan(mask, copies)
+            fits = fit(self.view, plan, self.scorer.moments, batches=batches, strict=recipe.strict)
+            self._fitted = mask, fits
+        return self._fitted[1]
 
     def _copies_of(self, mask: HeadMask) -> Mapping[Head, Head]:
         """Return whose copies the removed heads become; of a resumed run, grouped once more."""
@@ -354,14 +324,3 @@ class _Scores:
             self.progress.on_scores(scores)
         self.progress.on_work("score")
         return scores
-
-
-def _judge_of(tasks: TaskSet, recipe: Recipe) -> tuple[str, Task]:
-    if recipe.max_drop is None:
-        return "test", tasks.judge
-    if tasks.selection is None:
-        raise BudgetError(
-            "max_drop stops on a selection set, and there is none; give one with --selection"
-            " (the test set is for reporting only)"
-        )
-    return "selection", tasks.selection

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from deadhead.options.amounts import parse_amount
+from deadhead.options.amounts import Amount, parse_amount
 from deadhead.options.choices import Action, Gqa, Loss, Repair, RepairAt, Scope, Slope, Strategy
 from deadhead.options.clustering import Clustering
 from deadhead.options.common import seed_option, strict_option
@@ -28,7 +28,7 @@ class Recipe:
     If neither criterion nor strategy is set, `auto` picks the ranking: see `settled`.
     """
 
-    heads: int | float = option(
+    heads: Amount = option(
         default=0.5,
         help="How many heads to remove: 36, 50%, or 0.5. Heads that the model lost earlier count.",
         parse=parse_amount,
@@ -106,14 +106,14 @@ class Recipe:
         parse=",".join,
         raw=list[str],
     )
-    cut: int | float | None = option(
+    cut: Amount | None = option(
         default=None,
         help="How many heads the checkpoint loses, if fewer than the curve covers: --heads 100%"
         " --cut 25%.",
         panel=LIMITS,
         parse=parse_amount,
     )
-    per_step: int | float = option(
+    per_step: Amount = option(
         default=1,
         help="Heads that one move removes: 1, 5%.",
         panel=LIMITS,
@@ -149,6 +149,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         from deadhead.pruning.checks import check_recipe  # the registries, which take seconds
+
+        for name in ("heads", "cut", "per_step"):
+            object.__setattr__(self, name, parse_amount(getattr(self, name)))
 
         check_recipe(self)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from deadhead.pruning.auto import AutoChoice
 from deadhead.pruning.loop import Progress, PruneLoop
 from deadhead.pruning.result import Pruning
 from deadhead.pruning.trajectory import Step
-from deadhead.repair import Fits, apply_repaired_, fit, repaired, without_training
-from deadhead.repair.distill import DistillReport, distill_
+from deadhead.repair import Fits, fit, repaired
 from deadhead.report import RunSummary, model_card, write_report
 from deadhead.runs.explain import explained
 from deadhead.runs.facts import data_facts, model_facts, occasion, provenance
@@ -88,7 +86,9 @@ class _PruneRun:
         """Prune, judge and write the folder."""
         pruning = self._pruned()
         baseline = self._baseline(pruning)
-        self.settings = replace(self.settings, recipe=pruning.recipe)  # as it was decided on
+        # as it was decided on, with the repair that was done
+        done = replace(pruning.recipe, repair=pruning.plan.repair)
+        self.settings = replace(self.settings, recipe=done)
         facts = provenance(model=self.loaded.name, data=self.data)
         plan = replace(pruning.plan, provenance={**self.settings.header()["recipe"], **facts})
         scores = pruning.scores
@@ -96,11 +96,8 @@ class _PruneRun:
             facts["data"] = {"calibration": self.data["calibration"]}
             scores = replace(scores, provenance={**scores.provenance, **facts})
         explanation = explained(self.view, self.tasks, self.settings.recipe, pruning)
-        cut = apply_repaired_(
-            copy.deepcopy(self.loaded.model), without_training(plan), pruning.fits
-        )
+        cut = pruning.model
         self.watch.on_work("cut")
-        trained = self._distilled(cut) if self.trains else None
         summary = RunSummary(
             title=f"{self.loaded.name}: {_title(self.settings)}",
             trajectory=pruning.trajectory,
@@ -108,9 +105,9 @@ class _PruneRun:
             plan=plan,
             model=model_facts(self.loaded.name, cut, self.settings.model, before=self.before),
             speed=self._speed(cut),
-            evaluation=self._evaluation(cut),
+            evaluation=self._evaluation(pruning),
             random=baseline,
-            run=self._facts(pruning, trained),
+            run=self._facts(pruning),
             explanation=explanation,
         )
         self._write(summary, cut)
@@ -178,6 +175,7 @@ class _PruneRun:
         return Progress(
             on_choice=on_choice,
             on_scores=lambda scores: journal.write("scores", scores.to_json()),
+            on_train=lambda step, planned: self.watch.on_note(f"distill, step {step} of {planned}"),
         )
 
     def _baseline(self, pruning: Pruning) -> RandomBaseline | None:
@@ -210,24 +208,16 @@ class _PruneRun:
             on_point=on_point,
         )
 
-    def _distilled(self, cut: nn.Module) -> DistillReport:
-        """Train the cut model against the dense one."""
-        return distill_(
-            cut,
-            self.loaded.model,
-            self.tasks.training or self.tasks.calibration,
-            selection=self.tasks.selection,
-            settings=self.settings.recipe.distillation,
-            on_step=lambda step, planned: self.watch.on_note(f"distill, step {step} of {planned}"),
-        )
-
-    def _evaluation(self, cut: nn.Module) -> dict[str, Any]:
+    def _evaluation(self, pruning: Pruning) -> dict[str, Any]:
         """Judge the dense and the cut model on the test set: the numbers that are reported once."""
-        # the curve has these values too if it is on test, but not their intervals and other metrics
         test = self.tasks.judge
         values: dict[str, Any] = {"interval": {}, "chance": test.chance}
-        for name, model in (("dense", self.loaded.model), ("pruned", cut)):
-            evaluation = test.evaluate(model)
+        dense = pruning.dense if pruning.evaluated_on == "test" else None
+        for name, known, model in (
+            ("dense", dense, self.loaded.model),
+            ("pruned", None, pruning.model),  # the curve's is masked: this one is really cut
+        ):
+            evaluation = known or test.evaluate(model)
             self.watch.on_work("evaluate")
             values[name] = evaluation.metrics
             values["interval"][name] = list(evaluation.interval())
@@ -242,8 +232,8 @@ class _PruneRun:
         self.watch.on_work("time")
         return rows
 
-    def _facts(self, pruning: Pruning, trained: DistillReport | None) -> dict[str, Any]:
-        prompts, decision = self.prompts, pruning.choice
+    def _facts(self, pruning: Pruning) -> dict[str, Any]:
+        prompts, decision, trained = self.prompts, pruning.choice, pruning.trained
         facts = {
             **provenance(
                 data=self.data,
@@ -306,4 +296,6 @@ def _title(settings: RunSettings) -> str:
         return f"clusters {recipe.clustering.name}, {recipe.action}"
     inverse = " inverse" if recipe.inverse else ""
     repair = "" if recipe.repair == "none" else f" + {recipe.repair}"
+    if repair and recipe.repair_at == "end":
+        repair += " of the last model alone"
     return f"{recipe.strategy}{inverse} {recipe.criterion}{repair}"

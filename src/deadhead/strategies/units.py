@@ -9,7 +9,7 @@ import numpy as np
 
 from deadhead.errors import BudgetError, unknown_name
 from deadhead.models.heads import HeadModel
-from deadhead.options.amounts import count_heads
+from deadhead.options.amounts import Amount, count_heads, parse_amount
 from deadhead.options.clustering import Clustering
 from deadhead.surgery.groups import members_of, policy_named
 from deadhead.types import Head, HeadMask, HeadScores
@@ -119,7 +119,7 @@ def _keeping(ordered: Sequence[Unit], mask: HeadMask, at_least: int) -> Iterator
             yield unit
 
 
-def reachable(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float) -> int:
+def reachable(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> int:
     """Turn an amount of heads into the total that will be dropped under the rules.
 
     Heads that `mask` has dropped already count. A count has to be had exactly. A fraction is
@@ -128,6 +128,7 @@ def reachable(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float)
     Raises:
         BudgetError: the count cannot be had; names the nearest that can.
     """
+    heads = parse_amount(heads)
     asked = count_heads(heads, mask.n_heads)
     possible = _possible(view, mask, rules)
     below = max((t for t in possible if t <= asked), default=possible[0])
@@ -136,7 +137,7 @@ def reachable(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float)
     return below
 
 
-def droppable(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float) -> int:
+def droppable(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> int:
     """Do as `reachable`, and refuse an amount that is gone already or rounds down to no head.
 
     Raises:
@@ -149,11 +150,12 @@ def droppable(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float)
     return total
 
 
-def shortfall(view: HeadModel, mask: HeadMask, rules: Rules, heads: int | float) -> str | None:
+def shortfall(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> str | None:
     """Say that the rules let far fewer heads go than a fraction asks for; None if they do not.
 
     All of the heads (1.0) are as many as may go; less than a unit in every block is rounding.
     """
+    heads = parse_amount(heads)
     if isinstance(heads, int) or heads >= 1:
         return None
     asked, had = count_heads(heads, mask.n_heads), reachable(view, mask, rules, heads)

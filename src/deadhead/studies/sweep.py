@@ -15,7 +15,7 @@ from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.pruning.auto import AutoSelector
-from deadhead.pruning.choose import choose
+from deadhead.pruning.choose import choose_plan
 from deadhead.pruning.moves import check_reached, context_of, moves_to
 from deadhead.pruning.recipe import AUTO
 from deadhead.repair import (
@@ -148,7 +148,7 @@ def _points(
             scores = None
             if clustering.needs_scores:
                 scores = scorer_of(recipe.settled().criterion)(view.mask)
-            plan = choose(view, None, recipe, scores=scores, grams=grams_once)
+            plan = choose_plan(view, None, recipe, scores=scores, grams=grams_once)
             for action in grid.actions:
                 yield _Planned(replace(plan, action=action), clustering.name, fraction)
         for planned in plans[fraction]:
@@ -212,7 +212,7 @@ def _drawn(view: HeadModel, grid: SweepGrid, fraction: float, grams: GramFn) -> 
         if grid.of_random_groups:
             how = Clustering(grouping="random", representative="random", unit=unit)
             recipe = grid.of_clusters(how, fraction, grid.of_random_groups)
-            plan = choose(view, None, replace(recipe, seed=grid.seed + draw), grams=grams)
+            plan = choose_plan(view, None, replace(recipe, seed=grid.seed + draw), grams=grams)
             yield _Planned(plan, RANDOM_GROUPS, fraction, draw)
 
 
