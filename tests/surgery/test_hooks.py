@@ -46,8 +46,9 @@ def test_masks_work_on_what_is_compiled_in_place(what, warm):
     with masked(model, HEADS):
         assert (outputs(model, batch()) - expected).abs().max() <= 1e-10
     assert (outputs(model, batch()) - dense).abs().max() <= 1e-10
-    plain, found = (score(m, [batch()], "taylor") for m in (make("bert"), model))
-    assert all(found[h] == pytest.approx(plain[h]) for h in map(Head.parse, HEADS))
+    for criterion in ("taylor", "gradient_norm", "ablation", "output_norm", "attention_entropy"):
+        plain, found = (score(m, [batch()], criterion) for m in (make("bert"), model))
+        assert all(found[h] == pytest.approx(plain[h]) for h in HEADS)
 
 
 @pytest.mark.parametrize("warm", [True, False])
@@ -140,7 +141,7 @@ def test_what_bypasses_hooks_is_refused(how):
     ):
         with pytest.raises(UnsupportedModelError, match="without calling its hooks"), context():
             outputs(model, batch())
-    for criterion in ("taylor", "output_norm", "ablation", "reconstruction"):
+    for criterion in ("taylor", "gradient_norm", "output_norm", "ablation", "reconstruction"):
         with pytest.raises(UnsupportedModelError, match="without calling its hooks"):
             score(model, [batch()], criterion)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures import Architecture, architecture_of
 from deadhead.models.blocks import Block, block_at, output_rows
-from deadhead.models.hooks import Note, claimed, proven
+from deadhead.models.hooks import Note, claimed, proven, uncompiled
 from deadhead.types import Head, HeadMask
 
 HeadFn = Callable[[int, Tensor], Tensor | None]
@@ -116,12 +116,14 @@ class HeadModel:
     def at_rest(self) -> Iterator[None]:
         """Put the model into eval mode with frozen parameters; restore every flag afterwards.
 
+        Meanwhile compiled code runs uncompiled, so that it sees hooks.
+
         Raises:
             ModelInUseError: another thread is using the model.
         """
         training = [(m, m.training) for m in self.model.modules()]
         frozen = [(p, p.requires_grad) for p in self.model.parameters()]
-        with self.claimed():
+        with self.claimed(), uncompiled():
             try:
                 self.model.eval()
                 for parameter, _ in frozen:

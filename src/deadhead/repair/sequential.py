@@ -87,7 +87,8 @@ def _applications(view: HeadModel, number: int, inputs: Batch) -> list[tuple[Ten
 
     handle = view.blocks[number].output.register_forward_hook(keep)
     try:
-        call(view.model, inputs)
+        with view.hook_heads(lambda number, z: None, [number]):  # refuses a pass that bypasses it
+            call(view.model, inputs)
     finally:
         handle.remove()
     return found

@@ -176,8 +176,8 @@ def _recorded(view: HeadModel, tape: Tape, samples: int, needs: frozenset[str]) 
         return z * gates[:, None, :, None]
 
     with ExitStack() as stack:
-        if "gates" in needs:
-            stack.enter_context(view.hook_heads(gate))
+        # without gates too: a pass that bypasses hooks is refused
+        stack.enter_context(view.hook_heads(gate if "gates" in needs else lambda number, z: None))
         for number, block in enumerate(view.blocks):
             if not block.n_heads:
                 continue
