@@ -9,9 +9,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from deadhead import Head, HeadModel, applied, masked, remove_, score
+from deadhead import (
+    Head,
+    HeadModel,
+    PruningPlan,
+    applied,
+    duplicate_,
+    masked,
+    remove_,
+    score,
+)
 from deadhead.errors import HeadError, ModelInUseError, UnsupportedModelError
 from deadhead.models.maps import hook_maps
+from deadhead.surgery import mask_
 from models import batch, make, outputs
 
 HEADS = ["0.0", "1.3", "1.4", "2.5"]
@@ -72,6 +82,50 @@ def test_masks_work_in_functions_that_the_user_compiled(warm):
     assert (now() - dense).abs().max() <= 1e-10
     remove_(model, HEADS)
     assert (now() - expected).abs().max() <= 1e-10
+
+
+def slopes(model):
+    copies = {Head(1, 0): Head(1, 1)}
+    mask = HeadModel(model).mask.drop(*copies)
+    return PruningPlan(mask, copies, "duplicate", slope="source")
+
+
+SURGERY = {
+    "remove_": lambda m: remove_(m, [*HEADS, *(Head(0, i) for i in range(6))]),
+    "mask_": lambda m: mask_(m, HEADS),
+    "duplicate_": lambda m: duplicate_(m, slopes(m)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about BLOOM
+@pytest.mark.parametrize("how", SURGERY)
+@pytest.mark.parametrize("model_type", ["bert", "bloom"])
+def test_compiled_models_follow_surgery(model_type, how):
+    model = make(model_type)
+    expected = outputs(SURGERY[how](copy.deepcopy(model)), batch())
+    compiled(model)
+    dense = outputs(model, batch())
+    if how == "duplicate_":
+        with applied(model, slopes(model)):
+            assert (outputs(model, batch()) - expected).abs().max() <= 1e-10
+        assert torch.equal(outputs(model, batch()), dense)
+    SURGERY[how](model)
+    assert (outputs(model, batch()) - expected).abs().max() <= 1e-10
+
+
+def test_no_mask_begins_inside_of_a_compiled_function():
+    model, inputs = make("bert"), batch()
+    torch._dynamo.reset()
+
+    @torch.compile(backend="eager")
+    def run(ids):
+        with masked(model, HEADS):
+            return model(input_ids=ids).logits
+
+    with pytest.raises(UnsupportedModelError, match="enter the context outside of it"):
+        run(inputs["input_ids"])
+    with masked(model, HEADS):
+        outputs(model, inputs)
 
 
 @pytest.mark.parametrize("warm", [True, False])

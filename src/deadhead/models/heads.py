@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures import Architecture, architecture_of
 from deadhead.models.blocks import Block, block_at, output_rows
-from deadhead.models.hooks import Note, claimed, proven, uncompiled
+from deadhead.models.hooks import Note, claimed, forget_compiled, proven, uncompiled
+from deadhead.models.modes import eval_mode
 from deadhead.types import Head, HeadMask
 
 HeadFn = Callable[[int, Tensor], Tensor | None]
@@ -89,13 +90,18 @@ class HeadModel:
     def changing(self, action: str) -> Iterator[None]:
         """Guard a change of weights: they are in memory, and nothing hooks the model.
 
+        Compiled code is compiled again when it is next called.
+
         Raises:
             ModelInUseError: the model is masked, scored or changed at the moment.
             UnsupportedModelError: as `check_loaded`.
         """
         self.check_loaded(action)
         with self.claimed(alone=True):
-            yield
+            try:
+                yield
+            finally:
+                forget_compiled()
 
     def check_loaded(self, action: str) -> None:
         """Refuse to read or change weights that are not in memory.
@@ -116,23 +122,18 @@ class HeadModel:
     def at_rest(self) -> Iterator[None]:
         """Put the model into eval mode with frozen parameters; restore every flag afterwards.
 
-        Meanwhile compiled code runs uncompiled, so that it sees hooks.
+        Meanwhile compiled code runs uncompiled, so that it calls hooks.
 
         Raises:
             ModelInUseError: another thread is using the model.
         """
-        training = [(m, m.training) for m in self.model.modules()]
-        frozen = [(p, p.requires_grad) for p in self.model.parameters()]
-        with self.claimed(), uncompiled():
+        flags = [(p, p.requires_grad) for p in self.model.parameters()]
+        with self.claimed(), uncompiled(), eval_mode(self.model):
             try:
-                self.model.eval()
-                for parameter, _ in frozen:
-                    parameter.requires_grad_(False)
+                self.model.requires_grad_(False)
                 yield
             finally:
-                for module, flag in training:
-                    module.training = flag
-                for parameter, flag in frozen:
+                for parameter, flag in flags:
                     parameter.requires_grad_(flag)
 
     def kv_bytes_per_token(self) -> int:
@@ -268,7 +269,7 @@ def check_not_wrapped(model: nn.Module) -> None:
         UnsupportedModelError: says how to take the wrapper off.
     """
     if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
-        advice = "it has adapters of peft; merge them first: model = model.merge_and_unload()"
+        advice = "it has adapters of peft; merge them first (model.merge_and_unload()), adapt later"
     elif any("_orig_mod" in module._modules for module in model.modules()):
         advice = "torch.compile has wrapped it or a layer; take back ._orig_mod, compile afterwards"
     elif "module" in model._modules and len(model._modules) == 1:
@@ -304,7 +305,9 @@ def children_at(root: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
         found = [
             (f"{path}.{child}".lstrip("."), module)
             for path, parent in found
-            for child, module in parent.named_children()
-            if name in ("*", child)
+            for child, module in (
+                parent.named_children() if name == "*" else [(name, getattr(parent, name, None))]
+            )
+            if isinstance(module, nn.Module)
         ]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -66,7 +67,13 @@ def uncompiled() -> Iterator[None]:
     were compiled before or are called for the first time in the context. Nothing is recompiled.
     """
     with _LOCK:
-        _EAGER.append(_EAGER[0] if _EAGER else torch.compiler.set_stance("force_eager"))
+        try:
+            _EAGER.append(_EAGER[0] if _EAGER else torch.compiler.set_stance("force_eager"))
+        except RuntimeError as error:
+            raise UnsupportedModelError(
+                "a model cannot be masked or hooked inside a function that torch.compile compiles;"
+                " enter the context outside of it"
+            ) from error
     try:
         yield
     finally:
@@ -74,6 +81,13 @@ def uncompiled() -> Iterator[None]:
             stance = _EAGER.pop()
             if not _EAGER:
                 stance.__exit__(None, None, None)
+
+
+def forget_compiled() -> None:
+    """Discard what `torch.compile` has compiled: it does not notice the hooks that surgery adds."""
+    dynamo = sys.modules.get("torch._dynamo.utils")  # nothing is compiled before it is imported
+    if dynamo is not None and dynamo.counters["frames"]:
+        torch.compiler.reset()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from deadhead.errors import GroupError, HeadError
 from deadhead.models.architectures import PARTS
 from deadhead.models.heads import HeadModel
+from deadhead.models.hooks import uncompiled
 from deadhead.models.manifest import record_in_config
 from deadhead.surgery.groups import members_of, slot_of
 from deadhead.surgery.plans import PlanLike, as_plan, as_view
@@ -65,7 +66,7 @@ def duplicated(model: nn.Module | HeadModel, plan: PruningPlan) -> Iterator[nn.M
     slopes = slopes_with(view, plan.copies) if plan.slope == "source" else {}
     writes = list(_writes(view, plan.copies))
     before = [(tensor, rows, tensor[rows].clone()) for tensor, rows, _ in writes]
-    with view.claimed(), ExitStack() as stack:
+    with view.claimed(), uncompiled(), ExitStack() as stack:
         for tensor, rows, values in before:
             stack.callback(tensor.__setitem__, rows, values)
         for number, indices in slopes.items():
