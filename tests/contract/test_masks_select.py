@@ -137,8 +137,8 @@ def test_results_of_finite_models_are_what_multiplication_gives():
 def test_fits_hold_for_heads_that_are_not_finite_later():
     model, inputs = make("bert"), batch((9, 8, 7, 6, 9, 8))
     view = HeadModel(model)
-    plan = PruningPlan(view.mask.drop(Head(1, 0), Head(1, 1)))
-    fits = fit(view, plan, Scorer(view, [inputs], None, loss="kl").moments, "bias")
+    plan = PruningPlan(view.mask.drop(Head(1, 0), Head(1, 1)), repair="bias")
+    fits = fit(view, plan, Scorer(view, [inputs], None, loss="kl").moments)
     with repaired(view, plan.mask, fits):
         expected = outputs(model, inputs)
     spoil(model, torch.inf)

@@ -24,16 +24,12 @@ from deadhead import (
     score,
 )
 from deadhead.errors import UnsupportedModelError
-from deadhead.models.architectures import Architecture, fused_by_part, fused_per_head, record
+from deadhead.models.architectures import ARCHITECTURES, Architecture, fused_by_part, fused_per_head
 from deadhead.surgery import mask_
 from deadhead.surgery.slicing import Cut, slice_
 from models import batch, make, outputs
 
-
-@pytest.fixture(autouse=True)
-def registry(monkeypatch):
-    """Forget the records of these tests after each."""
-    monkeypatch.setattr(record, "_REGISTRY", dict(record._REGISTRY))
+pytestmark = pytest.mark.usefixtures("own_architectures")
 
 
 class OwnHead(nn.Module):
@@ -183,7 +179,7 @@ def falcon(**options):
 def wrong_dim(model_type, **changes):
     from dataclasses import replace
 
-    register_architecture(replace(record._REGISTRY[model_type], **changes))
+    register_architecture(replace(ARCHITECTURES[model_type], **changes))
     return make(model_type)
 
 

@@ -65,12 +65,11 @@ class Registry(Mapping[str, T]):
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Forget, at the end of the context, what is registered in it."""
-        entries = dict(self._entries)
+        entries = dict(self)  # a module registers only the first time it is imported
         try:
             yield
         finally:
-            own = {n: entry for n, entry in self._entries.items() if n in self._modules}
-            self._entries = own | entries  # a module registers only the first time it is imported
+            self._entries = entries
 
     def described(self) -> dict[str, str]:
         """Return the first line of every entry's docstring, by name."""
