@@ -112,8 +112,8 @@ def test_a_curve_on_selection_is_not_compared_with_a_baseline_on_test(full):
 
 
 def test_notes_on_the_data_are_caveats(full):
-    run = {**full.run, "notes": ["dropped 3 of 512 examples from calibration"]}
-    assert "Data: dropped 3 of 512 examples from calibration." in said(replace(full, run=run))
+    run = {**full.run, "notes": ["removed 3 of 512 examples from calibration"]}
+    assert "Data: removed 3 of 512 examples from calibration." in said(replace(full, run=run))
 
 
 def test_heads_are_counted_from_the_model_as_it_was_given(full):

@@ -281,7 +281,7 @@ def test_a_changed_folder_is_read_again(folder, tmp_path):
     [
         ("task: [x\nother: y", r"bad\.yaml' is not YAML: line 2: expected ',' or ']'"),
         ("- a\n- b", r"bad\.yaml' is not a task file: it holds list"),
-        ("include: base.yaml\ntask: x", r"includes 'base\.yaml', which is not there"),
+        ("include: base.yaml\ntask: x", r"includes 'base\.yaml', which is missing"),
     ],
 )
 def test_a_broken_file_is_named_and_not_passed_over(tmp_path, text, match):

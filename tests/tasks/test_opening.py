@@ -221,7 +221,7 @@ def test_much_overlap_is_refused_and_little_is_dropped():
     assert len(sets["calibration"]) == 500
     assert sets["test"] is test
     assert notes == [
-        "dropped 2 of 502 examples from calibration, whose text is in test as well, e.g. ' t 7\\n'"
+        "removed 2 of 502 examples from calibration, whose text is in test as well, e.g. ' t 7\\n'"
     ]
     many = Examples([(f"c {i}",) for i in range(500)] + [(f"t {i}",) for i in range(3)])
     with pytest.raises(

@@ -34,6 +34,13 @@ class TokenSequence:
     segments: Sequence[int] | None = None
 
 
+def check_batching(batch_size: int | None, max_tokens: int | None = None) -> None:
+    """Refuse sizes that make no batch."""
+    for what, given in (("batch_size", batch_size), ("max_tokens", max_tokens)):
+        if given is not None and (not isinstance(given, int) or given < 1):
+            raise DataError(f"{what} {given!r} makes no batch; give 1 or more, or None")
+
+
 def length_order(sequences: Sequence[TokenSequence]) -> np.ndarray:
     """Order the sequences longest first (so that too large a batch fails at once); ties stay."""
     return np.argsort([-len(s.ids) for s in sequences], kind="stable")

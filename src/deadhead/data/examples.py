@@ -45,7 +45,7 @@ class Examples(Brief):
 
     @cached_property
     def keys(self) -> tuple[bytes, ...]:
-        """blake2b of each example's texts, unicode-normalised (NFC) and stripped; no labels."""
+        """blake2b of each example's texts, unicode-normalized (NFC) and stripped; no labels."""
         return tuple(_digest(*texts) for texts in self.texts)
 
     @cached_property

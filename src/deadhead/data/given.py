@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.data import hub
-from deadhead.data.batching import MAX_TOKENS, Batch, context_length, pack, padding_id, single_rows
+from deadhead.data.batching import (
+    MAX_TOKENS,
+    Batch,
+    check_batching,
+    context_length,
+    pack,
+    padding_id,
+    single_rows,
+)
 from deadhead.data.encoding import encode, windows
 from deadhead.data.inputs import check_batch, vocabulary_of
 from deadhead.data.labels import targets_of
@@ -72,6 +80,7 @@ def as_batches(
         DataError: there are no data, or they are not what is listed or do not fit the model.
         UnknownNameError: there is no such column or bundled set.
     """
+    check_batching(batch_size, max_tokens)
     source = source_of(data, model, size)
     if isinstance(source, list):
         return source
@@ -141,7 +150,7 @@ def source_of(data: Any, model: nn.Module | None = None, size: int | None = None
         data = [data]  # one batch
     if isinstance(data, Mapping) and all(isinstance(v, list | tuple) for v in data.values()):
         return _of_columns(data)
-    if isinstance(data, Tensor | Mapping | bytes | nn.Module) or not _is_iterable(data):
+    if isinstance(data, Tensor | Mapping | bytes | nn.Module) or not isinstance(data, Iterable):
         raise DataError(f"a {type(data).__name__} is not data for a model; give {WANTED}")
     return _of_items(data, model, size)
 
@@ -156,18 +165,15 @@ def _of_items(data: Iterable[Any], model: nn.Module | None, size: int | None) ->
         return _of_batches(items, model, None if isinstance(data, Sequence) else size)
     one_by_one = not hasattr(data, "__len__") and size is not None
     texts = list(islice(items, size)) if one_by_one else list(items)
-    if isinstance(first, Mapping):
-        odd = next((n for n, item in enumerate(texts) if not isinstance(item, Mapping)), None)
-        frame = pd.DataFrame() if odd is not None else pd.DataFrame([dict(item) for item in texts])
-    else:
-        pair = isinstance(first, tuple | list) and len(first) == 2
-        odd = next((n for n, item in enumerate(texts) if not _is_text(item, pair)), None)
-        names = ["sentence1", "sentence2"] if pair else ["text"]
-        frame = pd.DataFrame() if odd is not None else pd.DataFrame(texts, columns=pd.Index(names))
-    if odd is not None:
-        raise DataError(
-            f"item {odd} of the data is a {type(texts[odd]).__name__}, not a text; give {WANTED}"
-        )
+    pair = isinstance(first, tuple | list) and len(first) == 2
+    for number, item in enumerate(texts):
+        fits = isinstance(item, Mapping) if isinstance(first, Mapping) else _is_text(item, pair)
+        if not fits:
+            raise DataError(
+                f"item {number} of the data is a {type(item).__name__}, not a text; give {WANTED}"
+            )
+    names = ["sentence1", "sentence2"] if pair else ["text"]
+    frame = pd.DataFrame(texts, columns=None if isinstance(first, Mapping) else pd.Index(names))
     return Rows.of(_filled(frame), "the texts")
 
 
@@ -232,7 +238,9 @@ def _of_columns(data: Mapping[Any, Sequence[Any]]) -> Rows:
     try:
         return Rows.of(_filled(pd.DataFrame(dict(data))), "the columns")
     except ValueError as error:
-        raise DataError(f"the columns of the data differ in length ({error}); mend them") from error
+        raise DataError(
+            f"the columns of the data differ in length ({error}); correct them"
+        ) from error
 
 
 def _filled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -246,11 +254,3 @@ def _is_text(item: Any, pair: bool) -> bool:
         return isinstance(item, str)
     both = isinstance(item, tuple | list) and len(item) == 2
     return both and all(isinstance(text, str) for text in item)
-
-
-def _is_iterable(data: Any) -> bool:
-    try:
-        iter(data)
-    except TypeError:
-        return False
-    return True

@@ -21,13 +21,13 @@ _PAIRS = (
 def keep_disjoint(
     sets: dict[str, Examples], *, allow_overlap: bool = False
 ) -> tuple[dict[str, Examples], list[str]]:
-    """Return sets that share no example, and notes on what it took.
+    """Return sets that share no example, and notes on what was removed.
 
-    Examples are equal if their texts are, unicode-normalised and stripped; labels do not count.
+    Examples are equal if their texts are, unicode-normalized and stripped; labels do not count.
     Real data sets repeat a few short texts between their splits ("no" in SST-2), so sets that share
     less than 1% of the smaller one lose the shared examples from calibration before selection
     before test; the test set is never changed. The same row of the same file in two sets, or a
-    larger share, is a mistake of who named them and is refused.
+    larger share, is a mistake and is refused.
     """
     sets, notes = dict(sets), []
     for left, right in _PAIRS:
@@ -53,7 +53,7 @@ def keep_disjoint(
             dropped = len(sets[left]) - len(keep)
             sets[left] = sets[left].take(keep)
             notes.append(
-                f"dropped {dropped} of {dropped + len(keep)} examples from {left}, whose text is in"
+                f"removed {dropped} of {dropped + len(keep)} examples from {left}, whose text is in"
                 f" {right} as well, e.g. {quoted}"
             )
     return sets, notes

@@ -31,16 +31,7 @@ def read_prompts(spec: str, *, n: int | None, seed: int, column: str | None) -> 
         files = [path]
     else:
         return [read_split(spec, "calibration", {"calibration": None}, seed, ())]
-    return [_sliced(read_prompt_file(file, column=column), rows, spec) for file in files]
-
-
-def _sliced(part: Rows, rows: slice | None, spec: str) -> Rows:
-    if rows is None:
-        return part
-    start, stop, _ = rows.indices(len(part))
-    if start >= stop:
-        raise DataError(f"{spec!r} takes none of the {len(part)} rows of {part.source!r}")
-    return part.take(range(start, stop), part.source)
+    return [read_prompt_file(file, column=column).sliced(rows, spec) for file in files]
 
 
 def read_prompt_file(path: Path, *, column: str | None = None) -> Rows:

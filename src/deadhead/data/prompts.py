@@ -9,6 +9,7 @@ from pathlib import Path
 from deadhead.data.batching import (
     Batch,
     TokenSequence,
+    check_batching,
     context_length,
     pack,
     padding_id,
@@ -27,7 +28,7 @@ _FEWEST_TOKENS = 2
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prompts(Brief):
-    """Texts whose attention maps are compared, tokenised.
+    """Texts whose attention maps are compared, tokenized.
 
     Attributes:
         texts: the prompts, as given (before any truncation).
@@ -76,7 +77,7 @@ def open_prompts(
     strict: bool = False,
     batch_size: int | None = None,
 ) -> Prompts:
-    """Read prompts, draw `n` of them and tokenise them as the tokenizer does by itself.
+    """Read prompts, draw `n` of them and tokenize them as the tokenizer does by itself.
 
     `spec` is one of
 
@@ -110,8 +111,7 @@ def open_prompts(
     """
     if n is not None and n < 1:
         raise DataError(f"{n!r} prompts tell heads apart by nothing; give 1 or more, or None")
-    if batch_size is not None and batch_size < 1:
-        raise DataError(f"batch_size {batch_size!r} makes no batch; give 1 or more, or None")
+    check_batching(batch_size)
     limit = context_length(tokenizer, config, max_length)
     parts = read_prompts(str(spec), n=n, seed=seed, column=column)
     examples, notes = _examples(parts, str(spec), column)

@@ -79,6 +79,15 @@ class Rows(Brief):
         frame = self.frame.iloc[list(rows)].reset_index(drop=True)
         return Rows(frame, source or self.source, origins, self.class_names)
 
+    def sliced(self, rows: slice | None, spec: str, source: str | None = None) -> Rows:
+        """Take the rows that `FILE[0:800]` names; `spec` is for messages."""
+        if rows is None:
+            return self
+        start, stop, _ = rows.indices(len(self))
+        if start >= stop:
+            raise DataError(f"{spec!r} takes none of the {len(self)} rows of {self.source!r}")
+        return self.take(range(start, stop), source)
+
     def first_column(self, names: Iterable[str]) -> str | None:
         """Find the first of `names` that is a column."""
         return next((name for name in names if name in self.columns), None)

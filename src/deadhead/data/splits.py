@@ -110,12 +110,7 @@ def _read(spec: Spec, wanted, sizes, seed, labels) -> tuple[Found, Rows | None]:
     place, rows = split_slice(spec)
 
     def take(part: Rows) -> Rows:
-        if rows is None:
-            return part
-        start, stop, _ = rows.indices(len(part))
-        if start >= stop:
-            raise DataError(f"{spec!r} takes none of the {len(part)} rows of {part.source!r}")
-        return part.take(range(start, stop), spec)
+        return part.sliced(rows, spec, spec)
 
     path = Path(place).expanduser()
     if path.is_file():

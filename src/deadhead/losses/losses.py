@@ -162,7 +162,7 @@ def _numbers(embeds: Tensor) -> Tensor:
 
 
 def _hash(x: Tensor) -> Tensor:
-    """Mix the bits of whole numbers (the finaliser of splitmix64)."""
+    """Mix the bits of whole numbers (the finalizer of splitmix64)."""
     x = (x + 1) * -0x61C8864680B583EB
     x = (x ^ (x >> 30 & (1 << 34) - 1)) * -0x40A7B892E31B1A47
     x = (x ^ (x >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15

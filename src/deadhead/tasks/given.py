@@ -17,7 +17,7 @@ from deadhead.models.purpose import purpose_of
 from deadhead.tasks.evaluation import Evaluation
 from deadhead.tasks.opening import TaskSet, open_task
 
-# of batches, every so manieth sample is held out to compare the pruned model with the dense one
+# of batches, every fifth sample is held out to compare the pruned model with the dense one
 _COMPARED_EVERY = 5
 
 

@@ -1,4 +1,4 @@
-"""Finding lm-eval's tasks by name, and saying in one line why one cannot be had."""
+"""Finding lm-eval's tasks by name, and saying in one line why one cannot be used."""
 
 from __future__ import annotations
 
@@ -120,16 +120,16 @@ def _check_file(file: Path) -> None:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
         problem = getattr(error, "problem", None) or first_line(error)
-        raise FileFormatError(f"{str(file)!r} is not YAML:{where} {problem}; mend it") from error
+        raise FileFormatError(f"{str(file)!r} is not YAML:{where} {problem}; correct it") from error
     if not isinstance(read, dict):
         raise FileFormatError(
             f"{str(file)!r} is not a task file: it holds {type(read).__name__}, not keys and"
-            " values; mend it"
+            " values; correct it"
         )
     includes = read.get("include") or []
     for other in includes if isinstance(includes, list) else [includes]:
         if not (file.parent / str(other)).is_file():
-            raise FileFormatError(f"{str(file)!r} includes {other!r}, which is not there; mend it")
+            raise FileFormatError(f"{str(file)!r} includes {other!r}, which is missing; correct it")
 
 
 @functools.lru_cache(maxsize=4)
@@ -190,7 +190,7 @@ def _refusal(name: str, manager, error: Exception) -> DataError:
     where = f" from {str(file)!r}" if file else ""
     return FileFormatError(
         f"lm-eval task {name!r} cannot be made{where} ({type(error).__name__}: {why});"
-        " mend the task file, or its data"
+        " correct the task file, or its data"
     )
 
 

@@ -50,8 +50,8 @@ class MinimalPairsTask(BatchedTask):
         groups = [str(v) for v in rows.values(PARADIGM)] if PARADIGM in rows.columns else None
         return Examples(pairs, groups=groups, origins=rows.origins)
 
-    def tokenise(self) -> list[TokenSequence]:
-        """Tokenise the sentences of all pairs; equal ones are one sequence.
+    def tokenize(self) -> list[TokenSequence]:
+        """Tokenize the sentences of all pairs; equal ones are one sequence.
 
         So the two sides of a pair that are equal (BLiMP has one in passive_1) tie exactly, whatever
         batches they would be in.

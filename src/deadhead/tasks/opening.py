@@ -30,7 +30,7 @@ class TaskSet(Brief):
         calibration: what criteria score on and repairs fit.
         selection: what decides when to stop; None where the data has no such split.
         test: what is reported; None where nothing can be judged, as the data have no labels.
-        notes: how the rows were divided, and what was dropped for it.
+        notes: how the rows were divided, and what was removed for it.
         training: what `distill` trains on: all of what the calibration set was drawn from, or text
             of its own, disjoint from selection and test too; None: the calibration set.
         held_out: without a test set, data to compare a pruned model with the dense one on.
@@ -54,7 +54,7 @@ class TaskSet(Brief):
 
     def describe(self, *, trains: bool = False) -> str:
         """Say what came from where, a line per set; of the training set if anything is trained."""
-        judged = self.test and f"{self.test.kind}, judged by {self.test.metric}"
+        judged = f"{self.test.kind}, judged by {self.test.metric}" if self.test else ""
         roles = [*ROLES, *(["training"] if trains and self.training else [])]
         lines = [judged or "texts, judged by nothing"]
         for role in roles if judged else [*roles, "held_out"]:
@@ -102,7 +102,7 @@ def open_task(
     - a folder that `datasets` saved, or the id of a data set on the hub, `ID:CONFIG`.
 
     Without splits, the first 80% of the rows of each file calibrate and the last 20% test. The
-    three sets are then made disjoint (see `overlap.keep_disjoint`: a few shared texts are dropped,
+    three sets are then made disjoint (see `overlap.keep_disjoint`: a few shared texts are removed,
     more are refused), and only then sampled.
 
     Args:

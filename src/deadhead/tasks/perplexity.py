@@ -54,8 +54,8 @@ class PerplexityTask(BatchedTask):
         origins = [rows.origins[row] for row in kept]
         return Examples([(texts[row],) for row in kept], origins=origins)
 
-    def tokenise(self) -> list[TokenSequence]:
-        """Tokenise the texts and cut them into windows."""
+    def tokenize(self) -> list[TokenSequence]:
+        """Tokenize the texts and cut them into windows."""
         found, owners = windows(
             [text for (text,) in self.examples.texts], self.tokenizer, self.max_length
         )

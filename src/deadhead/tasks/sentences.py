@@ -37,7 +37,7 @@ class Sentences(BatchedTask):
         """Find the texts, and the labels if there are any, in rows of a table."""
         return read_texts(rows, columns, labels=True)
 
-    def tokenise(self) -> list[TokenSequence]:
+    def tokenize(self) -> list[TokenSequence]:
         """Tokenize the texts with the special tokens of the model."""
         sequences = encode(self.examples.texts, self.tokenizer, self.max_length)
         empty = next((row for row, sequence in enumerate(sequences) if not sequence.ids), None)

@@ -17,6 +17,7 @@ from deadhead.data.batching import (
     Packed,
     TokenSequence,
     causal_labels,
+    check_batching,
     context_length,
     pack,
     padding_id,
@@ -80,7 +81,7 @@ class Task(Protocol):
 
 
 class BatchedTask(ABC):
-    """Examples that are tokenised once and kept in padded batches, also on the model's device.
+    """Examples that are tokenized once and kept in padded batches, also on the model's device.
 
     The default budget is 2048 padded tokens a batch. On a CPU 256 to 1024 are about 10% faster
     (less padding, activations stay in cache) and 8192 is 50% slower; a GPU wants more, so raise
@@ -112,9 +113,7 @@ class BatchedTask(ABC):
         max_tokens: int | None = None,
         max_length: int | None = None,
     ) -> None:
-        for what, given in (("batch_size", batch_size), ("max_tokens", max_tokens)):
-            if given is not None and given < 1:
-                raise DataError(f"{what} {given!r} makes no batch; give 1 or more, or None")
+        check_batching(batch_size, max_tokens)
         self.examples = examples
         self.tokenizer = tokenizer
         self.config = config
@@ -134,8 +133,8 @@ class BatchedTask(ABC):
         """Judge a model on all examples; the model is left as found."""
 
     @abstractmethod
-    def tokenise(self) -> list[TokenSequence]:
-        """Return every sequence that `evaluate` runs; asked once."""
+    def tokenize(self) -> list[TokenSequence]:
+        """Return every sequence that `evaluate` runs; called once."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.size} examples of {brief(self.name)})"
@@ -178,7 +177,7 @@ class BatchedTask(ABC):
     @cached_property
     def sequences(self) -> list[TokenSequence]:
         """The token sequences that `evaluate` runs."""
-        return self.tokenise()
+        return self.tokenize()
 
     @cached_property
     def _packed(self) -> list[Packed]:
