@@ -16,7 +16,7 @@ from deadhead.report import (
     summary_table,
 )
 from deadhead.report.contents import cost_table
-from deadhead.report.page import data_table, provenance
+from deadhead.report.page import data_table, provenance_table
 from deadhead.report.similarity_summary import agreement_table, removed_share_table
 from deadhead.report.sweep_page import SweepSummary, sweep_table
 from deadhead.report.tables import LONG
@@ -152,7 +152,7 @@ def wide_tables(full):
         "removed": removed_share_table([RemovedShare(0.5, 0.1, 0.0, 1.0, 5, 12, 144)], LONG_NAME),
         "cost": cost_table(full),
         "data": data_table({"test": {"name": LONG_NAME, "fingerprint": "a" * 64}}),
-        "provenance": provenance({"versions": {"torch": LONG_NAME}}, {"model": LONG_NAME}),
+        "provenance": provenance_table({"versions": {"torch": LONG_NAME}}, {"model": LONG_NAME}),
     }
 
 

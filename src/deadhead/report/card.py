@@ -9,7 +9,7 @@ from typing import Any
 from deadhead.display.head_map import grid_text
 from deadhead.display.words import short_name
 from deadhead.report.contents import cost_table, run_facts
-from deadhead.report.page import data_table, provenance
+from deadhead.report.page import data_table, provenance_table
 from deadhead.report.summary import RunSummary
 from deadhead.report.tables import speed_table
 from deadhead.report.text_table import markdown_text
@@ -98,7 +98,7 @@ def _auto_class(model: dict[str, Any]) -> str:
 def _provenance(summary: RunSummary) -> str:
     facts = run_facts(summary)
     facts["model"] = _public_name(str(facts["model"])) if facts["model"] else None
-    tables = [provenance(summary.run, facts), data_table(summary.run.get("data"))]
+    tables = [provenance_table(summary.run, facts), data_table(summary.run.get("data"))]
     return "".join(f"{table.markdown()}\n" for table in tables if table)
 
 

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 4  # trees side by side
-MANY_LEAVES = 20  # beyond these, labels get small
 TOO_MANY_LEAVES = 110  # beyond these there are no labels
-LONG_LABEL = 3  # characters; longer labels of leaves stand upright
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,33 +103,24 @@ def dendrogram_figure(dendrograms: Sequence[Dendrogram], *, height: str = "Ward 
 def _draw(axes: Axes, one: Dendrogram, number: int) -> None:
     from scipy.cluster import hierarchy  # takes a second to import
 
-    n_units = len(one.labels)
+    n_units, colors = len(one.labels), one.colors()
     crowded = n_units > TOO_MANY_LEAVES
     if len(one.tree):
-        colors = one.colors()
         hierarchy.dendrogram(
             one.tree,
             ax=axes,
             labels=[label_text(name) for name in one.labels],
             no_labels=crowded,
             link_color_func=lambda node: colors.get(node, GRAY),
-            leaf_rotation=90 if n_units > MANY_LEAVES or _longest(one) > LONG_LABEL else 0,
-            leaf_font_size=8.5 if n_units <= MANY_LEAVES else 6,
         )
     else:
-        axes.set_xticks([5], one.labels, fontsize=8.5)
+        axes.set_xticks([5], one.labels)
     if one.cut_height is not None:
-        axes.axhline(
-            one.cut_height, color=INK, linestyle=(0, (5, 4)), linewidth=1, gid=f"cut-{number}"
-        )
+        gid = f"cut-{number}"
+        axes.axhline(one.cut_height, color=INK, linestyle=(0, (5, 4)), linewidth=1, gid=gid)
     if crowded:
         what = "key/value heads" if "+" in one.labels[0] else "heads"
         axes.set_xlabel(f"{n_units} {what}", fontsize=9)
     axes.tick_params(axis="x", length=0)
-    axes.tick_params(axis="y", labelsize=8.5)
     axes.spines["bottom"].set_visible(False)
     axes.set_title(label_text(one.title), fontsize=10, loc="left")
-
-
-def _longest(one: Dendrogram) -> int:
-    return max(map(len, one.labels))

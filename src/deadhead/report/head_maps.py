@@ -14,150 +14,111 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOW = 1.8  # inches; a map below this height has its color bar underneath
-LINES = {"edgecolors": "white", "linewidth": 0.6}
 LOG_SPAN = 100.0  # positive scores that differ by more than this factor get a log scale
+CELLS = {"edgecolors": "white", "linewidth": 0.6}
 
 
 def head_map_figure(scores: HeadScores | None, mask: HeadMask | None = None) -> Figure:
     """Draw the scores as blocks x heads; heads that `mask` removes are crossed out.
 
-    Dark = important. Scores that were not computed (NaN) are hatched gray. Blocks may differ in
-    their number of heads. Positive scores over more than two decades get a log scale; scores with
-    infinities, or with extremes that would hide the rest, are shown by rank. Without any scores
-    the map shows what the mask removes, and has no color bar.
+    Dark = important, hatched = not scored (NaN). Blocks may differ in their number of heads.
+    Positive scores over more than two decades get a log scale; scores with infinities, or with
+    extremes that would hide the rest, are shown by rank. Without scores there is no color bar.
 
     Raises:
         DataError: neither scores nor a mask.
         HeadError: the mask is for another model.
         MissingDependencyError: matplotlib is not installed.
     """
-    any_scores = scores is not None
-    if scores is None:
-        if mask is None:
-            raise DataError("there is nothing to map; give scores, a mask, or both")
-        scores = HeadScores(tuple(np.full(n, np.nan) for n in mask.counts), "")
-    mask = mask or HeadMask.full(scores.counts)
-    mask.check_shape(scores.counts)
-    values, exists = _padded(scores)
-    n_blocks, widest = values.shape
-    cell = float(np.clip(min(7.0 / max(widest, 1), 9.0 / max(n_blocks, 1)), 0.16, 0.42))
-    size = (max(widest * cell + 2.0, 4.6), max(n_blocks * cell + 1.3, 2.6))
-    edges = np.arange(widest + 1) - 0.5, np.arange(n_blocks + 1) - 0.5
-    with new_figure(*size) as figure:
+    if scores is None and mask is None:
+        raise DataError("there is nothing to map; give scores, a mask, or both")
+    mask = mask or HeadMask.full(scores.counts if scores else ())
+    rows = [[np.nan] * n for n in mask.counts]
+    if scores is not None:
+        mask.check_shape(scores.counts)
+        rows = scores.values
+    values = np.full((len(rows), max(mask.counts, default=0)), np.nan)
+    exists = np.zeros(values.shape, dtype=bool)
+    for block, row in enumerate(rows):
+        values[block, : len(row)], exists[block, : len(row)] = row, True
+    high, wide = values.shape
+    cell = float(np.clip(min(7.0 / max(wide, 1), 9.0 / max(high, 1)), 0.16, 0.42))  # inches
+    with new_figure(max(wide * cell + 2.0, 4.6), max(high * cell + 1.3, 2.6)) as figure:
         axes = figure.add_subplot()
-        shown, norm, label = _scale(values, name_label(scores.criterion))
+        shown, norm, label = _scale(values, name_label(scores.criterion if scores else ""))
         cells = np.ma.masked_invalid(shown)
-        mesh = axes.pcolormesh(*edges, cells, cmap="YlGnBu", norm=norm, gid="scores", **LINES)
-        keys = _cross_out(axes, mask, mesh, cell)
-        keys += _mark_unscored(axes, edges, exists & np.isnan(values), hatched=any_scores)
-        if keys:
-            place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2}
-            axes.legend(handles=keys, frameon=False, fontsize=9.5, borderaxespad=0.2, **place)
-        _label_axes(axes, n_blocks, widest, cell)
-        if any_scores:
-            _draw_bar(axes, mesh, label, values.shape, cell)
+        mesh = axes.pcolormesh(cells, cmap="YlGnBu", norm=norm, gid="scores", **CELLS)
+        _cross_out(axes, mask, cell)
+        _mark_unscored(axes, exists & np.isnan(values), hatched=scores is not None)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
+        _label_axes(axes)
+        if scores is not None:
+            low = high * cell < 1.8  # inches: no room for a scale beside it
+            place: dict[str, Any] = {"location": "bottom", "aspect": 40}
+            place = place if low else {"cax": axes.inset_axes((1.03, 0, 0.03, 1))}
+            figure.colorbar(mesh, ax=axes, label=label, **place).outline.set_visible(False)
     return figure
 
 
-def _mark_unscored(axes: Axes, edges: Any, where: np.ndarray, *, hatched: bool) -> list[Any]:
-    """Gray out heads without a score; return what to put in the legend."""
+def _cross_out(axes: Axes, mask: HeadMask, cell: float) -> None:
+    """Put one cross on every removed head, dark with a pale rim: visible on any shade."""
+    from matplotlib.patheffects import withStroke
+
+    if not (removed := mask.dropped):
+        return
+    width = max(0.8, 4.2 * cell)
+    axes.scatter(
+        [head.index + 0.5 for head in removed],
+        [head.block + 0.5 for head in removed],
+        marker="x",
+        s=(72 * cell * 0.5) ** 2,
+        linewidths=width,
+        c=INK,
+        path_effects=[withStroke(linewidth=2.2 * width, foreground="white")],
+        zorder=3,  # also above heads without a score
+        label=f"removed ({len(removed)} of {mask.n_heads})",
+        gid="removed",
+    )
+
+
+def _mark_unscored(axes: Axes, where: np.ndarray, *, hatched: bool) -> None:
     from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
 
-    if not where.any():
-        return []
-    cells, hatch = np.ma.masked_where(~where, np.zeros(where.shape)), "////" if hatched else None
-    axes.pcolor(*edges, cells, cmap=ListedColormap([PALE]), hatch=hatch, gid="not-scored", **LINES)
-    if not hatched:
-        return []
-    return [Patch(facecolor=PALE, edgecolor="white", hatch=hatch, label="not scored")]
-
-
-def _draw_bar(axes: Axes, mesh: Any, label: str, shape: tuple[int, ...], cell: float) -> None:
-    n_blocks, widest = shape
-    if n_blocks * cell < LOW:
-        bar = axes.figure.colorbar(mesh, ax=axes, label=label, location="bottom", aspect=40)
-    else:  # as high as the map, at any shape
-        inch = 1 / (max(widest, 1) * cell)
-        bar_axes = axes.inset_axes((1 + 0.15 * inch, 0, 0.16 * inch, 1))
-        bar = axes.figure.colorbar(mesh, cax=bar_axes, label=label)
-    bar.outline.set_visible(False)
-
-
-def _padded(scores: HeadScores) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scores, and where there is a head; both (blocks, widest block)."""
-    out = np.full((len(scores.counts), max(scores.counts, default=0)), np.nan)
-    exists = np.zeros(out.shape, dtype=bool)
-    for block, row in enumerate(scores.values):
-        out[block, : len(row)], exists[block, : len(row)] = row, True
-    return out, exists
+    if where.any():
+        cells, hatch = np.ma.masked_where(~where, where), "////" if hatched else None
+        gray = {"cmap": ListedColormap([PALE]), "hatch": hatch, "gid": "not-scored"}
+        axes.pcolor(cells, **gray, **CELLS)
+        if hatched:
+            axes.bar(0, 0, color=PALE, edgecolor="white", hatch=hatch, label="not scored")
 
 
 def _scale(values: np.ndarray, criterion: str) -> tuple[np.ndarray, Any, str]:
     """Return what to color by, the norm, and the label of the color bar."""
     from matplotlib.colors import LogNorm, Normalize
+    from scipy.stats import rankdata  # takes a second to import
 
     known = values[~np.isnan(values)]
-    finite = known[np.isfinite(known)]
-    if not finite.size:
-        return _ranks(values), Normalize(0, 1), f"rank by {criterion}"
-    low, high = float(finite.min()), float(finite.max())
-    if finite.size == known.size:
+    low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
+    if known.size and np.isfinite([low, high]).all():
         if low > 0 and high > LOG_SPAN * low:
             return values, LogNorm(low, high), f"{criterion} (log scale)"
         # the middle half in one hundredth of the range: a linear scale would show two colors
-        middle = float(np.subtract(*np.quantile(finite, [0.75, 0.25])))
+        middle = float(np.subtract(*np.quantile(known, [0.75, 0.25])))
         if high == low or middle * LOG_SPAN > high - low:
             return values, Normalize(low, high if high > low else low + 1), criterion
-    return _ranks(values), Normalize(0, max(known.size - 1, 1)), f"rank by {criterion} (0 = least)"
+    ranks = rankdata(values, nan_policy="omit").reshape(values.shape) - 1  # ties share the mean
+    return ranks, Normalize(0, max(known.size - 1, 1)), f"rank by {criterion} (0 = least)"
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Rank the values that are not NaN, 0 = lowest; equal values share the mean rank."""
-    from scipy.stats import rankdata  # takes a second to import
-
-    return rankdata(values, nan_policy="omit").reshape(values.shape) - 1
-
-
-def _cross_out(axes: Axes, mask: HeadMask, mesh: Any, cell: float) -> list[Any]:
-    """Put one cross on every removed head, dark on pale cells and pale on dark ones.
-
-    Returns what to put in the legend.
-    """
-    from matplotlib.lines import Line2D
-
-    removed = mask.dropped
-    if not removed:
-        return []
-    colors = mesh.to_rgba(mesh.get_array()).reshape(*mesh.get_array().shape, 4)
-    # a cell without a score is clear: what is below it is pale
-    luminance = [float(colors[h] @ (0.299, 0.587, 0.114, -1)) + 1 for h in removed]
-    axes.scatter(
-        [h.index for h in removed],
-        [h.block for h in removed],
-        marker="x",
-        s=(72 * cell * 0.5) ** 2,
-        linewidths=max(0.8, 4.2 * cell),
-        c=[INK if light > 0.5 else "white" for light in luminance],
-        zorder=3,  # also above heads without a score
-        gid="removed",
-    )
-    label = f"removed ({len(removed)} of {mask.n_heads})"
-    return [Line2D([], [], color=INK, marker="x", linestyle="none", label=label)]
-
-
-def _label_axes(axes: Axes, n_blocks: int, widest: int, cell: float) -> None:
-    from matplotlib.ticker import MaxNLocator
+def _label_axes(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, IndexLocator
 
     axes.set_aspect("equal")
-    axes.set_xlim(-0.5, widest - 0.5)
-    axes.set_ylim(n_blocks - 0.5, -0.5)  # block 0 on top, as in the text grid
+    axes.invert_yaxis()  # block 0 on top, as in the text grid
     axes.set_xlabel("head")
     axes.set_ylabel("block")
-    for axis, count in ((axes.xaxis, widest), (axes.yaxis, n_blocks)):
-        if count * cell <= 7 and cell >= 0.25:
-            axis.set_ticks(range(count))
-        else:
-            axis.set_major_locator(MaxNLocator(12, integer=True))
+    for axis, count in ((axes.xaxis, axes.get_xlim()[1]), (axes.yaxis, axes.get_ylim()[0])):
+        axis.set_major_locator(IndexLocator(max(1, round(count / 16)), 0.5))
+        axis.set_major_formatter(FuncFormatter(lambda at, _: str(int(at))))
     hide_frame(axes)

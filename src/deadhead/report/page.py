@@ -160,10 +160,10 @@ def add_provenance(page: Page, run: Mapping[str, Any], facts: Mapping[str, Any])
         Listing(str(command)) if command else "The command was not recorded.",
         data_table(run.get("data")) or "Data fingerprints were not recorded.",
     )
-    page.section("Provenance", provenance(run, facts))
+    page.section("Provenance", provenance_table(run, facts))
 
 
-def provenance(run: Mapping[str, Any], facts: Mapping[str, Any]) -> TextTable:
+def provenance_table(run: Mapping[str, Any], facts: Mapping[str, Any]) -> TextTable:
     """List what identifies a run; what is not known is left out."""
     versions, seconds = _mapping(run.get("versions")), run.get("seconds")
     known = {

@@ -86,7 +86,7 @@ class RunSummary(Brief):
     def interval(self, which: str) -> tuple[float, float] | None:
         """Return the 95% interval of `dense` or `pruned`, if there is one."""
         ends = (self.evaluation.get("interval") or {}).get(which)
-        return (_float(ends[0]), _float(ends[1])) if ends else None
+        return (_known(ends[0]), _known(ends[1])) if ends else None
 
     def _evaluated(self, which: str, otherwise: float) -> float:
         value = (self.evaluation.get(which) or {}).get(self.trajectory.metric)
@@ -115,17 +115,18 @@ class RunSummary(Brief):
             FileFormatError: the data is not a run summary.
         """
         try:
+            explanation = data.get("explanation")  # older runs have none
             return cls(
                 title=data["title"],
                 trajectory=Trajectory.from_json(data["trajectory"]),
                 scores=None if data["scores"] is None else HeadScores.from_json(data["scores"]),
                 plan=PruningPlan.from_json(data["plan"]),
                 model=dict(data["model"]),
-                speed=[SpeedRow(**_numbers(row)) for row in data["speed"]],
+                speed=[SpeedRow(**{k: _known(v) for k, v in row.items()}) for row in data["speed"]],
                 evaluation=dict(data["evaluation"]),
-                random=_baseline(data["random"]) if data["random"] else None,
+                random=RandomBaseline.from_json(data["random"]) if data["random"] else None,
                 run=dict(data["run"]),
-                explanation=_explanation(data.get("explanation")),
+                explanation=Explanation.from_json(explanation) if explanation else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise FileFormatError(
@@ -133,21 +134,9 @@ class RunSummary(Brief):
             ) from error
 
 
-def _baseline(data: Mapping[str, Any]) -> RandomBaseline:
-    values = [[_float(x) for x in row] for row in data["values"]]  # null was NaN
-    return RandomBaseline.from_json({**data, "values": values})
-
-
-def _explanation(data: Mapping[str, Any] | None) -> Explanation | None:
-    return None if data is None else Explanation.from_json(data)  # older runs have none
-
-
-def _float(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _float(x) if x is None else x for name, x in row.items()}
+def _known(value: Any) -> Any:
+    """Return a value of a JSON file, where null was NaN."""
+    return float("nan") if value is None else value
 
 
 def _plain(value: Any) -> Any:

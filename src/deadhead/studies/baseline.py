@@ -77,7 +77,7 @@ class RandomBaseline(Brief):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RandomBaseline:
         """Read what `to_json` returned."""
-        values = tuple(tuple(row) for row in data["values"])
+        values = tuple(map(tuple, np.array(data["values"], dtype=float).tolist()))  # null: NaN
         return cls(tuple(data["sparsity"]), values, data["seed"])
 
 
