@@ -62,10 +62,9 @@ def run_lm_eval(
         num_fewshot: solved examples before each question; None leaves it to the task. Tasks whose
             file says 0 keep 0.
         limit: documents per task (int), or a fraction of them (float below 1); for trials.
-        batch_size: requests per batch. `auto` leaves the search to lm-eval on a GPU; on a CPU,
-            where it only ends when memory does, it is the number up to 16 whose logits over the
-            whole context take no more than 1 GiB, and 1 if there is none: give a number for short
-            requests to a model with a long context. Numbers can differ in the last bits by it.
+        batch_size: requests per batch. `auto` leaves the search to lm-eval on a GPU; on a CPU it is
+            at most 16, with logits over the whole context of at most 1 GiB. Numbers can differ in
+            the last bits by it.
         device: moves the model there, for good; None leaves it where it is.
         seed: of lm-eval's four generators, as its `--seed`; few-shot examples depend on it.
         trust_remote_code: passed on to lm-eval; the model is loaded already, and code that comes
@@ -73,12 +72,6 @@ def run_lm_eval(
 
     Returns:
         What lm-eval's own command writes as JSON: results, configs, versions, n-shot, config, ...
-
-    Raises:
-        MissingDependencyError: lm-eval is not installed.
-        UnknownNameError: a task is not known.
-        DataError: a data set cannot be loaded, the model or an option does not fit.
-        FileFormatError: a task file is broken.
 
     Source: github.com/EleutherAI/lm-evaluation-harness, `simple_evaluate` on `HFLM`.
 
@@ -154,9 +147,8 @@ def members(name: str, results: Mapping[str, Any]) -> tuple[str, ...]:
 def interval(metric: str, value: float, error: float | None) -> tuple[float, float]:
     """Bound a value by 1.96 standard errors either way: 95% if errors are normal.
 
-    Of an accuracy or an exact match, which are fractions, the bounds are clipped to [0, 1]; of
-    other metrics they are not. (No Wilson interval: groups have a standard error, but no one
-    number of answers.) Near 0 and 1 it is too narrow: with all answers right its width is 0.
+    The bounds of an accuracy or an exact match are clipped to [0, 1]. Near 0 and 1 the interval is
+    too narrow: with all answers right its width is 0.
 
     Shape: (low, high); NaN without a standard error.
     Unit: the metric's.

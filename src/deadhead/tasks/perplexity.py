@@ -11,7 +11,7 @@ from deadhead.data.batching import TokenSequence
 from deadhead.data.encoding import windows
 from deadhead.data.examples import Examples
 from deadhead.data.rows import Columns, Rows
-from deadhead.data.texts import TEXT_COLUMNS
+from deadhead.data.texts import TEXT_COLUMNS, read_texts
 from deadhead.errors import DataError
 from deadhead.tasks.evaluation import Evaluation
 from deadhead.tasks.likelihood import refuse_other_models, sequence_losses
@@ -47,12 +47,7 @@ class PerplexityTask(BatchedTask):
                 f"task kind 'perplexity' does not fit {rows.source!r}: no text among its columns"
                 f" {', '.join(rows.columns)}; name it with text_column"
             )
-        texts = rows.texts(column)
-        kept = [row for row, text in enumerate(texts) if text.strip()]
-        if not kept:
-            raise DataError(f"all {len(rows)} texts of {rows.source!r} are blank; give some text")
-        origins = [rows.origins[row] for row in kept]
-        return Examples([(texts[row],) for row in kept], origins=origins)
+        return read_texts(rows, Columns(column))
 
     def tokenize(self) -> list[TokenSequence]:
         """Tokenize the texts and cut them into windows."""
