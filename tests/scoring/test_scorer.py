@@ -8,7 +8,7 @@ import torch
 
 from deadhead import HeadModel, score, score_all
 from deadhead.criteria import CRITERIA
-from deadhead.errors import DataError, ScoreError
+from deadhead.errors import DataError, DeadheadError, ScoreError
 from deadhead.scoring import Scorer, ScorerGroup
 from deadhead.scoring.shared import SharedPass
 from deadhead.scoring.spec import CriterionSpec
@@ -135,8 +135,8 @@ def test_a_loss_that_is_averaged_is_refused_also_for_a_batch_of_one():
 
 @pytest.mark.parametrize("name", ("reconstruction", "reconstruction:weight=none", "output_norm"))
 def test_no_data_is_refused(name):
-    for nothing in (None, []):
-        with pytest.raises(DataError, match="there are no calibration samples"):
+    for nothing, message in ((None, "there are no calibration samples"), ([], "data are empty")):
+        with pytest.raises(DataError, match=message):
             score(make("bert"), nothing, name)
 
 
@@ -147,3 +147,24 @@ def test_labels_are_named_after_the_loss_that_needs_none_in_company_too():
         score_all(make("bert"), [inputs], ["reconstruction", "taylor"])
     found = score_all(make("bert"), [inputs], ["reconstruction", "gradient_norm"])
     assert {s.provenance["loss"] for s in found.values()} == {"kl"}
+
+
+def test_data_and_masks_are_what_a_person_holds():
+    model, mask = make("bert"), HeadModel(make("bert")).mask.drop((0, 1), (2, 3))
+    batches = [batch(), batch(seed=2)]
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)
+    expected = score(model, batches, "output_norm", mask=mask)
+    for data, given in (
+        (loader, mask),
+        (iter(batches), [(0, 1), "2.3"]),
+        (batches, ["0.1", (2, 3)]),
+    ):
+        scores = score(model, data, "output_norm", mask=given)
+        np.testing.assert_array_equal(np.stack(scores.values), np.stack(expected.values))
+
+
+@pytest.mark.parametrize("data", ("no-such-file", 5, [1, 2], {"a": 1}))
+def test_other_data_are_refused_in_one_line(data):
+    with pytest.raises(DeadheadError) as caught:
+        score(make("bert"), data, "taylor")
+    assert "\n" not in str(caught.value)

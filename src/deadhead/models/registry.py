@@ -50,7 +50,9 @@ class Registry(Mapping[str, T]):
         if name not in self:
             raise unknown_name(self.kind, name, self)
         if name not in self._entries:
+            before = dict(self._entries)
             import_module(self._modules[name])
+            self._entries |= before  # what a caller registered in place of our own stays
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

@@ -20,6 +20,7 @@ from deadhead.models.heads import HeadModel
 from deadhead.models.observation import Observation
 from deadhead.scoring.not_finite import where_not_finite
 from deadhead.scoring.passes import Backward, run_batch
+from deadhead.surgery.plans import as_view
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def diagnose(
     Raises:
         DataError: there is no data.
     """
-    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    view = as_view(model)
     chosen = loss_named(loss or "logit_norm")
     recorder = _Recorder(view)
     seen = 0

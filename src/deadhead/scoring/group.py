@@ -14,6 +14,7 @@ from deadhead.scoring.observe import PassSettings
 from deadhead.scoring.scorer import Scorer
 from deadhead.scoring.shared import SharedPass
 from deadhead.scoring.spec import CriterionSpec
+from deadhead.surgery.plans import as_view
 
 
 class ScorerGroup:
@@ -48,7 +49,7 @@ class ScorerGroup:
         strict: bool = False,
         on_batch: Callable[[], None] | None = None,
     ):
-        self.view = model if isinstance(model, HeadModel) else HeadModel(model)
+        self.view = as_view(model)
         self._loss = loss
         self._settings = PassSettings(seed=seed, strict=strict, on_batch=on_batch)
         self._batches = list(data)

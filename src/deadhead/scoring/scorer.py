@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,11 @@ from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.options.choices import CriterionName
+from deadhead.options.choices import Loss as LossName
 from deadhead.scoring.observe import PassSettings
 from deadhead.scoring.shared import SharedPass, in_original_order, notes_of
 from deadhead.scoring.spec import CriterionSpec
+from deadhead.surgery.plans import PlanLike, as_mask, as_view
 from deadhead.types import Head, HeadMask, HeadScores
 
 MASKS_PER_PASS = 8  # whose errors a criterion that needs trials computes together
@@ -24,24 +27,33 @@ MASKS_PER_PASS = 8  # whose errors a criterion that needs trials computes togeth
 
 def score(
     model: nn.Module | HeadModel,
-    data: Iterable[Batch] | None,
+    data: Any,
     criterion: CriterionName | str,
     *,
-    mask: HeadMask | None = None,
-    loss: str | Loss | None = None,
+    tokenizer: Any = None,
+    mask: PlanLike | None = None,
+    loss: LossName | Loss | None = None,
     seed: int = 0,
 ) -> HeadScores:
-    """Score the heads of a model by one criterion; see `score_all`."""
-    return score_all(model, data, [criterion], mask=mask, loss=loss, seed=seed)[criterion]
+    """Score the heads of a model by one criterion; see `score_all`.
+
+    Example:
+        >>> score(model, ["a text", "another"], "taylor", tokenizer=tokenizer)  # doctest: +SKIP
+    """
+    scores = score_all(
+        model, data, [criterion], tokenizer=tokenizer, mask=mask, loss=loss, seed=seed
+    )
+    return scores[criterion]
 
 
 def score_all(
     model: nn.Module | HeadModel,
-    data: Iterable[Batch] | None,
+    data: Any,
     criteria: Sequence[CriterionName | str],
     *,
-    mask: HeadMask | None = None,
-    loss: str | Loss | None = None,
+    tokenizer: Any = None,
+    mask: PlanLike | None = None,
+    loss: LossName | Loss | None = None,
     seed: int = 0,
     on_batch: Callable[[], None] | None = None,
 ) -> dict[str, HeadScores]:
@@ -53,12 +65,14 @@ def score_all(
 
     Args:
         model: the model; comes back exactly as it was.
-        data: batches of `input_ids`, `attention_mask`, perhaps `labels`; None if no criterion
-            looks at data.
+        data: texts, a data set, batches or a task: see `data.given.as_batches`; all of it is used.
+            None if no criterion uses data.
         criteria: names, with options: `gradient_norm`, `attention_entropy:normalized=true`; or
             several joined by `+`, whose ranks are averaged: `taylor+magnitude`.
-        mask: heads it drops are masked while scoring, and their scores are NaN.
-        loss: `kl`, `logit_norm`, `task`, or a callable `(model, outputs, batch) -> (batch,)`.
+        tokenizer: the model's; batches and tasks need none.
+        mask: a mask, or a list of heads to drop: `[(3, 7), "4.0"]`; these heads are masked while
+            scoring, and their scores are NaN.
+        loss: a name, or a callable `(model, outputs, batch) -> (batch,)`.
         seed: for criteria that draw.
         on_batch: called after every batch, for progress.
 
@@ -72,8 +86,14 @@ def score_all(
         ScoreError: something is not finite; names head and batch.
     """
     specs = [CriterionSpec.parse(criterion) for criterion in criteria]
+    view = as_view(model)
+    if data is not None and any(spec.uses_data for spec in specs):
+        from deadhead.data.given import as_batches  # loads readers of every kind of data
+
+        data = as_batches(data, view.model, tokenizer, size=None)
     settings = PassSettings(seed=seed, on_batch=on_batch)
-    return SharedPass(model, data, specs, loss=loss, settings=settings).scores(specs, mask)
+    shared = SharedPass(view, data, specs, loss=loss, settings=settings)
+    return shared.scores(specs, None if mask is None else as_mask(view, mask))
 
 
 class Scorer:

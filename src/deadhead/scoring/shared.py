@@ -17,6 +17,7 @@ from deadhead.moments import Moments
 from deadhead.scoring.observe import PassResult, PassSettings, observe_all, shared_loss
 from deadhead.scoring.passes import check_value
 from deadhead.scoring.spec import CriterionPart, CriterionSpec
+from deadhead.surgery.plans import as_view
 from deadhead.types import HeadMask, HeadScores
 
 
@@ -45,7 +46,7 @@ class SharedPass:
         moments: bool = False,
         settings: PassSettings | None = None,
     ):
-        self.view = model if isinstance(model, HeadModel) else HeadModel(model)
+        self.view = as_view(model)
         self.data = list(data) if isinstance(data, Iterator) else data  # used more than once
         self.specs = tuple(specs)
         self.settings = settings or PassSettings()

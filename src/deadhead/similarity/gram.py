@@ -15,6 +15,7 @@ from deadhead.display.brief import Brief
 from deadhead.errors import DataError, ScoreError, unknown_name
 from deadhead.models.heads import HeadModel
 from deadhead.models.maps import hook_maps
+from deadhead.surgery.plans import as_view
 from deadhead.types import Head
 
 SCOPES = ("global", "per_block")
@@ -82,7 +83,7 @@ def head_grams(
     for kind, given, known in (("scope", scope, SCOPES), ("first_token", first_token, FIRST_TOKEN)):
         if given not in known:
             raise unknown_name(kind, given, known)
-    view = model if isinstance(model, HeadModel) else HeadModel(model)
+    view = as_view(model)
     base = getattr(view.model, "base_model", view.model)
     grams = (_Global if scope == "global" else _PerBlock)(view, first_token, include_padding)
     prompts = tokens = longest = 0

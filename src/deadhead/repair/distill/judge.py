@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.data.inputs import Batch
+from deadhead.models.modes import eval_mode
 from deadhead.repair.distill.loss import Distance
 from deadhead.repair.distill.state import copies
 from deadhead.tasks import Task
@@ -34,14 +35,8 @@ class Judge:
 
     def __call__(self, model: nn.Module) -> float:
         """Judge a model without gradients; it is left as found."""
-        training = [module for module in model.modules() if module.training]
-        try:
-            model.eval()
-            with torch.no_grad():
-                return float(self.measure(model))
-        finally:
-            for module in training:
-                module.training = True
+        with eval_mode(model), torch.no_grad():
+            return float(self.measure(model))
 
     def better(self, new: float, old: float) -> bool:
         """Whether a value is better than another; NaN is worse than anything."""
