@@ -60,7 +60,7 @@ WRONG_NUMBERS = [
     *((with_option("--heads", h), f"{h!r} is not an amount of heads") for h in ("abc", "", "5 %x")),
     (with_option("--heads", "1000"), "1000 heads were asked for, but the model has 24"),
     (with_option("--heads", "5", "--scope", "per_block"), "ask for 4 or 8, or change the rules"),
-    (with_option("--keep-at-least", "6"), "4 of 24 heads cannot .*nothing may go: change"),
+    (with_option("--keep-at-least", "6"), "4 of 24 heads cannot .*no head can be removed: change"),
     (with_option("--keep-at-least", "-1"), "keep_at_least is -1; give 0 or more"),
     (with_option("--per-step", "0"), "'0' is not an amount of heads: write 1% to"),
     (with_option("--per-step", "1000"), "1000 heads were asked for, but the model has 24"),
@@ -215,7 +215,7 @@ def test_half_a_group_cannot_be_cut(deadhead, tmp_path, llama):
     assert 'keep both, remove both, or choose gqa="ungroup"' in line
     data = ("-t", "bundled:agreement", "--calibration-size", "8", "--heads", "4", "-o", "out")
     line = deadhead("prune", "llama", *data, "--no-speed").refused()
-    assert "4 of 18 heads cannot be dropped with scope='global', gqa='whole_groups'" in line
+    assert "4 of 18 heads cannot be removed with scope='global', gqa='whole_groups'" in line
     assert "ask for 3 or 6" in line
     assert {p.name for p in tmp_path.iterdir()} == {"llama", "plan.json"}
 

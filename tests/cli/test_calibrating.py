@@ -82,7 +82,7 @@ BUDGETS = [
     (("--budget", "kv_bytes=50%"), "BertForSequenceClassification keeps no keys and values"),
     (("--budget", "flops=90%", "--heads", "3"), "--heads and --budget both say where to end"),
     (("--budget", "latency=90%", "-s", "search"), "is met step by step"),
-    (("--heads", "5%", "--scope", "per_block"), "1 of 24 heads cannot be dropped with"),
+    (("--heads", "5%", "--scope", "per_block"), "1 of 24 heads cannot be removed with"),
 ]
 
 
@@ -106,10 +106,10 @@ def test_a_latency_that_cannot_be_had_leaves_no_run_behind(deadhead, no_figures,
 def test_fewer_heads_than_were_asked_for_are_said_to_be(deadhead, no_figures, tmp_path):
     asked = ("--calibration", "plain.txt", "--heads", "90%", "--keep-at-least", "3")
     found = deadhead("plan", MODEL, *asked, "-c", "magnitude", "-s", "one_shot")
-    words = "90% of the heads were asked for (22); scope='global'"
+    words = "90% of the heads are 22; scope='global'"
     assert words in " ".join(found.err.split())
     judged = ("--test", "bundled:sentiment", "--test-size", "16", "--no-speed", "-o", "out")
     found = deadhead("prune", MODEL, *asked, *judged, "-c", "magnitude", "-s", "one_shot")
-    assert "keep_at_least=3 let 12 of 24 go" in " ".join(found.err.split())
+    assert "keep_at_least=3 allow 12 of 24 to be removed" in " ".join(found.err.split())
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert any(words in note for note in run["run"]["notes"])

@@ -158,8 +158,8 @@ def test_a_loss_that_is_not_finite_names_batch_and_head():
 
 
 def test_no_data_and_options_are_refused():
-    for data in (None, []):
-        with pytest.raises(DataError, match="there are no calibration samples"):
+    for data, message in ((None, "there are no calibration samples"), ([], "the data are empty")):
+        with pytest.raises(DataError, match=message):
             score(make("bert"), data, "ablation")
     with pytest.raises(UnknownNameError, match="has no options"):
         score(make("bert"), DATA, "ablation:x=1")

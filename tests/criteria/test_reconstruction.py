@@ -187,10 +187,10 @@ def test_options_that_mean_nothing_are_refused(options, error, message):
 
 
 def test_data_that_says_nothing_is_refused():
-    with pytest.raises(DataError, match="there are no calibration samples"):
+    with pytest.raises(DataError, match="the data are empty"):
         score(make("bert"), [], "reconstruction")
     for name in NAMES:
-        with pytest.raises(ScoreError, match="every block put out the same for every token"):
+        with pytest.raises(ScoreError, match="every block give the same output for every token"):
             score(make("bert"), [batch((1,))], name)
 
 
@@ -226,20 +226,20 @@ def test_a_block_that_says_nothing_scores_nothing_and_the_rest_goes_on(model_typ
 
 
 def fits_of(scorer, mask):
-    return fit(scorer.view, PruningPlan(mask), scorer.moments, "bias")
+    return fit(scorer.view, PruningPlan(mask, repair="bias"), scorer.moments)
 
 
 def test_a_block_that_says_nothing_is_told_or_refused():
     scorers = ScorerGroup(constant_block(2), [batch(LENGTHS)], ["reconstruction", "magnitude"])
     (note,) = scorers.of("reconstruction").notes
-    assert "heads of block 2 put out the same for every calibration token and score 0" in note
+    assert "heads of block 2 give the same output for every calibration token and score 0" in note
     assert scorers.of("reconstruction")().provenance["notes"] == [note]
     assert "notes" not in scorers.of("magnitude")().provenance
     assert scorers.of("magnitude").notes == []
     strict = Scorer(constant_block(2), [batch(LENGTHS)], "reconstruction", strict=True)
     for _ in range(2):
         with pytest.raises(
-            DataError, match=r"block 2 put out the same .* without strict$"
+            DataError, match=r"block 2 give the same output .* without strict$"
         ) as error:
             strict()
         assert "\n" not in str(error.value)

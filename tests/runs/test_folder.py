@@ -139,7 +139,7 @@ def test_a_model_with_blocks_without_heads_runs_and_can_lose_the_rest(no_figures
     )
     assert run_prune(rest).plan.mask.n_kept == 0
     none = replace(rest, output=tmp_path / "none", model=ModelSettings(str(rest.output / "model")))
-    with pytest.raises(BudgetError, match=r"24 are gone already, and count.*nothing may go"):
+    with pytest.raises(BudgetError, match=r"24 are removed already.*no head can be"):
         run_prune(none)
 
 

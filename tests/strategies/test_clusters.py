@@ -121,7 +121,7 @@ def test_shared_keys_and_values_are_grouped_as_they_can_be_copied():
     other = make("llama", "causal_lm")
     fold_(other, whole)
     assert HeadModel(other).kv_bytes_per_token() == cache / 2
-    with pytest.raises(BudgetError, match="cannot be dropped"):
+    with pytest.raises(BudgetError, match="cannot be removed"):
         chosen(make("llama", "causal_lm"), 4, unit="kv")
 
 

@@ -100,7 +100,7 @@ def test_the_objective_can_be_the_calibration_loss(model_type):
 
 def test_the_loss_of_masks_needs_data_first():
     view = HeadModel(make("bert"))
-    with pytest.raises(ScoreError, match="has looked at no data yet; score first"):
+    with pytest.raises(ScoreError, match="has seen no data yet; score first"):
         make_criterion("ablation", view).errors_of([view.mask])
 
 

@@ -16,9 +16,8 @@ from deadhead.types import HeadMask
 class Ablation:
     """Score heads by the mean over samples of `loss_i(without h) - loss_i(all heads)`.
 
-    With a mask, `all` are the heads that it keeps. Scores below 0 are heads that do harm. The error
-    of a whole mask is the mean loss under it: `search` with this criterion looks for the mask with
-    the smallest calibration loss.
+    With a mask, `all` are the heads that it keeps. A head with a score below 0 does harm. The error
+    of a whole mask is the mean loss under it, which `search` minimizes.
 
     Shape: one score per (block, head).
     Unit: of the loss (nats); higher = more important.
@@ -50,15 +49,9 @@ class Ablation:
         return self._scores
 
     def errors_of(self, masks: Sequence[HeadMask]) -> list[float]:
-        """Return the mean losses under masks.
-
-        Cost: a forward pass, and part of one per mask.
-
-        Raises:
-            ScoreError: it has looked at no data yet.
-        """
+        """Return the mean losses under masks. Cost: a forward pass, and part of one per mask."""
         if self._trials is None:
-            raise ScoreError("ablation has looked at no data yet; score first")
+            raise ScoreError("ablation has seen no data yet; score first")
         new = [mask for mask in dict.fromkeys(masks) if mask not in self._errors]
         if new:
             self._errors |= dict(zip(new, self._trials.losses(new).tolist(), strict=True))

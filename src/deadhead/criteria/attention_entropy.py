@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from deadhead.criteria.base import SampleMean, register_criterion
+from deadhead.criteria.base import MeanCriterion, keys_seen, register_criterion
 from deadhead.models.heads import HeadModel
 
 
 @register_criterion("attention_entropy", needs=("maps",))
-class AttentionEntropy:
+class AttentionEntropy(MeanCriterion):
     """Score heads by minus the mean entropy of their attention rows.
 
     Shape: one score per (block, head); shared blocks: mean over their applications.
@@ -30,7 +29,7 @@ class AttentionEntropy:
 
     def __init__(self, view: HeadModel, normalized: bool = False):
         self.normalized = normalized
-        self.mean = SampleMean(view, "attention_entropy")
+        super().__init__(view)
 
     def observe_maps(
         self,
@@ -43,21 +42,9 @@ class AttentionEntropy:
     ) -> None:
         """Add some samples of one block; `valid` is (samples of the batch, tokens)."""
         entropy = -torch.special.xlogy(maps, maps).sum(-1)  # (rows, heads, query)
-        counts = valid[rows]
+        counted = valid[rows]
         if self.normalized:
-            keys = counts.sum(1)[:, None].expand_as(counts) if visible is None else _keys(visible)
-            counts = counts & (keys > 1)
+            keys = keys_seen(counted, visible)
+            counted = counted & (keys > 1)
             entropy = entropy / keys.clamp(min=2).to(entropy.dtype).log()[:, None]
-        weight = counts[:, None].to(entropy.dtype)
-        queries = weight.sum(-1)
-        seen = queries[:, 0] > 0
-        mean = entropy.masked_fill(weight == 0, 0).sum(-1) / queries.clamp(min=1)
-        self.mean.add(block, -mean[seen], batch)
-
-    def scores(self) -> list[np.ndarray]:
-        """Return minus the mean entropies."""
-        return self.mean.value()
-
-
-def _keys(visible: Tensor) -> Tensor:
-    return visible[:, 0].sum(-1)  # (rows or 1, query)
+        self.add_queries(block, -entropy, counted, batch)

@@ -17,7 +17,6 @@ from deadhead.types import Head, HeadMask
 
 if TYPE_CHECKING:
     from deadhead.models.heads import HeadModel
-    from deadhead.models.observation import Observation
     from deadhead.moments import Moments
 
 Need = Literal[
@@ -30,8 +29,7 @@ class Observer(Protocol):
 
     Attributes:
         name: for messages.
-        needs: what it looks at: nothing (weights only), `gates`, `projections`,
-            `output_gradients`, `heads`, `maps`, `moments` or `trials`.
+        needs: what it looks at; nothing: the weights only.
         loss: the loss that it differentiates if the caller names none; None: no gradient.
     """
 
@@ -41,18 +39,10 @@ class Observer(Protocol):
 
 
 class Criterion(Observer, Protocol):
-    """A way to score heads. What else a criterion can do is one of the protocols below."""
+    """A way to score heads. What else it can do is one of the protocols below."""
 
     def scores(self) -> list[np.ndarray]:
         """Return one float64 array per block, for the heads there now; higher = more important."""
-        ...
-
-
-class ObservesGradients(Observer, Protocol):
-    """Needs `gates`, `projections` or `output_gradients`."""
-
-    def observe(self, seen: Observation) -> None:
-        """Add the gradients of one batch."""
         ...
 
 
@@ -151,7 +141,7 @@ class HasGroupErrors(Protocol):
 
 @runtime_checkable
 class CanRescore(Protocol):
-    """Can take a pass over a masked and repaired model for its pass."""
+    """Can use a pass over a masked and repaired model instead of the dense one."""
 
     def rescore_with(self, mask: HeadMask, weights: Mapping[int, Tensor]) -> None:
         """Say, before the pass, how the model is masked and which output projections differ."""
@@ -160,22 +150,18 @@ class CanRescore(Protocol):
 
 @runtime_checkable
 class HasNotes(Protocol):
-    """Has warnings about the data for the user."""
+    """Has warnings about the data for the user, a line each."""
 
     @property
-    def notes(self) -> Sequence[str]:
-        """The warnings, a line each; with `strict` the first is raised."""
-        ...
+    def notes(self) -> Sequence[str]: ...  # noqa: D102
 
 
 @runtime_checkable
 class HasFacts(Protocol):
-    """Has values that belong into the provenance of its scores."""
+    """Has JSON values for the provenance of its scores."""
 
     @property
-    def facts(self) -> Mapping[str, Any]:
-        """JSON values."""
-        ...
+    def facts(self) -> Mapping[str, Any]: ...  # noqa: D102
 
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -190,9 +176,9 @@ def register_criterion(
     """Register a class as a criterion.
 
     The class is made with `(view, seed=..., **options)`, or fewer of these, and has `scores()`. It
-    is shown every batch, by what it needs: see `ObservesGradients`, `ObservesHeads`,
-    `ObservesMaps`, `ObservesTrials`, `UsesMoments`. The other protocols of this module are what it
-    may be able to do besides; a criterion has them by having their methods.
+    is shown every batch, by what it needs: `observe(Observation)` for gradients, else see
+    `ObservesHeads`, `ObservesMaps`, `ObservesTrials` and `UsesMoments`. The other protocols of this
+    module are what it may be able to do besides.
 
     Args:
         name: for the command line and for `score`.
@@ -252,3 +238,27 @@ class SampleMean:
                     " (a single token has no choice of what to attend to)"
                 )
         return [(t / max(1, n)).numpy() for t, n in zip(self.total, self.count, strict=True)]
+
+
+class MeanCriterion:
+    """A criterion whose scores are means over samples: a subclass adds them to `mean`."""
+
+    name: str
+
+    def __init__(self, view: HeadModel):
+        self.mean = SampleMean(view, self.name)
+
+    def add_queries(self, block: int, values: Tensor, counted: Tensor, batch: int) -> None:
+        """Add (samples, heads, query) values: a sample's is the mean over its counted queries."""
+        queries = counted.sum(1)
+        mean = values.masked_fill(~counted[:, None], 0).sum(-1) / queries.clamp(min=1)[:, None]
+        self.mean.add(block, mean[queries > 0], batch)
+
+    def scores(self) -> list[np.ndarray]:
+        """Return the means."""
+        return self.mean.value()
+
+
+def keys_seen(valid: Tensor, visible: Tensor | None) -> Tensor:
+    """Return how many keys each query can see; (samples or 1, query)."""
+    return valid.sum(1)[:, None].expand_as(valid) if visible is None else visible[:, 0].sum(-1)

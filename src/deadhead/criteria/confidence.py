@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 from torch import Tensor
 
-from deadhead.criteria.base import SampleMean, register_criterion
-from deadhead.models.heads import HeadModel
+from deadhead.criteria.base import MeanCriterion, keys_seen, register_criterion
 
 
 @register_criterion("confidence", needs=("maps",))
-class Confidence:
+class Confidence(MeanCriterion):
     """Score heads by the largest attention weight of a query, mean over queries.
 
     Mean over samples of the mean over their valid queries. A query that sees one key only has no
@@ -23,9 +21,6 @@ class Confidence:
     of the maximum; we leave nothing out but padding.
     """
 
-    def __init__(self, view: HeadModel):
-        self.mean = SampleMean(view, "confidence")
-
     def observe_maps(
         self,
         block: int,
@@ -36,15 +31,5 @@ class Confidence:
         batch: int,
     ) -> None:
         """Add some samples of one block; `valid` is (samples of the batch, tokens)."""
-        counts = valid[rows]
-        keys = counts.sum(1)[:, None] if visible is None else visible[:, 0].sum(-1)
-        counts = counts & (keys > 1)
-        weight = counts[:, None].to(maps.dtype)
-        queries = weight.sum(-1)
-        seen = queries[:, 0] > 0
-        mean = maps.amax(-1).masked_fill(weight == 0, 0).sum(-1) / queries.clamp(min=1)
-        self.mean.add(block, mean[seen], batch)
-
-    def scores(self) -> list[np.ndarray]:
-        """Return the means."""
-        return self.mean.value()
+        counted = valid[rows] & (keys_seen(valid[rows], visible) > 1)
+        self.add_queries(block, maps.amax(-1), counted, batch)

@@ -1,4 +1,4 @@
-"""file: scores that someone else computed."""
+"""file: scores from a file."""
 
 from __future__ import annotations
 

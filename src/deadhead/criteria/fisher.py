@@ -1,16 +1,13 @@
-"""fisher: how sharply the loss curves as a head's gate is moved."""
+"""fisher: the curvature of the loss along a head's gate."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from deadhead.criteria.base import SampleMean, register_criterion
-from deadhead.models.heads import HeadModel
+from deadhead.criteria.base import MeanCriterion, register_criterion
 from deadhead.models.observation import Observation
 
 
 @register_criterion("fisher", needs=("gates",), loss="task")
-class Fisher:
+class Fisher(MeanCriterion):
     """Score heads by the mean over samples of `(dLoss_i / dg_i)^2`.
 
     Shape: one score per (block, head).
@@ -20,14 +17,7 @@ class Fisher:
     With `loss="kl"` labels are the model's own draws: the true Fisher information, without labels.
     """
 
-    def __init__(self, view: HeadModel):
-        self.mean = SampleMean(view, "fisher")
-
     def observe(self, seen: Observation) -> None:
         """Add one batch."""
         for block, gradient in enumerate(seen.gate_gradients):
             self.mean.add(block, gradient.cpu().double() ** 2, seen.batch)  # floats underflow
-
-    def scores(self) -> list[np.ndarray]:
-        """Return the means."""
-        return self.mean.value()

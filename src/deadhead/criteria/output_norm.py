@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from deadhead.criteria.base import SampleMean, register_criterion
+from deadhead.criteria.base import MeanCriterion, register_criterion
 from deadhead.models.heads import HeadModel
 
 
 @register_criterion("output_norm", needs=("heads",))
-class OutputNorm:
+class OutputNorm(MeanCriterion):
     """Score heads by the mean norm of what they add: `z[h] @ W_O[h].T`.
 
     Mean over samples of the mean over their valid tokens.
@@ -24,7 +23,7 @@ class OutputNorm:
     """
 
     def __init__(self, view: HeadModel):
-        self.mean = SampleMean(view, "output_norm")
+        super().__init__(view)
         self.grams: list[Tensor] = []
         for number, block in enumerate(view.blocks):
             slices = _wide(view.output_weight(number)).unflatten(1, (-1, block.head_dim))
@@ -39,10 +38,6 @@ class OutputNorm:
         norms = norms.masked_fill(~valid[..., None], 0)
         tokens = valid.sum(1)[:, None].clamp(min=1).to(norms.dtype)
         self.mean.add(block, norms.sum(1) / tokens, batch)
-
-    def scores(self) -> list[np.ndarray]:
-        """Return the means."""
-        return self.mean.value()
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""random: the baseline that every other criterion has to beat."""
+"""random: the baseline for every other criterion."""
 
 from __future__ import annotations
 

@@ -28,12 +28,12 @@ class Reconstruction:
 
     `trace(M W[h] inv(inv(C)[h,h]) W[h]^T)` with `C` the covariance of what enters the output
     projection, plus a ridge towards the weights as they are, and `W` refitted on the heads that are
-    left. `M` is the second moment of the loss gradient at the block's output: an error counts as
-    much as the loss feels it, so that blocks can be compared. With `weight=none` it is the plain
-    squared error of the block's output. Heads that say the same are cheap one by one, and dear once
-    all but one are gone: unlike other criteria it sees redundancy, and it scores what any mask
-    leaves from the one pass over the dense model. The heads of a block that puts out the same for
-    every token score 0, for a bias says what they say; `notes` names such blocks.
+    left. `M` is the second moment of the loss gradient at the block's output: errors are weighted
+    by the squared gradient of the loss, so that blocks can be compared. With `weight=none` it is
+    the plain squared error of the block's output. Unlike other criteria it sees redundancy: each of
+    several redundant heads costs little until only one of them is left. It scores every mask from
+    one pass over the dense model. The heads of a block whose output is the same for every token
+    score 0, because a bias can replace them; `notes` names such blocks.
 
     Shape: one score per (block, head).
     Unit: squared loss per token (weight `none`: squared hidden state); higher = more important.
@@ -50,7 +50,7 @@ class Reconstruction:
     Raises:
         UnknownNameError: another weight.
         BudgetError: a ridge that is too small, or infinite.
-        ScoreError: (of all methods) every block puts out the same for every token, or the
+        ScoreError: (of all methods) every block's output is the same for every token, or the
             covariance of one cannot be inverted.
     """
 
@@ -76,7 +76,7 @@ class Reconstruction:
         self._group_errors: dict[tuple[int, tuple[int, ...], tuple[int, ...]], float] = {}
 
     def rescore_with(self, mask: HeadMask, weights: Mapping[int, Tensor]) -> None:
-        """Say, before the pass, how the model is masked and which output projections differ."""
+        """Use a pass over a masked model whose output projections differ."""
         self.mask, self.weights = mask, weights
 
     @property
@@ -87,9 +87,9 @@ class Reconstruction:
         many = len(self._constant) > 1
         named = ", ".join(map(str, sorted(self._constant)))
         return [
-            f"the heads of block{'s' * many} {named} put out the same for every calibration token"
-            " and score 0: a repair (bias, least_squares) makes up for them; give more or longer"
-            " texts if that is not so on yours"
+            f"the heads of block{'s' * many} {named} give the same output for every calibration"
+            " token and score 0: a repair (bias, least_squares) replaces them; give more or longer"
+            " texts if their output varies on yours"
         ]
 
     @property
@@ -106,8 +106,7 @@ class Reconstruction:
         rows = []
         for number, block in enumerate(self.view.blocks):
             row = np.full(block.n_heads, np.nan)
-            kept = [block.position(i) for i in mask.kept_in(number) if i in block.original.heads]
-            if kept:
+            if kept := self._kept(mask, number):
                 with self._naming(number):
                     errors = self._state(number, kept).errors()
                 row[list(errors)] = list(errors.values())
@@ -124,25 +123,20 @@ class Reconstruction:
         rows = []
         for number, block in enumerate(self.view.blocks):
             row = np.full(block.n_heads, np.nan)
-            kept = mask.kept_in(number)
-            gone = [p for p, i in enumerate(block.original.heads) if i not in kept]
-            if gone:
+            if dropped := self._dropped(mask, number):
                 with self._naming(number):
-                    gains = self._whole(number).gains(gone)
+                    gains = self._whole(number).gains(dropped)
                 row[list(gains)] = list(gains.values())
             rows.append(row)
         return rows
 
     def group_errors_of(self, mask: HeadMask, units: Sequence[Sequence[Head]]) -> list[float]:
-        """Return the error of dropping each of some sets of heads, all of one block, from a mask.
-
-        That of a set is more than the sum of its heads' where they say the same.
-        """
+        """Return the error of dropping each of some groups of heads of one block from a mask."""
         errors = []
         for unit in units:
             number = unit[0].block
             block = self.view.blocks[number]
-            kept = [block.position(i) for i in mask.kept_in(number) if i in block.original.heads]
+            kept = self._kept(mask, number)
             key = number, tuple(kept), tuple(block.position(h.index) for h in unit)
             if key not in self._group_errors:  # a move changes one block
                 with self._naming(number):
@@ -152,22 +146,23 @@ class Reconstruction:
 
     def errors_of(self, masks: Sequence[HeadMask]) -> list[float]:
         """Return the errors of everything that masks drop, each block refitted."""
-        return [self._error_of(mask) for mask in masks]
+        numbers = range(len(self.view.blocks))
+        return [sum(self._error(n, self._dropped(mask, n)) for n in numbers) for mask in masks]
 
-    def _error_of(self, mask: HeadMask) -> float:
-        error = 0.0
-        for number, block in enumerate(self.view.blocks):
-            kept = mask.kept_in(number)
-            gone = [p for p, i in enumerate(block.original.heads) if i not in kept]
-            error += self._error(number, tuple(gone)) if gone else 0.0
-        return error
-
-    def _error(self, number: int, gone: tuple[int, ...]) -> float:
-        """Return the error of one block; that of few blocks changes from mask to mask."""
-        if (number, gone) not in self._errors:
+    def _error(self, number: int, dropped: tuple[int, ...]) -> float:
+        if dropped and (number, dropped) not in self._errors:  # one mask to the next: few blocks
             with self._naming(number):
-                self._errors[number, gone] = self._whole(number).error(gone)
-        return self._errors[number, gone]
+                self._errors[number, dropped] = self._whole(number).error(dropped)
+        return self._errors[number, dropped] if dropped else 0.0
+
+    def _dropped(self, mask: HeadMask, number: int) -> tuple[int, ...]:
+        """Return the positions of a block's heads that a mask drops."""
+        heads = self.view.blocks[number].original.heads
+        return tuple(p for p, i in enumerate(heads) if not mask.kept[number][i])
+
+    def _kept(self, mask: HeadMask, number: int) -> list[int]:
+        heads = self.view.blocks[number].original.heads
+        return [p for p, i in enumerate(heads) if mask.kept[number][i]]
 
     def _whole(self, number: int) -> Elimination:
         if number not in self._wholes:
@@ -185,7 +180,7 @@ class Reconstruction:
         return state
 
     def _begin(self, number: int) -> Elimination:
-        block, moments = self.view.blocks[number], self._seen[number]
+        block, moments = self.view.blocks[number], self._block_moments[number]
         if moments is None:
             raise ScoreError(f"reconstruction saw nothing of block {number}; give calibration data")
         weight = self.weights.get(number, self.view.output_weight(number)).cpu().double()
@@ -201,33 +196,32 @@ class Reconstruction:
         return Elimination(ridged, weight, block.head_dim, metric)
 
     @property
-    def _seen(self) -> Sequence[BlockMoments | None]:
+    def _block_moments(self) -> Sequence[BlockMoments | None]:
         if self.moments is None:
             raise ScoreError("reconstruction has seen no data; score with calibration batches")
         return self.moments.gradient_weighted if self.weighted else self.moments.blocks
 
     @cached_property
     def _constant(self) -> set[int]:
-        """Blocks that put out the same for every token."""
+        """Blocks whose output is the same for every token."""
         features = {n: self._features(n) for n in range(len(self.view.blocks))}
-        seen = {
+        measured = {
             n: moments.of(features[n])
-            for n, moments in enumerate(self._seen)
+            for n, moments in enumerate(self._block_moments)
             if moments is not None and len(features[n])
         }
-        found = {n for n, moments in seen.items() if moments.constant}
-        if found and len(found) == len(seen):
+        constant = {n for n, moments in measured.items() if moments.constant}
+        if constant and len(constant) == len(measured):
             raise ScoreError(
-                "the heads of every block put out the same for every token: there is nothing to"
+                "the heads of every block give the same output for every token: there is nothing to"
                 " reconstruct; give more and longer samples, or choose another criterion"
             )
-        return found
+        return constant
 
     def _features(self, number: int) -> Tensor:
         """Return the features of the heads that were kept when the data were seen."""
         block = self.view.blocks[number]
-        kept = [block.position(i) for i in self.mask.kept_in(number) if i in block.original.heads]
-        starts = torch.tensor(kept, dtype=torch.long) * block.head_dim
+        starts = torch.tensor(self._kept(self.mask, number), dtype=torch.long) * block.head_dim
         return (starts[:, None] + torch.arange(block.head_dim)).reshape(-1)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""shapley: what a head adds to whatever other heads are there, on average."""
+"""shapley: what a head adds to a random set of other heads, on average."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from deadhead.errors import BudgetError
 from deadhead.models.heads import HeadModel
 from deadhead.types import Head, HeadMask
 
-AT_ONCE = 16  # heads that join between two looks at the tolerance
-FEWEST = 3  # rounds before a standard error is believed
+HEADS_PER_CHECK = 16  # heads that are added between two checks of the tolerance
+FEWEST = 3  # rounds before a standard error is used
 
 
 @register_criterion("shapley", needs=("trials",), loss="task", in_all=False)
 class Shapley:
     """Score heads by their Shapley value in the game `v(S) = -mean loss with the heads S alone`.
 
-    Permutations are drawn at random; the heads of one join the empty model one by one, and each is
-    credited with what the loss falls when it does. A permutation ends early once the loss is within
-    `tolerance` of the whole model's: the heads left are credited with nothing. Sampling ends early
-    once the standard error of every head is below `precision` of the range of the estimates.
-    Without truncation the scores add up to `v(all) - v(none)`, whatever the number of permutations.
+    In the order of a random permutation, heads are added to the model without heads; the score of
+    each is by how much the loss falls then, on average. A permutation ends early once the loss is
+    within `tolerance` of the whole model's: the other heads count 0. Sampling ends early once the
+    standard error of every head is below `precision` of the range of the estimates. Without
+    truncation the scores add up to `v(all) - v(none)`.
 
     Shape: one score per (block, head).
     Unit: of the loss (nats); higher = more important; below 0: does harm on average.
     Cost: at most one forward pass per head and permutation. Padding is not computed.
     Source: Ghorbani, Zou 2019 (arXiv 1904.02868), algorithm 1 (TMC-Shapley), of heads instead of
-    data, and with a standard error in place of their stop; antithetic sampling: Mitchell et al.
-    2022 (arXiv 2104.12199).
+    data; we stop by the standard error. Antithetic sampling: Mitchell et al. 2022 (arXiv
+    2104.12199).
 
     Args:
         view: the model.
@@ -41,11 +41,6 @@ class Shapley:
         antithetic: follow each permutation by its reverse.
         seed: of the permutations.
 
-    Raises:
-        BudgetError: less than 1 permutation, or a precision or tolerance below 0.
-
-    `facts` goes into the provenance: permutations used, and the largest standard error over heads
-    (None from one round alone).
     """
 
     def __init__(
@@ -101,7 +96,7 @@ class Shapley:
 
 
 class _Game:
-    """The value of heads alone, `v(S) = -mean loss`, between the two ends (none, all)."""
+    """The value of sets of heads, `v(S) = -mean loss`; `ends`: of none and of all heads."""
 
     def __init__(
         self, trials: MaskLosses, heads: Sequence[Head], ends: tuple[float, float], tolerance: float
@@ -111,23 +106,23 @@ class _Game:
         self.near = tolerance * abs(self.all - self.none)
 
     def credits(self, orders: Sequence[np.ndarray], share: float) -> np.ndarray:
-        """Return what each head adds when it joins, in each order; shape (orders, heads)."""
-        found = np.zeros((len(orders), len(self.heads)))
+        """Return what each head adds in each order; shape (orders, heads)."""
+        credits = np.zeros((len(orders), len(self.heads)))
         before = [self.none] * len(orders)
         going = list(range(len(orders)))
-        for start in range(0, len(self.heads), AT_ONCE):
-            stop = min(start + AT_ONCE, len(self.heads))
+        for start in range(0, len(self.heads), HEADS_PER_CHECK):
+            stop = min(start + HEADS_PER_CHECK, len(self.heads))
             values = self._values([orders[o] for o in going], range(start + 1, stop + 1), share)
             for o, row in zip(list(going), values, strict=True):
                 for head, value in zip(orders[o][start:stop], row, strict=True):
-                    found[o, head] = value - before[o]
+                    credits[o, head] = value - before[o]
                     before[o] = float(value)
                     if abs(before[o] - self.all) < self.near:
                         going.remove(o)
                         break
             if not going:
                 break
-        return found
+        return credits
 
     def _values(
         self, orders: Sequence[np.ndarray], sizes: range, share: float
@@ -136,8 +131,8 @@ class _Game:
         whole = sizes[-1] == len(self.heads)
         masks = [self._first(order, n) for order in orders for n in sizes[: -1 if whole else None]]
         part = share * len(sizes) / len(self.heads)
-        found = self.trials.losses(masks, share=part) if masks else np.zeros(0)
-        values = -found.reshape(len(orders), len(masks) // len(orders))
+        losses = self.trials.losses(masks, share=part) if masks else np.zeros(0)
+        values = -losses.reshape(len(orders), len(masks) // len(orders))
         return [[*row, self.all] if whole else list(row) for row in values]
 
     def _first(self, order: np.ndarray, size: int) -> HeadMask:

@@ -1,16 +1,13 @@
-"""taylor: how much the loss would change if a head's gate were moved."""
+"""taylor: the slope of the loss along a head's gate."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from deadhead.criteria.base import SampleMean, register_criterion
-from deadhead.models.heads import HeadModel
+from deadhead.criteria.base import MeanCriterion, register_criterion
 from deadhead.models.observation import Observation
 
 
 @register_criterion("taylor", needs=("gates",), loss="task")
-class Taylor:
+class Taylor(MeanCriterion):
     """Score heads by the mean over samples of `abs(dLoss_i / dg_i)`.
 
     Shape: one score per (block, head).
@@ -20,14 +17,7 @@ class Taylor:
     score does not depend on the batch size.
     """
 
-    def __init__(self, view: HeadModel):
-        self.mean = SampleMean(view, "taylor")
-
     def observe(self, seen: Observation) -> None:
         """Add one batch."""
         for block, gradient in enumerate(seen.gate_gradients):
             self.mean.add(block, gradient.abs(), seen.batch)
-
-    def scores(self) -> list[np.ndarray]:
-        """Return the means."""
-        return self.mean.value()

@@ -1,4 +1,4 @@
-"""Block elimination: what it costs to drop a head when the others may make up for it."""
+"""Block elimination: the error of dropping heads if the others are refitted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Elimination:
 
     With `C` the (ridged) covariance of what enters the output projection and `M` a metric on what
     leaves it, dropping a set `h` and refitting the rest raises `trace(M (W-W') C (W-W')^T)` by
-    `trace(inv(inv(C)[h,h]) Q[h,h])`, where `Q = W^T M W` of the refitted `W`. After a drop both
-    `inv(C)` and `Q` are updated in place of a new fit, so that a whole order costs one inverse.
+    `trace(inv(inv(C)[h,h]) Q[h,h])`, where `Q = W^T M W` of the refitted `W`. A drop updates
+    `inv(C)` and `Q`, so that a whole order costs one inverse.
 
     Args:
         covariance: (width, width), ridge included.

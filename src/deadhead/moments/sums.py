@@ -1,4 +1,4 @@
-"""Moments of calibration tokens, summed block by block as the tokens come."""
+"""Moments of calibration tokens, summed batch by batch."""
 
 from __future__ import annotations
 
@@ -25,13 +25,11 @@ ROUNDING = 1e-12  # variances below this share of the mean square are rounding e
 class BlockMoments(Brief):
     """Moments of one block over calibration tokens, float64; `width` is heads now * head_dim.
 
-    They are float64 for the algebra on them, whatever they were summed in.
-
     Attributes:
         second: sums of `x x^T` over the tokens of the fitting and of the held-out samples,
             (2, width, width); `x` is what enters the output projection.
         first: sums of `x`, (2, width).
-        tokens: how many tokens that were, of both; if tokens are weighted, their weights.
+        tokens: number of tokens of both; the sum of their weights if they are weighted.
     """
 
     second: Tensor
@@ -115,19 +113,18 @@ class Moments(Brief):
 
 
 class MomentSums:
-    """Sum moments while batches pass by; see `criteria.score.observe_all`.
+    """Sum moments batch by batch; see `scoring.observe.observe_all`.
 
     Cost: `tokens * width^2` per block, and with gradients as much again and `tokens * hidden^2`.
-    Memory: two (width, width) matrices per block, with gradients four and one (hidden, hidden),
-    whatever the number of samples; with gradients one batch's head outputs too. Where that is too
-    much, `device="cpu"` keeps the sums of a model on a GPU off it, and float32 halves them.
+    Memory: two (width, width) matrices per block, with gradients four and one (hidden, hidden), and
+    one batch's head outputs.
 
     Args:
         view: the model.
-        gradients: whether to take gradients into account.
-        device: where the sums are kept; None: where the block is. A batch's products are made where
-            the block is.
-        dtype: what is summed in: float64, or float32, whose scores are off by about 1e-5.
+        gradients: whether to sum moments of gradients too.
+        device: where the sums are kept, such as `cpu` if a GPU is too small; None: where the block
+            is.
+        dtype: of the sums: float64, or float32, whose scores are off by about 1e-5.
     """
 
     def __init__(
@@ -164,8 +161,8 @@ class MomentSums:
             self._add(self._plain, block, fold, self._wide(x[rows]), None)
         if not all(sums.finite() for (n, _), sums in self._plain.items() if n == block):
             raise ScoreError(
-                f"the heads of block {block} ({self.view.blocks[block].name}) put out values that"
-                f" are not finite in batch {batch}; look with 'deadhead score --diagnose', or"
+                f"the head outputs of block {block} ({self.view.blocks[block].name}) are not finite"
+                f" in batch {batch}; look with 'deadhead score --diagnose', or"
                 " compute with --dtype float32"
             )
         if self.loss is not None:
@@ -227,8 +224,8 @@ class MomentSums:
     def _add_gradient(self, block: int, g: Tensor) -> None:
         """Add the products of gradients; (tokens, hidden).
 
-        Made in the model's own numbers, float32 at least: no difference of large numbers is taken
-        of them later. In units of the largest, as the squares of small ones underflow.
+        In float32 or more, since no differences are taken later, and in units of the largest
+        gradient, since the squares of small ones underflow.
         """
         if block not in self._gradient:
             width = g.shape[1]
@@ -276,11 +273,7 @@ def _joined(sums: dict[tuple[int, int], _Sums], number: int) -> BlockMoments | N
 
 
 def _add_products(sums: Tensor, x: Tensor, y: Tensor, factor: Tensor | float = 1.0) -> None:
-    """Add the upper triangle of `factor * x^T y`, known to be symmetric; (tokens, width).
-
-    In stripes that begin at the diagonal: two thirds of the work at a width of 384, five eighths
-    from 512 on.
-    """
+    """Add the upper triangle of `factor * x^T y`, which is symmetric, in stripes."""
     width = x.shape[1]
     step = max(STRIPE, -(-width // STRIPES))
     for begin in range(0, width, step):

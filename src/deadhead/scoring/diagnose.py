@@ -1,4 +1,4 @@
-"""Where scores come from, and where they break: gradients per block and projection."""
+"""Diagnosis of scores: gradients per block and projection, and where values are not finite."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class GradientRow:
 
 @dataclass(frozen=True, repr=False)
 class Diagnosis(Brief):
-    """What is right and wrong with the numbers behind the scores.
+    """The numbers behind the scores, and what is wrong with them.
 
     Attributes:
         dtype: of the model's weights.
         loss: that was differentiated.
-        samples: that were looked at.
+        samples: how many there were.
         rows: gradient magnitudes.
         not_finite: one line for each place where something was NaN or infinite.
         underflow: by dtype, heads whose product of three gradient norms it cannot hold.
@@ -70,7 +70,7 @@ class Diagnosis(Brief):
 
 
 class _Recorder:
-    """Collects gradient norms and lets nothing stop it."""
+    """Collects gradient norms, also where some are not finite."""
 
     needs = frozenset({"projections"})
 
@@ -108,12 +108,9 @@ def diagnose(
     loss: str | Loss | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Diagnosis:
-    """Look at activations, logits and gradients, block by block; `on_batch` is for progress.
+    """Measure activations, logits and gradients, block by block; `on_batch` is for progress.
 
     Cost: two forward passes and one backward pass per batch.
-
-    Raises:
-        DataError: there is no data.
     """
     view = as_view(model)
     chosen = loss_named(loss or "logit_norm")
@@ -130,7 +127,7 @@ def diagnose(
             backward = Backward(chosen, "sample", (recorder,))
             run_batch(view, batch, number, backwards=(backward,))
     if not seen:
-        raise DataError("there is nothing to diagnose on; give at least one batch")
+        raise DataError("there are no calibration samples; give at least one batch")
     return _conclude(view, recorder, getattr(chosen, "__name__", "loss"))
 
 
@@ -186,7 +183,7 @@ def _advice(
         hint = "; compute with --dtype float32" if dtype in ("float16", "bfloat16") else ""
         advice.append(
             f"{zero} gradients are exactly zero (blocks {', '.join(map(str, where))}): these heads"
-            f" score -inf and go first, in index order; they are dead, or underflow{hint}"
+            f" score -inf and are removed first; they are dead, or underflow{hint}"
         )
     if any(underflow.values()):
         counts = ", ".join(f"{n} in {d}" for d, n in underflow.items() if n)

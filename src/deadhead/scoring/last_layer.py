@@ -1,4 +1,4 @@
-"""The last layer, computed for the one token that predictions are read from."""
+"""Compute the last layer for the one token that predictions are read from."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class OneToken:
             if kwargs or not self.fits(args):
                 return forward(*args, **kwargs)
             (x,) = args
-            found = forward(x[:, self.place])
-            whole = found.new_full((len(x), self.tokens, found.shape[-1]), fill)
-            whole[:, self.place] = found
+            result = forward(x[:, self.place])
+            whole = result.new_full((len(x), self.tokens, result.shape[-1]), fill)
+            whole[:, self.place] = result
             return whole
 
         return one
@@ -64,9 +64,9 @@ class OneToken:
 def one_token(view: HeadModel, batch: Batch, outputs: Any, recording: Recording) -> OneToken:
     """Find the token that every prediction is read from: the first (BERT) or the last (GPT-2).
 
-    It is put to the test: with NaN for all other tokens, wherever the last layer projects (but for
-    keys and values), what the model returns has to stay as it is. So a model that pools over tokens
-    in any way, or mixes them after attention, is computed whole.
+    This is tested: with NaN for all other tokens in every projection of the last layer (except keys
+    and values), the model has to return the same. So a model that pools over tokens, or mixes them
+    after attention, is computed whole.
 
     Cost: a small part of the last layer, if the model gives one prediction a sample; else nothing.
     """

@@ -28,7 +28,6 @@ class Tape:
     gates: dict[int, Tensor] = field(default_factory=dict)
     inputs: dict[int, list[Tensor]] = field(default_factory=dict)
     outputs: dict[tuple[int, str], list[Tensor]] = field(default_factory=dict)
-    results: dict[int, list[Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,11 +136,7 @@ def _show_heads(
 
 
 def check_shape(per_sample: Any, samples: int) -> None:
-    """Refuse what is not one number per sample.
-
-    Raises:
-        ScoreError: it has another shape.
-    """
+    """Refuse a loss that is not one number per sample."""
     shape = list(per_sample.shape) if isinstance(per_sample, Tensor) else type(per_sample).__name__
     if shape != [samples]:
         raise ScoreError(
@@ -151,16 +146,11 @@ def check_shape(per_sample: Any, samples: int) -> None:
 
 
 def check_value(loss: str | Loss) -> None:
-    """Refuse a loss that does not say how good a model is.
-
-    Raises:
-        ScoreError: it is `logit_norm`.
-        UnknownNameError: there is none of that name.
-    """
+    """Refuse a loss that does not say how good a model is."""
     if loss_named(loss) is loss_named("logit_norm"):
         raise ScoreError(
-            "the loss 'logit_norm' does not say what a model without a head is worth; choose 'kl',"
-            " which needs no labels, or 'task'"
+            "the loss 'logit_norm' does not say how good a model is; choose 'kl', which needs no"
+            " labels, or 'task'"
         )
 
 
@@ -181,14 +171,12 @@ def _recorded(view: HeadModel, tape: Tape, samples: int, needs: frozenset[str]) 
         for number, block in enumerate(view.blocks):
             if not block.n_heads:
                 continue
-            recorders: list[tuple[nn.Module, Callable[..., Tensor]]] = []
-            if "projections" in needs:
-                parts = _modules(block).items()
-                recorders += [(module, _recorder(tape, number, part)) for part, module in parts]
+            recorded = _modules(block) if "projections" in needs else {}
             if "output_gradients" in needs:
-                recorders.append((block.output, _result_recorder(tape, number)))
-            for module, recorder in recorders:
-                stack.callback(module.register_forward_hook(recorder).remove)
+                recorded = {**recorded, "output": block.output}
+            for part, module in recorded.items():
+                hook = module.register_forward_hook(_recorder(tape, number, part))
+                stack.callback(hook.remove)
         yield
 
 
@@ -213,16 +201,6 @@ def _recorder(tape: Tape, number: int, part: str) -> Callable[..., Tensor]:
     return hook
 
 
-def _result_recorder(tape: Tape, number: int) -> Callable[..., Tensor]:
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if not output.requires_grad:
-            output.requires_grad_()
-        tape.results.setdefault(number, []).append(output)
-        return output
-
-    return hook
-
-
 def not_finite_loss(view: HeadModel, batch: Batch, number: int) -> str:
     """Say that a batch's loss is not finite, and where it began."""
     from deadhead.scoring.not_finite import where_not_finite
@@ -242,8 +220,7 @@ def _total(per_sample: Tensor, backward: Backward) -> Tensor:
 
 
 def _gradients(loss: Tensor, tape: Tape, *, retain: bool) -> dict[int, Tensor]:
-    recorded = (*tape.outputs.values(), *tape.results.values())
-    wanted = [*tape.gates.values(), *(t for ts in recorded for t in ts)]
+    wanted = [*tape.gates.values(), *(t for ts in tape.outputs.values() for t in ts)]
     if not wanted:
         return {}
     if not loss.requires_grad:
@@ -251,8 +228,8 @@ def _gradients(loss: Tensor, tape: Tape, *, retain: bool) -> dict[int, Tensor]:
             "the loss has no gradient: it is detached, or does not depend on the model's outputs;"
             " return what autograd can follow"
         )
-    found = torch.autograd.grad(loss, wanted, retain_graph=retain, allow_unused=True)
-    pairs = zip(wanted, found, strict=True)
+    gradients = torch.autograd.grad(loss, wanted, retain_graph=retain, allow_unused=True)
+    pairs = zip(wanted, gradients, strict=True)
     return {id(t): torch.zeros_like(t) if g is None else g for t, g in pairs}
 
 
@@ -280,9 +257,8 @@ def _projected(
 
 
 def _results(gradients: dict[int, Tensor], tape: Tape, number: int) -> Tensor | None:
-    if number not in tape.results:
-        return None
-    return _joined([gradients[id(t)] for t in tape.results[number]])
+    results = tape.outputs.get((number, "output"))
+    return None if results is None else _joined([gradients[id(t)] for t in results])
 
 
 def _joined(applications: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a model computed up to a block, given back instead of computed again."""
+"""Results of a forward pass up to a block, used again instead of computed again."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _PROJECTED = object()  # stands for what the output projection returned
 class Recording:
     """What the layers and the attention of a model returned in one forward pass.
 
-    Heads that are switched off in block `l` and later change nothing before the output projection
-    of block `l`. `replaying` gives back what was recorded there, so that a pass costs the layers
-    from `l` on. Layers that are applied again later on (ALBERT) are computed, and so is attention
-    that adds to what its output projection returns (BLOOM): results are those of a plain pass.
+    Masking heads of block `l` and later changes nothing before the output projection of block `l`.
+    `replaying` returns the recorded results there, so that a pass costs the layers from `l` on.
+    Layers that are applied again later (ALBERT) are computed, and so is attention that adds to what
+    its output projection returns (BLOOM): results are those of a plain pass.
 
     Memory: per block, the layer's output, the input of its output projection, and the attention
     maps if the attention returns them; freed with the recording.
@@ -52,11 +52,11 @@ class Recording:
                 after = block.output.register_forward_hook(self._saw_result(number))
                 stack.callback(after.remove)
             yield
-        self._results.clear()  # they were there to be recognised
+        self._results.clear()  # only needed to recognize them
 
     @contextmanager
     def replaying(self, block: int, times: int, *, attention: bool = True) -> Iterator[None]:
-        """Give back what does not depend on the heads of `block` and later.
+        """Replay what does not depend on the heads of `block` and later.
 
         The model is to be called with the recorded samples `times` over, one copy after the other.
         Without `attention`, that of `block` is computed.
@@ -65,9 +65,9 @@ class Recording:
         with self.view.replayed(before), ExitStack() as stack:
             for number, values in before.items():
                 layer = self.view.model.get_submodule(self.view.blocks[number].name)
-                stack.enter_context(forward_as(layer, self._given_back(values, times)))
+                stack.enter_context(forward_as(layer, self._replayed(values, times)))
             if attention and self._skips_attention(block):
-                stub = self._given_back(self._attention[block], times, block)
+                stub = self._replayed(self._attention[block], times, block)
                 stack.enter_context(forward_as(self.view.blocks[block].attention, stub))
             yield
 
@@ -81,12 +81,12 @@ class Recording:
         """Return what was returned by the layers that had done all their work before a block's."""
         called = [number for number, _ in self._layers]
         done = called.index(block) if block in called else 0
-        found: dict[int, list[Any]] = {}
+        returned: dict[int, list[Any]] = {}
         for number, value in self._layers[:done]:
-            found.setdefault(number, []).append(value)
+            returned.setdefault(number, []).append(value)
         return {
             number: values
-            for number, values in found.items()
+            for number, values in returned.items()
             if number not in called[done:] and all(map(_plain, values))
         }
 
@@ -104,7 +104,7 @@ class Recording:
         inside = any(module is at.output for module in at.attention.modules())
         return not inside and _plain(self._attention[block][0])
 
-    def _given_back(
+    def _replayed(
         self, values: list[Any], times: int, block: int | None = None
     ) -> Callable[..., Any]:
         left = iter(values)
@@ -112,8 +112,8 @@ class Recording:
         def again(value: Any) -> Any:
             if value is _PROJECTED and block is not None:
                 (z,) = self._inputs[block]
-                return self.view.blocks[block].output(_repeated(z, self.samples, times))
-            return _repeated(value, self.samples, times) if isinstance(value, Tensor) else value
+                return self.view.blocks[block].output(repeated(z, self.samples, times))
+            return repeated(value, self.samples, times) if isinstance(value, Tensor) else value
 
         return lambda *args, **kwargs: _mapped(next(left), again)
 
@@ -141,7 +141,7 @@ class Recording:
 
 @contextmanager
 def forward_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let one module compute something else; what it had of its own comes back."""
+    """Replace the forward of one module for a while."""
     own = module.__dict__.get("forward")
     module.__dict__["forward"] = forward
     try:
@@ -177,7 +177,7 @@ def _copied(value: Any) -> Any:
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value can be given back: a cache, for one, cannot."""
+    """Whether a value can be replayed: a cache, for example, cannot."""
     if type(value) in (tuple, list):
         return all(map(_plain, value))
     return value is None or isinstance(value, Tensor)
@@ -190,7 +190,8 @@ def _projects(value: Any) -> bool:
     return first is _PROJECTED and maps
 
 
-def _repeated(value: Tensor, samples: int, times: int) -> Tensor:
+def repeated(value: Tensor, samples: int, times: int) -> Tensor:
+    """Copy samples `times` over; what is not one row per sample is copied once."""
     if not value.dim() or len(value) != samples:
         return value.clone()
     return value.repeat(times, *[1] * (value.dim() - 1))

@@ -1,4 +1,4 @@
-"""Trials: what the loss would be with some heads off, many trials in one forward pass."""
+"""Trials: the loss under many masks, several masks in one forward pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deadhead.models.blocks import output_rows
 from deadhead.models.heads import HeadModel
 from deadhead.scoring.last_layer import OneToken, one_token
 from deadhead.scoring.passes import check_shape, check_value, not_finite_loss
-from deadhead.scoring.replay import Recording, tensors_in
+from deadhead.scoring.replay import Recording, repeated, tensors_in
 from deadhead.types import HeadMask
 
 # in one forward pass, all its trials together
@@ -31,21 +31,17 @@ _TRIALS = 4  # as many fit in, at least, unless a single sample is too long
 
 
 class Trials:
-    """Mean losses of a model on the same samples, with other heads off in each trial.
+    """Mean losses of a model on the same samples, with other heads masked in each trial.
 
     Args:
         view: the model; hooked only while losses are computed.
-        data: batches; held as long as this lasts.
+        data: batches; kept in memory.
         loss: `task`, `kl` (here the divergence from the model as it is given, which needs no
             labels), or a callable `(model, outputs, batch) -> (batch,)`.
-        mask: heads it drops are off in every trial.
-        on_batch: called as often as there are batches, while `losses` goes through its share.
-        max_tokens: in one forward pass, unless a single sample has more; None: as many as the
-            device works on best.
-
-    Raises:
-        ScoreError: the loss is `logit_norm`.
-        DataError: there are no samples.
+        mask: heads it drops are masked in every trial.
+        on_batch: called as often as there are batches.
+        max_tokens: in one forward pass, unless a single sample has more; None: what suits the
+            device.
     """
 
     def __init__(
@@ -88,8 +84,8 @@ class Trials:
         layers from the first block that differs from `self.mask`, without its attention.
 
         Args:
-            masks: what is on; heads that `self.mask` drops stay off.
-            share: of the progress that this call is worth.
+            masks: of each trial; heads that `self.mask` drops stay masked.
+            share: how much of the progress bar this call is.
 
         Raises:
             ScoreError: a loss is not finite, or not one number per sample.
@@ -126,7 +122,7 @@ class Trials:
         yield plan.unchanged, _wide(losses)[None]
         for block, trials in plan.changed.items():
             for some in _evenly(trials, max(1, most)):
-                several = {k: _times(v, samples, len(some)) for k, v in inputs.items()}
+                several = {k: repeated(v, samples, len(some)) for k, v in inputs.items()}
                 replaying = recording.replaying(block, len(some))
                 with plan.on(some, samples), token.alone(), replaying:
                     outputs = call(view.model, several)
@@ -213,12 +209,6 @@ def _batch(losses: Tensor, part: Part) -> int:
 def _evenly(trials: list[int], most: int) -> Iterator[list[int]]:
     for some in np.array_split(trials, -(-len(trials) // most)):
         yield some.tolist()
-
-
-def _times(value: Tensor, samples: int, times: int) -> Tensor:
-    if not value.dim() or len(value) != samples:
-        return value
-    return value.repeat(times, *[1] * (value.dim() - 1))
 
 
 def _wide(losses: Tensor) -> Tensor:

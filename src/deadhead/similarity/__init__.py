@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         read_distances,
         save_distances,
     )
-    from deadhead.similarity.gram import FIRST_TOKEN, SCOPES, HeadGrams, head_grams
+    from deadhead.similarity.gram import FIRST_TOKEN, GRAM_SCOPES, HeadGrams, head_grams
     from deadhead.similarity.groupings import GROUPINGS, group
     from deadhead.similarity.groups import Group, copies_of, labels_of
 

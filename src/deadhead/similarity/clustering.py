@@ -1,4 +1,4 @@
-"""From attention maps to groups in one go: distances between units, as the grouping needs them."""
+"""From attention maps to groups: distances between units, as a clustering needs them."""
 
 from __future__ import annotations
 
@@ -33,16 +33,12 @@ def measured(view: HeadModel, grams: HeadGrams, clustering: Clustering) -> HeadD
     check_units(view, clustering)
     if clustering.unit == "kv":
         return distances(grams, clustering.distance, groups=kv_units(view))
-    found = distances(grams, clustering.distance)
-    return _within_groups(view, found) if clustering.scope == "per_block" else found
+    between = distances(grams, clustering.distance)
+    return _within_groups(view, between) if clustering.scope == "per_block" else between
 
 
 def unmeasured(view: HeadModel, clustering: Clustering) -> HeadDistances:
-    """Return the units of random groups, which look at no distances: all are 0.
-
-    Raises:
-        HeadError: as `measured`.
-    """
+    """Return the units of random groups, which need no distances: all are 0."""
     cells = tuple(
         tuple(Head(number, index) for index in block.original.heads)
         for number, block in enumerate(view.blocks)
@@ -53,11 +49,7 @@ def unmeasured(view: HeadModel, clustering: Clustering) -> HeadDistances:
 
 
 def check_units(view: HeadModel, clustering: Clustering) -> None:
-    """Refuse, before any pass, key/value heads that are not read by as many query heads each.
-
-    Raises:
-        HeadError: as `measured`.
-    """
+    """Refuse, before any pass, key/value heads with unequal numbers of query heads."""
     if clustering.unit != "kv":
         return
     units = sorted(kv_units(view), key=len)
@@ -71,14 +63,14 @@ def check_units(view: HeadModel, clustering: Clustering) -> None:
 
 
 def cluster(
-    found: HeadDistances,
+    distances: HeadDistances,
     n_drop: int,
     clustering: Clustering,
     importance: HeadScores | None = None,
 ) -> tuple[Group, ...]:
-    """Group the units so that exactly `n_drop` heads can go; see `group`."""
+    """Group the units so that exactly `n_drop` heads can be removed; see `group`."""
     return group(
-        found,
+        distances,
         clustering.grouping,
         n_drop,
         representative=clustering.representative,
@@ -88,11 +80,11 @@ def cluster(
     )
 
 
-def _within_groups(view: HeadModel, found: HeadDistances) -> HeadDistances:
+def _within_groups(view: HeadModel, whole: HeadDistances) -> HeadDistances:
     """Split the cells of blocks that share key/value heads into a cell per key/value head."""
     matrices: list[np.ndarray] = []
     units = []
-    for matrix, row in zip(found.matrices, found.units, strict=True):
+    for matrix, row in zip(whole.matrices, whole.units, strict=True):
         block = view.blocks[row[0][0].block] if row else None
         if block is None or block.n_heads == block.n_kv_heads:
             matrices.append(matrix)
@@ -103,4 +95,4 @@ def _within_groups(view: HeadModel, found: HeadDistances) -> HeadDistances:
             at = [i for i, (head, *_) in enumerate(row) if head in heads]
             matrices.append(matrix[np.ix_(at, at)])
             units.append(tuple(row[i] for i in at))
-    return HeadDistances(tuple(matrices), tuple(units), found.metric, found.provenance)
+    return HeadDistances(tuple(matrices), tuple(units), whole.metric, whole.provenance)

@@ -33,10 +33,7 @@ class HeadDistances(Brief):
             whole model.
         units: row i of matrix c is `units[c][i]`.
         metric: `euclidean`, or `cosine` (1 - cos, in [0, 1] as attention is not negative).
-        provenance: what else made them; JSON values only.
-
-    Raises:
-        DataError: a matrix is not square, finite, symmetric, or does not fit its units.
+        provenance: JSON values.
     """
 
     matrices: tuple[np.ndarray, ...]

@@ -1,4 +1,4 @@
-"""Inner products of heads' attention maps, added up prompt by prompt."""
+"""Inner products of the attention maps of heads, summed over prompts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens, without_empty
 from deadhead.display.brief import Brief
-from deadhead.errors import DataError, ScoreError, unknown_name
+from deadhead.errors import DataError, ScoreError, check_name
 from deadhead.models.heads import HeadModel
 from deadhead.models.maps import hook_maps
 from deadhead.surgery.plans import as_view
 from deadhead.types import Head
 
-SCOPES = ("global", "per_block")
+GRAM_SCOPES = ("global", "per_block")
 FIRST_TOKEN = ("drop", "keep", "renormalize")
 
 _WIDE = 1 << 21  # elements of maps that are held as float64 at once
@@ -80,9 +80,8 @@ def head_grams(
 
     Source: the head vectors of explainabloomity, which keeps the maps of all prompts in memory.
     """
-    for kind, given, known in (("scope", scope, SCOPES), ("first_token", first_token, FIRST_TOKEN)):
-        if given not in known:
-            raise unknown_name(kind, given, known)
+    check_name("scope", scope, GRAM_SCOPES)
+    check_name("first_token", first_token, FIRST_TOKEN)
     view = as_view(model)
     base = getattr(view.model, "base_model", view.model)
     grams = (_Global if scope == "global" else _PerBlock)(view, first_token, include_padding)

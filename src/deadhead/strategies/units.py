@@ -1,4 +1,4 @@
-"""What can be dropped at once, least important first: heads, or the groups they are bound into."""
+"""What can be removed, least important first: heads, or groups that are removed together."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Rules:
     """What a strategy may drop.
 
     Attributes:
-        inverse: drop the most important first.
+        inverse: drop the most important heads first.
         scope: `global` ranks all heads together; `per_block` drops the same number in each block
-            (one less in some, where a budget or a stopping rule ends a run inside a round).
+            (one less in some, if a budget or a stopping rule ends a run inside a round).
         keep_at_least: heads that every block keeps.
-        gqa: policy for shared key/value heads; binds heads that have to go together.
+        gqa: policy for shared key/value heads; says which heads are removed together.
         clustering: how the strategy `clusters` groups heads.
     """
 
@@ -98,8 +98,7 @@ def _bound(
 def _round_robin(ordered: Sequence[Unit], lost: Sequence[int]) -> list[Unit]:
     """Take one unit of every block, then a second of every block, and so on.
 
-    `lost` counts the heads that each block has lost to earlier moves: a round that they began is
-    finished first.
+    `lost` counts the heads that each block lost before, so that a started round is finished first.
     """
     taken = list(lost)
     keyed = []
@@ -122,11 +121,11 @@ def _keeping(ordered: Sequence[Unit], mask: HeadMask, at_least: int) -> Iterator
 def reachable(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> int:
     """Turn an amount of heads into the total that will be dropped under the rules.
 
-    Heads that `mask` has dropped already count. A count has to be had exactly. A fraction is
-    rounded down to what the rules allow: whole key/value groups, the same number in every block.
+    Heads that `mask` drops already count. A fraction is rounded down to what the rules allow: whole
+    key/value groups, the same number in every block.
 
     Raises:
-        BudgetError: the count cannot be had; names the nearest that can.
+        BudgetError: the rules do not allow this count; names the nearest that they do.
     """
     heads = parse_amount(heads)
     asked = count_heads(heads, mask.n_heads)
@@ -138,7 +137,7 @@ def reachable(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> i
 
 
 def droppable(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> int:
-    """Do as `reachable`, and refuse an amount that is gone already or rounds down to no head.
+    """Do as `reachable`, and refuse an amount that drops no more heads than `mask` does.
 
     Raises:
         BudgetError: as `reachable`, or nothing would be dropped.
@@ -151,9 +150,10 @@ def droppable(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> i
 
 
 def shortfall(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> str | None:
-    """Say that the rules let far fewer heads go than a fraction asks for; None if they do not.
+    """Warn that the rules allow far fewer heads than a fraction; None if they do not.
 
-    All of the heads (1.0) are as many as may go; less than a unit in every block is rounding.
+    1.0 means as many as the rules allow; a difference of less than a unit in every block is
+    rounding.
     """
     heads = parse_amount(heads)
     if isinstance(heads, int) or heads >= 1:
@@ -165,22 +165,21 @@ def shortfall(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> s
     if asked - had < largest * blocks:
         return None
     return (
-        f"{heads:.0%} of the heads were asked for ({asked}); scope={rules.scope!r},"
-        f" gqa={rules.gqa!r}, keep_at_least={rules.keep_at_least} let {had} of {mask.n_heads} go"
+        f"{heads:.0%} of the heads are {asked}; scope={rules.scope!r}, gqa={rules.gqa!r},"
+        f" keep_at_least={rules.keep_at_least} allow {had} of {mask.n_heads} to be removed"
     )
 
 
 def _possible(view: HeadModel, mask: HeadMask, rules: Rules) -> list[int]:
-    """List the totals that can be dropped whatever the scores, what is gone already first."""
+    """List the totals that can be dropped for any scores; the first is what `mask` drops."""
     equal = HeadScores(tuple(np.zeros(n) for n in mask.counts), "equal")
-    gone = len(mask.dropped)
-    found = units(view, equal, mask, rules)
+    total, ordered = len(mask.dropped), units(view, equal, mask, rules)
     if rules.scope == "global":
-        return [gone + n for n in range(mask.n_kept + 1) if sums_from(found)[0] >> n & 1]
-    total = gone
+        sums = sums_from(ordered)[0]
+        return [total + n for n in range(mask.n_kept + 1) if sums >> n & 1]
     whole_rounds = {total}
     blocks: set[int] = set()
-    for unit in found:
+    for unit in ordered:
         if unit[0].block in blocks:
             whole_rounds.add(total)
             blocks = set()
@@ -190,32 +189,26 @@ def _possible(view: HeadModel, mask: HeadMask, rules: Rules) -> list[int]:
 
 
 def sums_from(ordered: Sequence[Unit]) -> list[int]:
-    """Find how many heads can be had from each position on, by taking and leaving units.
+    """Find which numbers of heads the units from each position on add up to.
 
     Returns:
-        One number per position, and one for the end: its bit n is set if n heads can be had.
+        One number per position, and one for the end: its bit n is set if some units have n heads.
     """
-    sums = [1]  # no heads can always be had
+    sums = [1]  # no heads, from no units
     for unit in reversed(ordered):
         sums.append(sums[-1] | sums[-1] << len(unit))
     return sums[::-1]
 
 
 def _cannot(asked: int, possible: Sequence[int], mask: HeadMask, rules: Rules) -> str:
-    more = possible[1:]  # the first is what is gone already
-    near = {
-        max((t for t in more if t <= asked), default=0),
-        min((t for t in more if t > asked), default=0),
-    }
-    names = " or ".join(str(t) for t in sorted(near - {0}))
-    gone = len(mask.dropped)
+    now, *more = possible
+    below = max((t for t in more if t <= asked), default=None)
+    above = min((t for t in more if t > asked), default=None)
+    names = " or ".join(str(total) for total in (below, above) if total is not None)
     return (
-        f"{asked} of {mask.n_heads} heads cannot be dropped with scope={rules.scope!r},"
+        f"{asked} of {mask.n_heads} heads cannot be removed with scope={rules.scope!r},"
         f" gqa={rules.gqa!r}, keep_at_least={rules.keep_at_least}"
-        + (f" ({gone} are gone already, and count)" if gone else "")
-        + (
-            f"; ask for {names}, or change the rules"
-            if names
-            else "; nothing may go: change the rules"
-        )
+        + (f" ({now} are removed already, and count)" if now else "")
+        + (f"; ask for {names}, or" if names else "; no head can be removed:")
+        + " change the rules"
     )
