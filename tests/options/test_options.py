@@ -12,7 +12,7 @@ from deadhead.options import choices
 from deadhead.options.amounts import parse_amount, parse_names, parse_size, show_amount
 from deadhead.options.clustering import Clustering
 from deadhead.options.distillation import Distillation
-from deadhead.options.fields import choices_of, facts_of, hints_of
+from deadhead.options.fields import choices_of, hints_of, option_facts
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import repair_names
 from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON
@@ -50,10 +50,10 @@ def test_a_literal_names_what_the_registry_holds(name):
 
 @pytest.mark.parametrize("kind", [Recipe, Clustering, Distillation])
 def test_every_option_has_help_and_is_in_the_docstring(kind):
-    options = [f for f in dataclasses.fields(kind) if (facts := facts_of(f)) and facts.help]
+    options = [f for f in dataclasses.fields(kind) if (facts := option_facts(f)) and facts.help]
     assert options
     for field in options:
-        help_ = facts_of(field).help
+        help_ = option_facts(field).help
         assert help_.endswith("."), field.name
         assert f"{field.name}: {help_}" in kind.__doc__
 

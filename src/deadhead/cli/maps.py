@@ -34,7 +34,7 @@ def maps(asked: MapsSettings, screen: Screen) -> None:
     from deadhead.report.similarity_figures import attention_figure
     from deadhead.report.style import require_matplotlib, save_figure
     from deadhead.runs.attention import attention_maps, parse_heads
-    from deadhead.runs.facts import provenance
+    from deadhead.runs.facts import provenance_of
 
     chosen = parse_heads(asked.heads)
     folder = run_folder(asked.output, asked.model.short_name, "maps", *map(str, chosen[:4]))
@@ -42,7 +42,7 @@ def maps(asked: MapsSettings, screen: Screen) -> None:
     require_matplotlib()
     loaded = asked.model.load()
     found = attention_maps(loaded, asked.text, chosen)
-    values = {**found.to_json(), **provenance(model=loaded.name, command=asked.command)}
+    values = {**found.to_json(), **provenance_of(model=loaded.name, command=asked.command)}
     with whole_folder(folder) as working:
         write_json(working / "attention.json", values)
         save_figure(attention_figure(found.maps, found.tokens, found.names), working, "attention")

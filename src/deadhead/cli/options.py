@@ -20,7 +20,14 @@ import typer
 from rich.markup import escape
 
 from deadhead.cli.console import fail
-from deadhead.options.fields import OptionFacts, choices_of, facts_of, hints_of, option, settings
+from deadhead.options.fields import (
+    OptionFacts,
+    choices_of,
+    hints_of,
+    option,
+    option_facts,
+    settings,
+)
 from deadhead.options.panels import OUTPUT, PANELS
 from deadhead_command import leaving_on_interrupt
 
@@ -128,7 +135,7 @@ def _walk(
     """Yield the options of settings, those of nested settings included."""
     hints = hints_of(kind)
     for each in fields(kind):
-        facts = facts_of(each)
+        facts = option_facts(each)
         if facts is None or each.name in without:
             continue
         if (inner := _nested(hints[each.name])) is not None:
@@ -192,7 +199,7 @@ def _build(kind: Any, values: Mapping[str, Any], without: frozenset[str] = froze
     """Build settings; optional nested ones are None if what they need was not typed."""
     hints, given = hints_of(kind), {}
     for each in fields(kind):
-        facts = facts_of(each)
+        facts = option_facts(each)
         if each.name == "command":
             given[each.name] = typed_command()
         if facts is None or each.name in without:

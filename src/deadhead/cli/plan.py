@@ -173,7 +173,7 @@ def _provenance(
     given: HeadScores | None,
     decision: AutoChoice | None,
 ) -> dict[str, Any]:
-    from deadhead.runs.facts import data_facts, provenance
+    from deadhead.runs.facts import data_facts, provenance_of
 
     made = {**asdict(recipe), "clustering": asdict(recipe.rules.clustering)}  # with its seed
     if asked.scores is not None and given is not None:
@@ -183,7 +183,7 @@ def _provenance(
         names = ("strategy", "criterion", "loss")
         made |= {name: getattr(decision.recipe, name) for name in names}
     data = data_facts(calibration=source, prompts=prompts)
-    return {**made, **provenance(model=loaded.name, data=data or None)}
+    return {**made, **provenance_of(model=loaded.name, data=data or None)}
 
 
 def needs_calibration(recipe: Recipe, *, prompts: bool, scores: bool) -> bool:
@@ -261,7 +261,7 @@ def _unevaluated(
 
     from deadhead.pruning.trajectory import Step, Trajectory
     from deadhead.report import RunSummary
-    from deadhead.runs.facts import provenance
+    from deadhead.runs.facts import provenance_of
 
     scores = chosen.provenance.get("scores")
     made = {**(scores if isinstance(scores, Mapping) else {}), **chosen.provenance}
@@ -272,5 +272,5 @@ def _unevaluated(
         scores=HeadScores(blank, str(made.get("criterion", "not known"))),
         plan=chosen,
         model=facts,
-        run=provenance(command=command, seed=made.get("seed"), data=made.get("data")),
+        run=provenance_of(command=command, seed=made.get("seed"), data=made.get("data")),
     )

@@ -66,7 +66,7 @@ def score_command(asked: ScoreSettings, screen: Screen) -> None:
       deadhead score my-bert -t data/ -c gradient_norm --diagnose
     """
     from deadhead.models.heads import HeadModel
-    from deadhead.runs.facts import data_facts, provenance
+    from deadhead.runs.facts import data_facts, provenance_of
     from deadhead.scoring.spec import CriterionSpec
 
     names = asked.criterion.split(",")
@@ -83,7 +83,7 @@ def score_command(asked: ScoreSettings, screen: Screen) -> None:
         own = "task" if "task" in wanted else next(iter(wanted), None)
         _diagnose(view, batches, asked.loss or own, screen)
         return
-    facts = provenance(model=loaded.name, command=asked.command, data=data)
+    facts = provenance_of(model=loaded.name, command=asked.command, data=data)
     _score(view, batches, names, asked, screen, facts)
 
 

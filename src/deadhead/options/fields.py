@@ -98,14 +98,14 @@ def settings(cls: type[T]) -> type[T]:
     lines = [
         f"    {each.name}: {facts.help}"
         for each in fields(made)
-        if (facts := facts_of(each)) is not None and facts.help
+        if (facts := option_facts(each)) is not None and facts.help
     ]
     if lines and made.__doc__:
         made.__doc__ = "\n".join([made.__doc__.rstrip(), "", "Options:", *lines])
     return made
 
 
-def facts_of(each: Field[Any]) -> OptionFacts | None:
+def option_facts(each: Field[Any]) -> OptionFacts | None:
     """Return what the command line knows of a field; None if it is no option."""
     return each.metadata.get(KEY)
 
@@ -132,7 +132,7 @@ def check_types(settings: Any) -> None:
     """
     hints = hints_of(type(settings))
     for each in fields(settings):
-        facts, value, hint = facts_of(each), getattr(settings, each.name), hints[each.name]
+        facts, value, hint = option_facts(each), getattr(settings, each.name), hints[each.name]
         if _is_of(value, hint):
             continue
         known = choices_of(hint)

@@ -22,7 +22,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: version(p) for p in packages}}
 
 
-def provenance(
+def provenance_of(
     *,
     model: Any = None,
     data: Mapping[str, Any] | None = None,

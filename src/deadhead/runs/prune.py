@@ -21,7 +21,7 @@ from deadhead.pruning.trajectory import Step
 from deadhead.repair import Fits, fit, repaired
 from deadhead.report import RunSummary, model_card, write_report
 from deadhead.runs.explain import explained
-from deadhead.runs.facts import data_facts, model_facts, occasion, provenance
+from deadhead.runs.facts import data_facts, model_facts, occasion, provenance_of
 from deadhead.runs.journal import Journal
 from deadhead.runs.prune_settings import RunSettings
 from deadhead.runs.settings import table_fingerprint
@@ -74,7 +74,7 @@ class _PruneRun:
         self.settings = settings
         header = {
             **settings.header(),
-            **provenance(),
+            **provenance_of(),
             "fingerprints": self.data,
             "weights": settings.model.fingerprint(),
             "importance": table_fingerprint(settings.recipe.clustering.importance),
@@ -89,7 +89,7 @@ class _PruneRun:
         # as it was decided on, with the repair that was done
         done = replace(pruning.recipe, repair=pruning.plan.repair)
         self.settings = replace(self.settings, recipe=done)
-        facts = provenance(model=self.loaded.name, data=self.data)
+        facts = provenance_of(model=self.loaded.name, data=self.data)
         plan = replace(pruning.plan, provenance={**self.settings.header()["recipe"], **facts})
         scores = pruning.scores
         if scores is not None:
@@ -235,7 +235,7 @@ class _PruneRun:
     def _facts(self, pruning: Pruning) -> dict[str, Any]:
         prompts, decision, trained = self.prompts, pruning.choice, pruning.trained
         facts = {
-            **provenance(
+            **provenance_of(
                 data=self.data,
                 command=self.settings.command,
                 seed=self.settings.recipe.seed,

@@ -164,21 +164,22 @@ class DataSettings:
     seed: int = seed_option()
 
     def open(self, tokenizer: Any, config: Any) -> TaskSet:
-        """Open the three sets.
+        """Open the sets; calibration texts alone make a `held_out` set instead of a test set.
 
         Raises:
             DataError: no data is named, or as `open_task`.
         """
-        if self.spec is None and (self.calibration is None or self.test is None):
+        if self.spec is None and self.calibration is None:
             raise DataError(
-                "no data is named; give --task, or both --calibration and --test"
+                "no data is named; give --task, or texts to calibrate on with --calibration"
                 " (bundled:sentiment and bundled:agreement need no files)"
             )
         from deadhead.tasks import open_task
 
         _check_tokenizer(tokenizer)
         options = asdict(self)
-        return open_task(options.pop("spec"), tokenizer, config=config, **options)
+        judged = self.spec is not None or self.test is not None
+        return open_task(options.pop("spec"), tokenizer, config=config, judged=judged, **options)
 
     def open_one(self, role: str, tokenizer: Any, config: Any) -> Task:
         """Open the `calibration` or `test` set alone, for commands that need no other.

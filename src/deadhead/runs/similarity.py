@@ -17,14 +17,14 @@ from deadhead.report.similarity_summary import SimilaritySummary
 from deadhead.runs.comparing import (
     Groups,
     check_room,
-    grams_of,
     groups_by_draw,
     importance_of,
     open_draws,
+    prompt_grams,
     removed_shares,
     to_drop,
 )
-from deadhead.runs.facts import data_facts, occasion, provenance
+from deadhead.runs.facts import data_facts, occasion, provenance_of
 from deadhead.runs.similarity_settings import SimilaritySettings
 from deadhead.runs.watch import Watch
 from deadhead.similarity import (
@@ -80,7 +80,7 @@ def _run(settings: SimilaritySettings, watch: Watch) -> SimilaritySummary:
         size = f"{drawn[0].size} prompts of {drawn[0].name}"
         watch.on_note(f"{name}: {size}, {len(drawn)} draws")
     importance = importance_of(view, first, settings, watch)
-    whole = grams_of(view, first, "global", clustering, watch)
+    whole = prompt_grams(view, first, "global", clustering, watch)
     grams = {"global": whole, "per_block": per_block(whole, len(view.blocks))}
     compared = measured(view, grams[clustering.scope], clustering)
     groups = cluster(compared, n_drop, clustering, importance)
@@ -104,7 +104,7 @@ def _run(settings: SimilaritySettings, watch: Watch) -> SimilaritySummary:
         importance="" if importance is None else importance.criterion,
         notes=(*dict.fromkeys([*notes, *unreached]),),
         run={
-            **provenance(
+            **provenance_of(
                 model=loaded.name, data=data, command=settings.command, seed=settings.seed
             ),
             **occasion(timer, settings.model.device),
@@ -166,5 +166,5 @@ def _plan(
         copies,
         action="duplicate",
         gqa="ungroup" if shared and settings.clustering.unit == "head" else "whole_groups",
-        provenance={**made, **provenance(model=name, data=data)},
+        provenance={**made, **provenance_of(model=name, data=data)},
     )

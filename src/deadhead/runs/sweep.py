@@ -22,7 +22,7 @@ from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.repair.distill import Distillation, DistillReport, check_packages, distill_
 from deadhead.report.sweep_page import SweepSummary, write_sweep_page
 from deadhead.runs.comparing import check_room, to_drop
-from deadhead.runs.facts import data_facts, provenance, size_facts
+from deadhead.runs.facts import data_facts, provenance_of, size_facts
 from deadhead.runs.journal import Journal
 from deadhead.runs.judging import lm_eval_judge, lm_eval_names, task_judge
 from deadhead.runs.prune import longest_input
@@ -87,7 +87,7 @@ class _SweepRun:
         tables = {c.importance for c in self.grid.clusterings}
         header = {
             **settings.header(),
-            **provenance(),
+            **provenance_of(),
             "fingerprints": self.data,
             "weights": settings.model.fingerprint(),
             "importance": [table_fingerprint(table) for table in tables],
@@ -100,7 +100,7 @@ class _SweepRun:
         points = self._points()
         size = size_facts(model_size(self.loaded.model))
         run = {
-            **provenance(
+            **provenance_of(
                 model={"name": self.loaded.name, **size},
                 data=self.data,
                 command=settings.command,
