@@ -101,7 +101,7 @@ def run(app: typer.Typer) -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="deadhead", standalone_mode=False)
     except UsageError as error:
         if not str(error.format_message()):  # without arguments: the help has been printed
             sys.exit(2)
