@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from deadhead.options.choices import (
     ClusterUnit,
     Distance,
@@ -14,6 +16,8 @@ from deadhead.options.common import seed_option
 from deadhead.options.fields import check_choices, option, settings
 from deadhead.options.panels import CLUSTERS
 
+of_clusters = partial(option, panel=CLUSTERS, group="clusters")
+
 
 @settings
 class Clustering:
@@ -23,47 +27,33 @@ class Clustering:
         UnknownNameError: a name that is not known.
     """
 
-    distance: Distance = option(
+    distance: Distance = of_clusters(
         default="cosine",
         help="Distance between attention maps.",
-        panel=CLUSTERS,
-        group="clusters",
     )
-    grouping: Grouping = option(
+    grouping: Grouping = of_clusters(
         default="balanced",
         help="How heads are grouped; groups of global may span blocks, random is a baseline.",
-        panel=CLUSTERS,
-        group="clusters",
     )
-    representative: Representative = option(
+    representative: Representative = of_clusters(
         default="medoid",
         help="Which head of a group is kept.",
-        panel=CLUSTERS,
-        group="clusters",
     )
-    unit: ClusterUnit = option(
+    unit: ClusterUnit = of_clusters(
         default="head",
         help="What is grouped: single heads, or whole key/value heads with their query heads.",
-        panel=CLUSTERS,
-        group="clusters",
     )
-    ward_on: WardOn = option(
+    ward_on: WardOn = of_clusters(
         default="unit",
         help="Run Ward on unit vectors, or on the raw distances, as published.",
-        panel=CLUSTERS,
-        group="clusters",
     )
-    include_padding: bool = option(
+    include_padding: bool = of_clusters(
         default=False,
         help="Include padding in the head vectors, as published.",
-        panel=CLUSTERS,
-        group="clusters",
     )
-    first_token: FirstToken = option(
+    first_token: FirstToken = of_clusters(
         default="keep",
         help="What to do with attention to the first token.",
-        panel=CLUSTERS,
-        group="clusters",
     )
     importance: str | None = option(
         default=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from deadhead.errors import BudgetError
 from deadhead.options.common import seed_option
@@ -10,6 +11,9 @@ from deadhead.options.fields import option, settings
 from deadhead.options.panels import DISTILL
 
 RANK = 8  # of `lora=True`
+
+
+of_distill = partial(option, panel=DISTILL, group="distill")
 
 
 @settings
@@ -32,28 +36,20 @@ class Distillation:
         BudgetError: a value with which nothing could be trained.
     """
 
-    epochs: int = option(
-        default=2, help="How often distill sees every text.", panel=DISTILL, group="distill"
-    )
-    learning_rate: float = option(
+    epochs: int = of_distill(default=2, help="How often distill sees every text.")
+    learning_rate: float = of_distill(
         default=2e-4,
         help="Peak learning rate of distill: the default is for small models and full training;"
         " 1e-3 for --lora, 2e-5 for billions of parameters.",
-        panel=DISTILL,
-        group="distill",
     )
-    seconds: float | None = option(
+    seconds: float | None = of_distill(
         default=None,
         help="Time limit of distill in seconds, evaluations included; with one, runs on different"
         " machines differ.",
-        panel=DISTILL,
-        group="distill",
     )
-    lora: int = option(
+    lora: int = of_distill(
         default=0,
         help="Rank of adapters that distill trains instead of the weights (8 is usual); 0: none.",
-        panel=DISTILL,
-        group="distill",
     )
     max_steps: int | None = None
     warmup: float = 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ TESTING = ("selection", "train", "test", "test_size")
 # of `DataSettings`, what a calibration set alone has no use for
 _OF_SEVERAL = (*TESTING, "spec", "calibration", "selection_size", "allow_overlap")
 
+of_data = partial(option, panel=DATA)
+of_model = partial(option, panel=MODEL)
+
 
 @settings
 class ModelSettings:
@@ -42,8 +46,8 @@ class ModelSettings:
         metavar="MODEL",
         kw_only=False,
     )
-    device: str = option(default="cpu", help="cpu, cuda, cuda:1, mps.", panel=MODEL)
-    dtype: Dtype | None = option(default=None, help="By default as saved.", panel=MODEL)
+    device: str = of_model(default="cpu", help="cpu, cuda, cuda:1, mps.")
+    dtype: Dtype | None = of_model(default=None, help="By default as saved.")
     trust_remote_code: bool = trust_option()
 
     def __post_init__(self) -> None:
@@ -120,31 +124,25 @@ class DataSettings:
         help="Texts to score and repair on, instead of --task's; labels are not needed.",
         group="calibration",
     )
-    kind: Kind | None = option(
+    kind: Kind | None = of_data(
         default=None,
         help="What the model is judged on; by default read from the columns.",
-        panel=DATA,
         group="data",
     )
-    selection: str | None = option(
-        default=None, help="Data that stopping rules and distill evaluate on.", panel=DATA
+    selection: str | None = of_data(
+        default=None, help="Data that stopping rules and distill evaluate on."
     )
-    train: str | None = option(
+    train: str | None = of_data(
         default=None,
         help="Text without labels that distill trains on, instead of all calibration data.",
-        panel=DATA,
         group="distill",
     )
-    test: str | None = option(default=None, help="Data to report on, once.", panel=DATA)
-    text_column: str | None = option(
-        default=None, help="Column of the text.", panel=DATA, group="data"
+    test: str | None = of_data(default=None, help="Data to report on, once.")
+    text_column: str | None = of_data(default=None, help="Column of the text.", group="data")
+    text_pair_column: str | None = of_data(
+        default=None, help="Column of the second text of a pair.", group="data"
     )
-    text_pair_column: str | None = option(
-        default=None, help="Column of the second text of a pair.", panel=DATA, group="data"
-    )
-    label_column: str | None = option(
-        default=None, help="Column of the label.", panel=DATA, group="data"
-    )
+    label_column: str | None = of_data(default=None, help="Column of the label.", group="data")
     calibration_size: int | None = size_option(
         512,
         "512",
@@ -158,8 +156,8 @@ class DataSettings:
     )
     batch_size: int | None = batch_size_option()
     max_length: int | None = max_length_option()
-    allow_overlap: bool = option(
-        default=False, help="Let calibration, selection and test share examples.", panel=DATA
+    allow_overlap: bool = of_data(
+        default=False, help="Let calibration, selection and test share examples."
     )
     seed: int = seed_option()
 
