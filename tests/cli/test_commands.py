@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 import torch
 from command import DATA, MODEL, SMALL
 
-from deadhead import Head, HeadMask, HeadModel, PruningPlan, cli, load_model
+from deadhead import Head, HeadMask, HeadModel, PruningPlan, bundled, cli, load_model
 from deadhead.cli import console
 from deadhead.runs.settings import ModelSettings
 
@@ -412,3 +413,18 @@ def test_importing_deadhead_leaves_slow_libraries_alone():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {n.split(".")[0] for n in names} & slow, f"{file}: import where used"
+
+
+@pytest.mark.parametrize("options", [(), ("--repair", "none", "-c", "gradient_norm")])
+def test_texts_alone_are_enough_to_prune(deadhead, no_figures, tmp_path, options):
+    rows = [row["sentence"] for row in bundled.sentiment("train", 60)]
+    (tmp_path / "texts.txt").write_text("\n".join(rows))
+    short = ("--calibration", "texts.txt", "--heads", "4", "--per-step", "2", "--no-speed")
+    found = deadhead("prune", MODEL, *short, *options, "-o", "out")
+    assert found.code == 0, found.err
+    assert "divergence from the dense model's predictions on 12 held-out texts" in found.out
+    assert re.search(r"nats \(95% interval [\d.e-]+ to [\d.e-]+\)", found.out)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["evaluation"]["pruned"]["divergence"] > run["evaluation"]["dense"]["divergence"] == 0
+    assert run["run"]["data"]["held_out"]["size"] == 12
+    assert deadhead("evaluate", "out/model", "-t", "bundled:sentiment", "--json").code == 0

@@ -205,7 +205,7 @@ def test_lm_eval_judges_the_model_as_a_plan_leaves_it(deadhead, plan, monkeypatc
         == dense.json["lm_eval_primary"]["local_pairs"][1]
     )
     text = deadhead("evaluate", MODEL, *options[:-1], "-p", "plan.json").out
-    assert "without 8 heads (fold), lm-eval" in text
+    assert "with 8 heads removed (fold), lm-eval" in text
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,13 @@ def fill(monkeypatch, what: str) -> None:
         def write_text(self, *args, **options):
             return full() if what in self.name else written(self, *args, **options)
 
+        replaced = Path.replace
+
+        def replace(self, target):
+            return full() if what in Path(target).name else replaced(self, target)
+
         monkeypatch.setattr(Path, "write_text", write_text)
+        monkeypatch.setattr(Path, "replace", replace)  # what is written whole has another name
 
 
 class Half(io.StringIO):

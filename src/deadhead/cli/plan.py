@@ -18,6 +18,7 @@ from deadhead.cli.plans import (
     read_plan,
     read_scores,
 )
+from deadhead.display.words import short_name
 from deadhead.errors import DataError
 from deadhead.files import check_empty, write_json
 from deadhead.options.common import strict_option
@@ -267,7 +268,7 @@ def _unevaluated(
     made = {**(scores if isinstance(scores, Mapping) else {}), **chosen.provenance}
     blank = tuple(np.full(n, np.nan) for n in origin.counts)
     return RunSummary(
-        title=f"{facts['name']}: by plan",
+        title=f"{short_name(facts['name'])}: by plan",
         trajectory=Trajectory(Step(origin, (), float("nan"), 0.0), ()),
         scores=HeadScores(blank, str(made.get("criterion", "not known"))),
         plan=chosen,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from deadhead.cli.console import say, show, show_json, watching
 from deadhead.cli.options import Resumable
+from deadhead.display.words import number
 from deadhead.runs.prune_settings import RunSettings
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def prune_command(settings: RunSettings, screen: Resumable) -> None:
 
     Examples:
       deadhead prune bundled:encoder --task bundled:sentiment --heads 50%
+
+      deadhead prune my-bert --calibration texts.txt --heads 50%
 
       deadhead prune my-bert --task data/ --criterion taylor --heads 100% --random 20
 
@@ -52,9 +55,17 @@ def show_run(summary: RunSummary, settings: RunSettings) -> None:
 
     for note in summary.run["notes"]:
         say(f"note: {note}")
-    show(step_table(summary.trajectory), summary_table(summary.trajectory))
-    if summary.evaluated_on != "test":
-        show(f"these steps were measured on {summary.evaluated_on}; what follows is on test")
+    if summary.evaluated_on == "held_out":
+        low, high = summary.evaluation["interval"]["pruned"]
+        size = summary.run["data"]["held_out"]["size"]
+        show(
+            f"divergence from the dense model's predictions on {size} held-out texts:"
+            f" {number(summary.after)} nats (95% interval {number(low)} to {number(high)})"
+        )
+    else:
+        show(step_table(summary.trajectory), summary_table(summary.trajectory))
+    if summary.evaluated_on == "selection":
+        show("these steps were measured on the selection set; what follows is on the test set")
     if summary.speed:
         show(speed_table(summary.speed))
     if trained := distillation(summary.run):

@@ -10,12 +10,15 @@ from torch import nn
 
 from deadhead.checkpoints import save_model
 from deadhead.data.inputs import to_device
+from deadhead.display.words import short_name
 from deadhead.errors import BudgetError, CheckpointError, DataError, OutputExistsError
 from deadhead.files import check_empty, locked, whole_folder, write_json
 from deadhead.measure import SpeedRow, Timer, measure_all, model_size
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoChoice
+from deadhead.pruning.judging import as_it_is, judge_for
 from deadhead.pruning.loop import Progress, PruneLoop
+from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.result import Pruning
 from deadhead.pruning.trajectory import Step
 from deadhead.repair import Fits, fit, repaired
@@ -29,8 +32,6 @@ from deadhead.runs.watch import Watch
 from deadhead.studies.baseline import RandomBaseline, random_baseline
 from deadhead.tasks import Task
 from deadhead.types import HeadMask, PruningPlan
-
-LAST = ("cut", "evaluate", "evaluate", "time")  # pieces of work after the loop
 
 
 def run_prune(
@@ -52,6 +53,7 @@ class _PruneRun:
     def __init__(self, settings: RunSettings, watch: Watch, *, resume: bool):
         self.timer = Timer()
         self.watch, self.resume = watch, resume
+        self.done, self.drawn = 0, False  # pieces of work; whether the random draws are among them
         self.loaded = settings.model.load()
         self.view = HeadModel(self.loaded.model)
         self.before = model_size(self.loaded.model)
@@ -68,10 +70,12 @@ class _PruneRun:
             calibration=self.tasks.calibration,
             selection=self.tasks.selection,
             training=self.tasks.training if self.trains else None,
-            test=self.tasks.judge,
+            test=self.tasks.test,
+            held_out=self.tasks.held_out,
             prompts=self.prompts,
         )
         self.settings = settings
+        self.judge = judge_for(self.view, self.tasks, Recipe())  # of what is reported in the end
         header = {
             **settings.header(),
             **provenance_of(),
@@ -86,6 +90,8 @@ class _PruneRun:
         """Prune, judge and write the folder."""
         pruning = self._pruned()
         baseline = self._baseline(pruning)
+        self.drawn = True
+        self._expect(0)  # draws may coincide
         # as it was decided on, with the repair that was done
         done = replace(pruning.recipe, repair=pruning.plan.repair)
         self.settings = replace(self.settings, recipe=done)
@@ -97,9 +103,9 @@ class _PruneRun:
             scores = replace(scores, provenance={**scores.provenance, **facts})
         explanation = explained(self.view, self.tasks, self.settings.recipe, pruning)
         cut = pruning.model
-        self.watch.on_work("cut")
+        self._worked("cut")
         summary = RunSummary(
-            title=f"{self.loaded.name}: {_title(self.settings)}",
+            title=f"{short_name(self.loaded.name)}: {_title(self.settings)}",
             trajectory=pruning.trajectory,
             scores=scores,
             plan=plan,
@@ -127,7 +133,7 @@ class _PruneRun:
             self._announce(loop)
             for step in loop:
                 self._keep(step, loop)
-            watch.on_total(len(loop.steps) + self._after)
+            self._expect(0)  # a stopping rule or a budget may have ended it early
             return loop.outcome()
         except CheckpointError:  # the disk is full: what is written waits for --resume
             raise
@@ -142,27 +148,35 @@ class _PruneRun:
         say, recipe, view = self.watch.on_note, self.settings.recipe, self.view
         say(f"{self.loaded.name}: {view.mask.n_kept} heads in {len(view.blocks)} blocks")
         say(self.tasks.describe(trains=self.trains))
-        how = (
-            "auto picks the ranking"
-            if recipe.undecided
-            else f"{recipe.strategy} {recipe.criterion}"
-        )
+        named = f"{recipe.strategy} {recipe.criterion}"
+        how = "auto picks the ranking" if recipe.undecided else named
         say(f"method: {how}, repair {recipe.repair}")
-        draws = self.settings.random * (len(self.settings.random_fractions) + 1)
-        self._after = len(LAST) + draws
         self.forecast = loop.forecast()
-        self.watch.on_total(1 + self.forecast.moves + self._after)
+        self._expect(1 + self.forecast.moves)
         for _ in self.journal.steps:
-            self.watch.on_work("resume")
+            self._worked("resume")
         if self.journal.steps:
             say(f"plan: {self.forecast.describe()}; {len(self.journal.steps)} are done")
 
+    def _expect(self, now: int) -> None:
+        """Say how much work there is: what is done, what comes `now`, and what follows."""
+        draws = (
+            0 if self.drawn else self.settings.random * (len(self.settings.random_fractions) + 1)
+        )
+        last = 3 + self.settings.measure_speed  # the cut, two evaluations, the timing
+        self.watch.on_total(self.done + now + draws + last)
+
+    def _worked(self, what: str) -> None:
+        self.done += 1
+        self.watch.on_work(what)
+
     def _keep(self, step: Step, loop: PruneLoop) -> None:
         if not self.journal.steps:
-            self.watch.on_note(f"plan: {self.forecast.describe(step.seconds)}")
+            judged = step.seconds if loop.judge.on != "held_out" else None  # that of no model
+            self.watch.on_note(f"plan: {self.forecast.describe(judged)}")
         self.journal.steps.append(step)
         self.journal.write("step", step.to_json())
-        self.watch.on_work(f"step {len(loop.steps)} of {1 + self.forecast.moves}")
+        self._worked(f"step {len(loop.steps)} of {1 + self.forecast.moves}")
 
     def _progress(self) -> Progress:
         journal = self.journal
@@ -187,12 +201,11 @@ class _PruneRun:
                 plan = PruningPlan(mask, gqa=recipe.gqa, repair=recipe.repair)
                 batches = tasks.calibration.batches()
                 fits = fit(self.view, plan, pruning.moments, batches=batches)
-            with repaired(self.view, mask, fits):
-                return tasks.judge.evaluate(self.view.model).value
+            return self.judge.changed(lambda: repaired(self.view, mask, fits)).value
 
         def on_point(draw: int, dropped: int, value: float) -> None:
             self.journal.write("random", [draw, dropped, value])
-            self.watch.on_work("random draw")
+            self._worked("random draw")
 
         if not self.settings.random:
             return None
@@ -209,27 +222,27 @@ class _PruneRun:
         )
 
     def _evaluation(self, pruning: Pruning) -> dict[str, Any]:
-        """Judge the dense and the cut model on the test set: the numbers that are reported once."""
-        test = self.tasks.judge
-        values: dict[str, Any] = {"interval": {}, "chance": test.chance}
-        dense = pruning.dense if pruning.evaluated_on == "test" else None
-        for name, known, model in (
-            ("dense", dense, self.loaded.model),
-            ("pruned", None, pruning.model),  # the curve's is masked: this one is really cut
-        ):
-            evaluation = known or test.evaluate(model)
-            self.watch.on_work("evaluate")
-            values[name] = evaluation.metrics
-            values["interval"][name] = list(evaluation.interval())
-        return values
+        """Judge the dense and the cut model: the numbers that are reported once."""
+        known = pruning.dense if pruning.evaluated_on == self.judge.on else None
+        dense = known or self.judge.dense()
+        self._worked("evaluate")
+        cut = self.judge.changed(lambda: as_it_is(pruning.model))  # the curve's is only masked
+        self._worked("evaluate")
+        test = self.tasks.test
+        return {
+            "chance": None if test is None else test.chance,
+            "dense": dense.metrics,
+            "pruned": cut.metrics,
+            "interval": {"dense": list(dense.interval()), "pruned": list(cut.interval())},
+        }
 
     def _speed(self, cut: nn.Module) -> list[SpeedRow]:
         if not self.settings.measure_speed:
             return []
-        rows = measure_all(
-            self.loaded.model, cut, longest_input(self.tasks.judge, self.view), repeats=15, warmup=3
-        )
-        self.watch.on_work("time")
+        source = self.tasks.test or self.tasks.held_out or self.tasks.calibration
+        inputs = longest_input(source, self.view)
+        rows = measure_all(self.loaded.model, cut, inputs, repeats=15, warmup=3)
+        self._worked("time")
         return rows
 
     def _facts(self, pruning: Pruning) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from deadhead.display.words import short_name
 from deadhead.errors import BudgetError
 from deadhead.files import check_empty, locked, whole_folder, write_json
 from deadhead.interop import write_pruning_log
@@ -91,7 +92,7 @@ def _run(settings: SimilaritySettings, watch: Watch) -> SimilaritySummary:
         notes.append("no pruning log was written: it cannot say which heads were cut before")
     data = {name: data_facts(prompts=drawn[0])["prompts"] for name, drawn in draws.items()}
     summary = SimilaritySummary(
-        title=f"{loaded.name}: {clustering.name}",
+        title=f"{short_name(loaded.name)}: {clustering.name}",
         clustering=clustering,
         asked=settings.heads,
         within=_between(view, grams["per_block"], clustering),

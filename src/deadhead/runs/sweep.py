@@ -12,7 +12,7 @@ from torch import nn
 
 from deadhead.checkpoints import Loaded
 from deadhead.data.prompts import Prompts
-from deadhead.display.words import short_names
+from deadhead.display.words import short_name, short_names
 from deadhead.errors import CheckpointError, DataError, UnknownNameError
 from deadhead.files import check_empty, locked, whole_folder, write_json
 from deadhead.measure import measure_all, model_size
@@ -110,7 +110,7 @@ class _SweepRun:
             "notes": [*self.tasks.notes, *(texts.notes if texts else ()), *self.notes],
         }
         lines = table_lines(points)
-        summary = SweepSummary(f"{self.loaded.name}: {settings.kind}", lines, run)
+        summary = SweepSummary(f"{short_name(self.loaded.name)}: {settings.kind}", lines, run)
         with whole_folder(settings.output) as folder:
             frame(lines).to_csv(folder / "sweep.csv", index=False)
             values = {"points": [point.to_json() for point in points], "run": run}

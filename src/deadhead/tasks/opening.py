@@ -56,7 +56,7 @@ class TaskSet(Brief):
         """Say what came from where, a line per set; of the training set if anything is trained."""
         judged = f"{self.test.kind}, judged by {self.test.metric}" if self.test else ""
         roles = [*ROLES, *(["training"] if trains and self.training else [])]
-        lines = [judged or "texts, judged by nothing"]
+        lines = [judged or "texts without labels: judged by the divergence from the dense model"]
         for role in roles if judged else [*roles, "held_out"]:
             task = getattr(self, role)
             of = task and f"{task.size} examples of {task.name}, fingerprint {task.fingerprint}"
