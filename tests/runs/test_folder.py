@@ -17,6 +17,7 @@ from deadhead.errors import BudgetError, OutputExistsError, ScoreError
 from deadhead.report import RunSummary, caveats
 from deadhead.runs.prune import run_prune
 from deadhead.runs.settings import DataSettings, ModelSettings
+from deadhead.runs.watch import Watch
 
 FILES = {
     "plan.json",
@@ -199,3 +200,15 @@ def test_a_run_that_cannot_be_done_leaves_nothing(tmp_path, monkeypatch):
 def test_a_negative_number_of_draws_is_refused():
     with pytest.raises(BudgetError, match="-1 random draws; give 0"):
         settings(Path("x"), random=-1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"random": 0}, {"random": 3, "strategy": "one_shot"}, {"max_drop": 0.0, "random": 0}],
+)
+def test_the_bar_counts_to_its_end(no_figures, tmp_path, changes):
+    totals, work = [], []
+    asked = settings(tmp_path / "run", save=False, **changes)
+    run_prune(asked, watch=Watch(on_total=totals.append, on_work=work.append))
+    assert totals[-1] == len(work)
+    assert len(work) <= totals[0]  # draws may coincide, steps may end early

@@ -120,7 +120,7 @@ class _PruneRun:
         return summary
 
     def _pruned(self) -> Pruning:
-        journal, watch = self.journal, self.watch
+        journal = self.journal
         try:
             loop = PruneLoop(
                 self.view,
