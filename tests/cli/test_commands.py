@@ -300,7 +300,7 @@ def test_ctrl_c_says_how_to_go_on_or_that_nothing_was_done(
         assert "stopped before anything was done" in found.err
         assert list(tmp_path.iterdir()) == []
     with monkeypatch.context() as patch:
-        patch.setattr(module, "apply_repaired_", stop)
+        patch.setattr(module, "explained", stop)
         found = deadhead(*RUNS["prune"])
         assert found.code == 130
         assert "what is done is in" in found.err
