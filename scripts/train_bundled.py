@@ -3,9 +3,9 @@
     python scripts/train_bundled.py                     # both, into src/deadhead/bundled/
     python scripts/train_bundled.py --only decoder --seed 1 --out models
 
-What is printed: size, training time, dense accuracy, accuracy with every head gone, and the greedy
-curve: at each step every remaining head is tried and the one whose removal keeps the calibration
-accuracy highest goes. A head is free while the test accuracy stays within one point of dense.
+What is printed: size, training time, dense accuracy, accuracy with all heads removed, and the
+greedy curve: each step tries every remaining head and removes the one that keeps the calibration
+accuracy highest. A head is free while the test accuracy stays within one point of dense.
 Encoder: accuracy over rows, labels balanced. Decoder: mean over paradigms of the share of pairs
 whose good half has the higher log-likelihood, summed over the tokens after `<s>`, `</s>` included.
 """
@@ -141,7 +141,7 @@ def padded(ids: list[list[int]], pad: int) -> Batch:
 
 
 def encoder_batches(tokenizer, rows: list[dict], size: int = BATCH) -> list[Batch]:
-    """Turn labelled sentences into batches."""
+    """Turn labeled sentences into batches."""
     ids = tokenizer([row["sentence"] for row in rows])["input_ids"]
     labels = [row["label"] for row in rows]
     return [
@@ -303,14 +303,14 @@ def measure(model: PreTrainedModel, judge: Accuracy, *, greedy: bool) -> None:
     dense = judge("test")
     print("dense test accuracy:", json.dumps({k: round(v, 4) for k, v in dense.items()}))
     mask.kept.zero_()
-    print(f"all heads gone: {judge('test')['all']:.4f}")
+    print(f"all heads removed: {judge('test')['all']:.4f}")
     mask.kept.fill_(1.0)
     single = []
     for block in range(len(mask.kept)):
         mask.kept[block] = 0.0
         single.append(judge("test")["all"])
         mask.kept[block] = 1.0
-    print("block by block gone:", " ".join(f"{value:.4f}" for value in single))
+    print("one block removed:", " ".join(f"{value:.4f}" for value in single))
     if not greedy:
         return
     heads, free, still_free = mask.kept.numel(), 0, True

@@ -32,7 +32,7 @@ def head_map_html(
 ) -> str:
     """Draw blocks (rows) x heads (columns) for a notebook: dark = important, crossed out = removed.
 
-    Shades are by rank. Without scores, kept heads are dark; NaN scores are grey.
+    Shades are by rank. Without scores, kept heads are dark; NaN scores are gray.
 
     Args:
         kept: per block, whether each head is kept; None: all are.

@@ -80,9 +80,9 @@ def _front_matter(summary: RunSummary) -> str:
 
 def _public_name(name: str) -> str:
     name = " ".join(name.split())
-    for flavour in (PurePosixPath, PureWindowsPath):
-        if flavour(name).is_absolute():
-            return flavour(name).name
+    for kind in (PurePosixPath, PureWindowsPath):
+        if kind(name).is_absolute():
+            return kind(name).name
     return name
 
 

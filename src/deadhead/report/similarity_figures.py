@@ -61,9 +61,9 @@ def similarity_heatmap(distances: HeadDistances) -> Figure:
                     gid=f"border-{way}-{edge}",
                 )
         every = math.ceil(len(names) / 24)
-        centres = [(a + b - 1) / 2 for a, b in pairwise(edges)]
+        centers = [(a + b - 1) / 2 for a, b in pairwise(edges)]
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_ticks(centres[::every], [str(name) for name in names[::every]])
+            axis.set_ticks(centers[::every], [str(name) for name in names[::every]])
         hide_frame(axes)
         what = "head" if all(len(unit) == 1 for unit in units) else "key/value head"
         axes.set_xlabel(f"block (within it, {what} by {what})")
@@ -92,7 +92,7 @@ def agreement_figure(agreement: pd.DataFrame) -> Figure:
         axes = figure.add_subplot()
         axes.axvline(0, color=GRAY, linestyle=":", linewidth=1.2, gid="chance")
         axes.axvline(1, color=PALE, linewidth=1.2)
-        labelled: set[bool] = set()
+        labeled: set[bool] = set()
         for at, row in enumerate(rows):
             same = row["first"] == row["second"]
             name = "draws of one prompt set" if same else "two prompt sets"
@@ -107,10 +107,10 @@ def agreement_figure(agreement: pd.DataFrame) -> Figure:
                 color=COLORS[not same],
                 marker="o" if same else "s",
                 linestyle="none",
-                label=None if same in labelled else name,
+                label=None if same in labeled else name,
                 gid=f"mean-{at}",
             )
-            labelled.add(same)
+            labeled.add(same)
         axes.set_yticks(range(len(rows)), [pair_name(row) for row in rows], fontsize=9)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.spines["left"].set_visible(False)

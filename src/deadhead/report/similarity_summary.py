@@ -28,7 +28,7 @@ class SimilaritySummary(Brief):
 
     Attributes:
         title: one line.
-        clustering: what was asked for.
+        clustering: how heads were grouped.
         asked: heads to remove, as given.
         within: distances inside blocks.
         across: distances between all heads of the model.
@@ -117,14 +117,19 @@ class SimilaritySummary(Brief):
             )
         return trees
 
-    def groups_json(self) -> dict[str, Any]:
-        """Return the groups with what was asked and what was had, as a JSON value."""
+    def _amounts(self) -> dict[str, Any]:
         return {
+            "clustering": asdict(self.clustering),
             "asked": self.asked,
             "actual": self.actual,
             "heads_dropped": len(self.plan.mask.dropped),
             "heads": self.plan.mask.n_heads,
-            "clustering": asdict(self.clustering),
+        }
+
+    def groups_json(self) -> dict[str, Any]:
+        """Return the groups, with the requested and the actual amounts, as a JSON value."""
+        return {
+            **self._amounts(),
             "groups": [
                 {
                     "representative": [str(head) for head in g.representative],
@@ -139,11 +144,7 @@ class SimilaritySummary(Brief):
         pair = self.closest()
         return {
             "title": self.title,
-            "clustering": asdict(self.clustering),
-            "asked": self.asked,
-            "actual": self.actual,
-            "heads_dropped": len(self.plan.mask.dropped),
-            "heads": self.plan.mask.n_heads,
+            **self._amounts(),
             "groups": len(self.groups),
             "closest": None if pair is None else {"heads": pair[:2], "distance": pair[2]},
             "agreement": self._agreement_json(),

@@ -39,7 +39,7 @@ class RunSummary(Brief):
         run: `command`, `versions`, `data` (`{role: {"fingerprint": ..., "size": ...}}`), `notes` on
             how the data was divided, `seed`, `date`, `seconds`, and `evaluated_on`: the set that
             the trajectory was measured on.
-        explanation: the heads that went, one by one; None if none went.
+        explanation: the removed heads, one by one; None if none was removed.
     """
 
     title: str
