@@ -66,7 +66,7 @@ def test_a_fold_across_blocks_is_refused_and_the_exact_way_named():
 def test_alibi_heads_fold_with_their_sources_slope_only():
     inputs, model = batch(), make("bloom", "causal_lm")
     copies = {"0.4": "0.1", "1.0": "1.3", "1.2": "1.3"}
-    with pytest.raises(HeadError, match=r"ALiBi slope of its own.*slope='source'"):
+    with pytest.raises(HeadError, match=r"own ALiBi slope.*slope='source'"):
         fold_(model, plan(model, copies, action="fold"))
     found = {}
     for slope in ("target", "source"):
@@ -111,7 +111,7 @@ def test_copies_that_make_no_sense_are_refused(copies, message):
 def test_heads_that_were_cut_can_neither_give_nor_take():
     model = make("bert", "base")
     remove_(model, PruningPlan(HeadModel(model).mask.drop(Head(0, 1))))
-    with pytest.raises(HeadError, match=r"this model has lost 0\.1"):
+    with pytest.raises(HeadError, match=r"head 0\.1 has been removed"):
         duplicate_(model, plan(model, {"0.2": "0.1"}, action="duplicate"))
 
 

@@ -1,4 +1,4 @@
-"""A model seen as blocks x heads, with the one seam where heads can be gated or watched."""
+"""A model as blocks x heads, and the one place where head outputs are gated or read."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ HeadFn = Callable[[int, Tensor], Tensor | None]
 class HeadModel:
     """View a model as blocks x heads.
 
-    The view changes nothing: hooks are there only inside the context managers.
+    The view changes nothing in the model. Hooks exist only inside the context managers.
 
     Attributes:
-        model: the model that was given, untouched.
+        model: the model.
         architecture: its record.
         blocks: one `Block` per physical attention block (ALBERT: per shared layer).
 
     Raises:
-        UnsupportedModelError: the model type has no record, or this config cannot be handled.
+        UnsupportedModelError: the model type has no record, the model is wrapped,
+            quantized or adapted, or its weights contradict the record.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -173,7 +174,7 @@ class HeadModel:
         """Call `fn(block, z)` on the output of all heads of a block, before they are projected.
 
         Shape: `z` is (batch, tokens, heads now, head_dim). What `fn` returns replaces it; None
-        leaves it. Blocks that have lost every head are not called. Shared blocks (ALBERT) are
+        leaves it. Blocks without heads are skipped. Shared blocks (ALBERT) are
         called once per application. The hooks are removed when the context is left.
 
         Args:
@@ -235,7 +236,7 @@ class HeadModel:
         return weight
 
     def head_weights(self, head: Head) -> dict[str, Tensor]:
-        """Return one head's slices of the weights, as views of what the model holds now.
+        """Return one head's slices of the weights, as views of the current weights.
 
         Shape: `query`, `key`, `value`: (head_dim, hidden); `output`: (hidden, head_dim);
         `*_bias`: (head_dim,) where the projection has one. With shared key/value heads, `key`

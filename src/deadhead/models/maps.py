@@ -1,4 +1,4 @@
-"""Attention maps as they are made: one chunk of one block in memory at a time."""
+"""Attention maps during the forward pass: one chunk of one block in memory at a time."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ def hook_maps(view: HeadModel, fn: MapFn) -> Iterator[None]:
     Shape: `rows` are samples of the batch; `maps` is (rows, heads now, query, key), each row
     a probability distribution; `visible` is (rows or 1, 1, query, key), True where a query may
     look, or None where every query sees every key.
-    Cost: the forward pass, with attention computed chunk by chunk, so that at no time more than a
-    chunk of maps is there. Models that build their own maps (BLOOM) hold one block's maps anyway.
+    Cost: the forward pass, with attention computed chunk by chunk, so that only one chunk of maps
+    is in memory. Models that build their own maps (BLOOM) keep one block's maps in any case.
 
-    The model's attention backend is switched for as long as the context lasts.
+    The context switches the model's attention backend and switches it back.
 
     Raises:
-        UnsupportedModelError: the record of the user's own module does not say where its maps are.
-        ScoreError: a block was called and showed no maps.
+        UnsupportedModelError: the record of a custom module does not say where its maps are;
+            or something bypasses the hooks.
+        ScoreError: a block returned no maps.
     """
     _check_shown(view)
     with ExitStack() as stack:

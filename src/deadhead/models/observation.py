@@ -15,7 +15,7 @@ class Projected(Brief):
     """What went through one block's projections in one batch.
 
     Shape: `inputs` (batch, tokens, hidden); `query`, `key`, `value`: gradients at the projections'
-    outputs, (batch, tokens, heads or key/value heads there now, head_dim). A block that is applied
+    outputs, (batch, tokens, heads or key/value heads now, head_dim). A block that is applied
     several times (ALBERT) has its applications one after the other along tokens.
     """
 
@@ -33,9 +33,9 @@ class Observation(Brief):
         batch: number of the batch, for messages.
         samples: samples in it.
         valid: real tokens, (samples, tokens), bool.
-        gate_gradients: per block (samples, heads there now): dLoss_i / dg_i.
-        projected: per block, if asked for.
-        output_gradients: per block, if asked for, (samples, tokens, hidden): the gradient at the
+        gate_gradients: per block (samples, heads now): dLoss_i / dg_i.
+        projected: per block, if needed.
+        output_gradients: per block, if needed, (samples, tokens, hidden): the gradient at the
             output projection's output. Applications of a shared block come one after the other
             along tokens.
     """

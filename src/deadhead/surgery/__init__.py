@@ -1,4 +1,4 @@
-"""Surgery: obeys a plan. What ends in `_` is for good, `masked` and `applied` are not."""
+"""Surgery carries out plans. Names ending in `_` change weights; `masked` and `applied` do not."""
 
 from typing import TYPE_CHECKING
 

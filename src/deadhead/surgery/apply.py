@@ -1,4 +1,4 @@
-"""Obeying a plan whatever its action: for good, or for as long as a context lasts."""
+"""Carry out a plan with any action: in place, or inside a context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Duplication: heads that take over another head's query, key and value weights."""
+"""Duplication: heads that copy another head's query, key and value weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def duplicate_(model: nn.Module | HeadModel, plan: PlanLike) -> nn.Module:
     """Give every head in `plan.copies` the query, key and value weights of its source, in place.
 
     Each head keeps its own slice of the output projection. Nothing gets smaller: this is what
-    explainabloomity did; `fold_` gives the same logits with the heads gone. Where a head's
+    explainabloomity did; `fold_` gives the same logits with fewer heads. Where a head's
     position carries an ALiBi slope, `plan.slope` says whose slope the copy has. The whole plan is
     checked before the first weight is touched.
 
@@ -102,7 +102,7 @@ def check_copies(view: HeadModel, copies: Copies) -> None:
         for each in (head, source):
             if not view.mask.keeps(each):
                 raise HeadError(
-                    f"the plan copies head {source} onto {head}, and this model has lost {each};"
+                    f"the plan copies head {source} onto {head}, and head {each} has been removed;"
                     " plan from the model as it is now"
                 )
         if source in copies:

@@ -1,4 +1,4 @@
-"""Folding: a duplicate whose output slice is added to its source's, and which is then cut out."""
+"""Folding: add a duplicate's output slice to its source's, then remove the duplicate."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def check_folds(view: HeadModel, plan: PruningPlan) -> None:
         head, source = next(iter(plan.copies.items()))
         raise HeadError(
             f"cannot fold head {head} into {source}: each head of {view.architecture.model_type}"
-            " has an ALiBi slope of its own, so that a copy computes something else; fold with"
+            " has its own ALiBi slope, so a copy computes a different output; fold with"
             " slope='source' (--slope source), or choose the action duplicate, mask or remove"
         )
     _check_policy(view, plan)

@@ -1,6 +1,6 @@
 """Policies for key/value heads that several query heads share (GQA, MQA).
 
-A policy says which key/value slots of a block stay when only some query heads do.
+A policy decides which key/value slots of a block are kept when some query heads are removed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def whole_groups(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int,
 
 
 def equalize(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...]:
-    """Keep the same number of query heads in every key/value group that stays."""
+    """Keep the same number of query heads in every key/value group that is kept."""
     sizes = Counter(slot_of(block, h) for h in kept)
     if len(set(sizes.values())) > 1:
         gone = [str(Head(number, h)) for h in block.original.heads if h not in kept]
@@ -43,7 +43,7 @@ def equalize(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...
 def ungroup(number: int, block: Block, kept: tuple[int, ...]) -> tuple[int, ...]:
     """Copy keys and values, a pair to each query head, in blocks whose groups become uneven.
 
-    Any mask is exact. Blocks whose groups stay even are cut as by `equalize`: the cache shrinks.
+    Any mask is exact. Blocks whose groups remain even are cut as by `equalize`: the cache shrinks.
     """
     slots = tuple(slot_of(block, h) for h in kept)
     sizes = Counter(slots)
@@ -67,7 +67,7 @@ def policy_named(name: str) -> Policy:
 
 
 def slot_of(block: Block, head: int) -> int:
-    """Return the key/value slot that a query head reads; slots count what is there now."""
+    """Return the key/value slot that a query head reads; slots count current ones."""
     return block.position(head) // block.shape.group_size
 
 

@@ -1,4 +1,4 @@
-"""An attention block that has lost every head: it adds the output bias and attends to nothing."""
+"""An attention block without heads: it adds the output bias and skips attention."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Headless:
 
 
 def _remember_tokens(attention: Any, hidden: Tensor, arguments: tuple[Any, ...]) -> None:
-    """Put one number per token into the cache, so that it goes on counting tokens.
+    """Put one number per token into the cache, so that it keeps counting tokens.
 
     Caches take the number of tokens seen from their first layer, which may be this one.
     """
@@ -59,10 +59,10 @@ def _rebuild(cls: type[nn.Module]) -> nn.Module:
 
 
 def check_headless(view: HeadModel, number: int) -> None:
-    """Refuse to take every head of a block if it is not known what the block then returns.
+    """Refuse to remove every head of a block if its return value is then unknown.
 
     Raises:
-        UnsupportedModelError: it is a module of the user's own, and its record does not say.
+        UnsupportedModelError: it is a custom module, and its record does not say.
     """
     if view.architecture.maps == "interface" and not hasattr(view.model, "set_attn_implementation"):
         raise UnsupportedModelError(
@@ -73,6 +73,6 @@ def check_headless(view: HeadModel, number: int) -> None:
 
 
 def disable_attention_(attention: nn.Module, architecture: Architecture) -> None:
-    """Make an attention module skip attention, in place; its children and names stay."""
+    """Make an attention module skip attention, in place; its children and names are kept."""
     attention.__class__ = _headless_class(type(attention))
     attention.deadhead_model_type = architecture.model_type  # type: ignore[assignment]

@@ -45,10 +45,10 @@ def masked(model: nn.Module | HeadModel, mask: PlanLike) -> Iterator[nn.Module]:
 
 
 def mask_(model: nn.Module | HeadModel, plan: PlanLike) -> nn.Module:
-    """Switch off the heads that a plan drops for good: their slices become zero, in place.
+    """Switch off the heads that a plan drops, in place: their slices become zero.
 
-    Of the output projection, and of queries, keys and values that no kept head shares, so that
-    nothing of these heads is computed any more, NaN included. Nothing gets smaller, and any tool
+    The slices are those of the output projection, and of queries, keys and values that no kept head
+    shares, so that these heads output exactly zero. Nothing gets smaller, and any tool
     loads the checkpoint. Logits equal those of `masked`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Removal: heads cut out of the weights for good."""
+"""Removal: cut heads out of the weights."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def remove_(model: nn.Module | HeadModel, plan: PlanLike) -> nn.Module:
         ModelInUseError: the model is masked or hooked at the moment.
         GroupError: the plan cuts half a key/value group, against its `gqa` policy.
         UnknownNameError: the plan's `gqa` policy is not known.
-        UnsupportedModelError: a block of the user's own module loses every head, and its record
-            does not say what it then returns; or weights are not in memory.
+        UnsupportedModelError: a block of a custom module loses every head, and its record
+            does not say what it then returns; a record does not say how to cut grouped keys in a
+            fused projection; or weights are not in memory.
     """
     view = as_view(model)
     plan = as_plan(view, plan, "remove")
@@ -50,7 +51,7 @@ def remove_(model: nn.Module | HeadModel, plan: PlanLike) -> nn.Module:
 
 
 def cut_blocks_(view: HeadModel, cuts: Sequence[Cut]) -> None:
-    """Cut every block to what stays of it, and record it in the config."""
+    """Cut every block, and record it in the config."""
     for block, cut in zip(view.blocks, cuts, strict=True):
         cut_(block, view.architecture, cut)
     view.refresh()
@@ -58,7 +59,7 @@ def cut_blocks_(view: HeadModel, cuts: Sequence[Cut]) -> None:
 
 
 def cuts_of(view: HeadModel, plan: PruningPlan) -> list[Cut]:
-    """Return what stays of each block under the mask of a plan, or raise as `remove_` does."""
+    """Return what each block keeps under a plan's mask, or raise as `remove_` does."""
     present = view.mask
     plan.mask.check_shape(present.counts)
     lost = [h for h in plan.mask.heads if not present.keeps(h)]

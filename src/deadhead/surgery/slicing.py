@@ -15,7 +15,7 @@ from deadhead.models.blocks import Block, is_conv1d, output_rows
 
 @dataclass(frozen=True)
 class Cut:
-    """What stays of one block, as positions in its weights as they are now.
+    """What one block keeps, as positions in its current weights.
 
     Attributes:
         heads: query heads, in ascending order.
@@ -29,7 +29,7 @@ class Cut:
 def slice_(block: Block, architecture: Architecture, cut: Cut) -> None:
     """Cut one block's projections in place. On meta tensors only shapes change.
 
-    The output bias stays.
+    The output bias is kept.
     """
     keep = {"query": cut.heads, "key": cut.kv_heads, "value": cut.kv_heads}
     for module in {id(m): m for m in (block.query, block.key, block.value)}.values():

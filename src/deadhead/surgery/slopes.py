@@ -18,7 +18,7 @@ from deadhead.types import Head
 def slopes_with(view: HeadModel, copies: Mapping[Head, Head]) -> dict[int, tuple[int, ...]]:
     """Return the slopes of every block that copies change, if copies take their source's slope.
 
-    Shape: `{block: original indices, one per head there now}`; empty for models without slopes.
+    Shape: `{block: original indices, one per current head}`; empty for models without slopes.
     """
     if not view.architecture.slopes:
         return {}

@@ -15,7 +15,7 @@ PARTS = ("query", "key", "value")
 
 @dataclass(frozen=True)
 class HeadCounts:
-    """Shape of one block as its weights are now: query heads, key/value heads, features a head."""
+    """Current shape of one block: query heads, key/value heads, features a head."""
 
     n_heads: int
     n_kv_heads: int
@@ -57,7 +57,7 @@ def fused_by_part(part: str, index: int, shape: HeadCounts) -> int:
 def features(layout: Layout, part: str, heads: Iterable[int], shape: HeadCounts) -> torch.Tensor:
     """Return the output features of some heads of one part, head by head.
 
-    Shape: (heads * head_dim,), int64; `heads` are positions in the weights as they are now.
+    Shape: (heads * head_dim,), int64; `heads` are positions in the current weights.
     """
     return rows_from([layout(part, h, shape) for h in heads], shape.head_dim)
 

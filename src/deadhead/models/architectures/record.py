@@ -1,4 +1,4 @@
-"""The architecture record: where a model type keeps its heads. Data; code only where needed."""
+"""The architecture record: where the heads of a model type are."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Architecture(Brief):
         model_type: `config.model_type`, or the class name of a model that has no config.
         blocks: path from the base model to the blocks, `*` for every child: `encoder.layer.*`.
         attention: path from a block to the module that attends.
-        query, key, value: paths from a block to the projections; the same path thrice if fused.
-        output: path from a block to the output projection. Its input is the seam.
-        head_dim: attribute of the attention module that holds the features per head.
+        query, key, value: paths from a block to the projections; one path if they are fused.
+        output: path from a block to the output projection. Heads are hooked at its input.
+        head_dim: attribute of the attention module with the features per head.
         layout: which output features of the projections belong to which head.
         shrink: attributes of the attention module to set after a cut, by what they count:
             `heads`, `kv_heads`, `width` (heads * head_dim) or `groups` (heads / kv_heads).
-        headless: what a block returns once it has lost every head, from (attention module,
+        headless: what a block without heads returns, from (attention module,
             hidden states, further positional arguments). Default: the output's bias.
-        after_cut: called with (attention module, original indices of the kept heads) for what
-            else moves with a head, e.g. ALiBi slopes.
-        slopes: whether what else moves with a head is an ALiBi slope, so that a head with another's
-            weights still computes something else.
+        after_cut: called with (attention module, original indices of the kept heads) to update
+            anything else that belongs to a head, e.g. ALiBi slopes.
+        slopes: whether each head has an ALiBi slope, so that two heads with the same weights still
+            compute different outputs.
         maps: `interface` if the model takes its attention from transformers' AttentionInterface,
             `output` if the attention module returns (output, maps) whatever the backend, `none` if
             it returns its output alone.
@@ -101,7 +101,7 @@ def architecture_of(model: nn.Module) -> Architecture:
     """Look up the record of a model.
 
     Raises:
-        UnsupportedModelError: there is none; the message holds the record to fill in.
+        UnsupportedModelError: there is none; the message shows the record to fill in.
     """
     return architecture_named(model_type_of(model))
 
@@ -110,7 +110,7 @@ def architecture_named(name: str) -> Architecture:
     """Look up the record of a model type.
 
     Raises:
-        UnsupportedModelError: there is none; the message holds the record to fill in.
+        UnsupportedModelError: there is none; the message shows the record to fill in.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
