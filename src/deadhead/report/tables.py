@@ -107,8 +107,7 @@ def speed_table(timings: Sequence[SpeedRow]) -> TextTable:
     rows = [
         [
             row.setting,
-            str(row.batch),
-            str(row.length),
+            f"{row.batch} x {row.length}",
             f"{row.ms_before:.2f}",
             f"{row.ms_after:.2f}",
             row.words,
@@ -117,7 +116,7 @@ def speed_table(timings: Sequence[SpeedRow]) -> TextTable:
         ]
         for row in timings
     ]
-    columns = ("setting", "batch", "length", "ms before", "ms after", "speed")
+    columns = ("setting", "batch x tokens", "ms before", "ms after", "speed")
     columns += ("quartiles of the ratio", "ceiling")
     devices = ", ".join(dict.fromkeys(row.device for row in timings if row.device))
     title = f"medians of paired calls{f', {devices}' if devices else ''}"
