@@ -1,56 +1,58 @@
 """deadhead: score, choose, mask and remove attention heads of Hugging Face transformers.
 
-Importing it registers the checkpoint loader with transformers and patches nothing.
+    import deadhead
+    result = deadhead.prune(model, texts, tokenizer=tokenizer, heads=0.5)
+    result.model.save_pretrained("small")
+
+Importing it registers the checkpoint loader with transformers and patches nothing. Names are
+imported when they are used.
 """
 
-from deadhead.checkpoints import load_model, register_loader, save_model
-from deadhead.criteria import register_criterion
-from deadhead.models.architectures import Architecture, register_architecture
-from deadhead.models.heads import HeadModel
-from deadhead.pruning.choose import choose
-from deadhead.pruning.prune import prune
-from deadhead.pruning.recipe import Recipe
-from deadhead.pruning.result import Pruning
-from deadhead.pruning.trajectory import Step, Trajectory
-from deadhead.repair import repair_
-from deadhead.scoring import score, score_all
-from deadhead.studies.explain import explain
-from deadhead.studies.explanation import Explanation
-from deadhead.surgery import applied, apply_, duplicate_, fold_, masked, remove_
-from deadhead.tasks import TaskSet, open_task
-from deadhead.types import Head, HeadMask, HeadScores, PruningPlan
+from typing import TYPE_CHECKING
 
-register_loader()
+from deadhead.checkpoints.registering import register_when_ready
+from deadhead.files.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from deadhead.checkpoints.load import load_model
+    from deadhead.checkpoints.save import save_model
+    from deadhead.criteria.base import register_criterion
+    from deadhead.data.given import as_batches
+    from deadhead.models.architectures import Architecture, register_architecture
+    from deadhead.models.heads import HeadModel
+    from deadhead.options.clustering import Clustering
+    from deadhead.options.distillation import Distillation
+    from deadhead.pruning.choose import choose
+    from deadhead.pruning.names import (
+        actions,
+        architectures,
+        budgets,
+        criteria,
+        groupings,
+        losses,
+        repairs,
+        strategies,
+        tasks,
+    )
+    from deadhead.pruning.prune import prune
+    from deadhead.pruning.recipe import Recipe
+    from deadhead.pruning.result import Pruning
+    from deadhead.pruning.trajectory import Step, Trajectory
+    from deadhead.repair.write import repair_
+    from deadhead.scoring.scorer import score, score_all
+    from deadhead.studies.explain import explain
+    from deadhead.studies.explanation import Explanation
+    from deadhead.surgery.apply import applied, apply_
+    from deadhead.surgery.duplicate import duplicate_
+    from deadhead.surgery.fold import fold_
+    from deadhead.surgery.mask import mask_, masked
+    from deadhead.surgery.remove import remove_
+    from deadhead.tasks.given import as_tasks
+    from deadhead.tasks.opening import TaskSet, open_task
+    from deadhead.types import Head, HeadMask, HeadScores, PruningPlan
+
+register_when_ready()
 
 __version__ = "0.1.0"
-__all__ = [
-    "Architecture",
-    "Explanation",
-    "Head",
-    "HeadMask",
-    "HeadModel",
-    "HeadScores",
-    "Pruning",
-    "PruningPlan",
-    "Recipe",
-    "Step",
-    "TaskSet",
-    "Trajectory",
-    "applied",
-    "apply_",
-    "choose",
-    "duplicate_",
-    "explain",
-    "fold_",
-    "load_model",
-    "masked",
-    "open_task",
-    "prune",
-    "register_architecture",
-    "register_criterion",
-    "remove_",
-    "repair_",
-    "save_model",
-    "score",
-    "score_all",
-]
+__getattr__, __dir__ = lazy_exports(__name__, __file__)
+__all__ = list(__dir__())  # noqa: C414

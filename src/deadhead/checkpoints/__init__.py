@@ -1,13 +1,12 @@
 """Checkpoints: plain safetensors whose layers may have different head counts."""
 
-from deadhead.checkpoints.load import DTYPES, Loaded, load_model
-from deadhead.checkpoints.loader import register_loader
-from deadhead.checkpoints.save import save_model
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "DTYPES",
-    "Loaded",
-    "load_model",
-    "register_loader",
-    "save_model",
-]
+from deadhead.files.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from deadhead.checkpoints.load import DTYPES, Loaded, load_model
+    from deadhead.checkpoints.loader import register_loader
+    from deadhead.checkpoints.save import save_model
+
+__getattr__, __dir__ = lazy_exports(__name__, __file__)

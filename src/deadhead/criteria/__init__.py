@@ -1,6 +1,7 @@
 """Criteria: how important is each head? One file per criterion; `scoring` runs them."""
 
 from deadhead.criteria.base import CRITERIA, Criterion, SampleMean, register_criterion
+from deadhead.display.names import Names, listed_when_called
 from deadhead.models.observation import Observation, Projected
 
 __all__ = [
@@ -11,3 +12,5 @@ __all__ = [
     "SampleMean",
     "register_criterion",
 ]
+
+listed_when_called(__name__, lambda: Names(CRITERIA.described()))

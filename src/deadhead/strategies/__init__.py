@@ -1,5 +1,6 @@
 """Strategies: from scores to masks. Each is a lazy stream of moves; rules say what may go."""
 
+from deadhead.display.names import Names, listed_when_called
 from deadhead.strategies.base import (
     STRATEGIES,
     Move,
@@ -23,3 +24,5 @@ __all__ = [
     "shortfall",
     "units",
 ]
+
+listed_when_called(__name__, lambda: Names(STRATEGIES.described()))

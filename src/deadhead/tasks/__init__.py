@@ -3,6 +3,7 @@
 A task is data of one kind with a metric; `open_task` makes the three disjoint ones of a run.
 """
 
+from deadhead.display.names import Names, listed_when_called
 from deadhead.tasks.classification import ClassificationTask
 from deadhead.tasks.evaluation import Evaluation
 from deadhead.tasks.given import as_tasks
@@ -26,3 +27,5 @@ __all__ = [
     "open_task",
     "register_task",
 ]
+
+listed_when_called(__name__, lambda: Names(KINDS.described()))
