@@ -55,4 +55,4 @@ register_when_ready()
 
 __version__ = "0.1.0"
 __getattr__, __dir__ = lazy_exports(__name__, __file__)
-__all__ = list(__dir__())  # noqa: C414
+__all__ = list(__dir__())

@@ -225,3 +225,23 @@ def test_a_plan_a_mask_or_heads_are_repaired(given):
     deadhead.repair_(model, [batch(seed=seed) for seed in range(3)], what)
     assert HeadModel(model).mask == mask
     assert outputs(model, batch()).isfinite().all()
+
+
+def test_scores_and_explanations_take_what_prune_takes():
+    how = {"tokenizer": LOADED.tokenizer, "criterion": "taylor", "loss": "kl"}
+    result = prune(LOADED.model, TEXTS, heads=4, **how)
+    scores = deadhead.score(LOADED.model, TEXTS, "taylor", tokenizer=LOADED.tokenizer, loss="kl")
+    masked = deadhead.score(
+        LOADED.model, TEXTS, "taylor", tokenizer=LOADED.tokenizer, loss="kl", mask=[(0, 1), "2.3"]
+    )
+    assert scores.counts == result.scores.counts
+    assert [str(h) for h in unscored(masked)] == ["0.1", "2.3"]
+    found = deadhead.explain(LOADED.model, TEXTS, result, tokenizer=LOADED.tokenizer, samples=8)
+    assert {row.head for row in found.rows} == set(result.plan.mask.dropped)
+    with pytest.raises(DeadheadError, match="give its trajectory"):
+        deadhead.explain(LOADED.model, TEXTS, result.plan, tokenizer=LOADED.tokenizer)
+
+
+def unscored(scores):
+    every = (Head(b, i) for b, n in enumerate(scores.counts) for i in range(n))
+    return [head for head in every if scores[head] != scores[head]]

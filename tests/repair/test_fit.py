@@ -20,9 +20,9 @@ from deadhead.repair import (
     apply_repaired_,
     fit,
     least_squares,
-    notes_of,
     repair_,
     repair_names,
+    repair_notes,
     repaired,
     without_training,
     write_fits_,
@@ -236,7 +236,7 @@ def test_fewer_tokens_than_unknowns_are_told_or_refused(repair):
     moments = Scorer(view, [few], None).moments
     plan = replace(plan, repair=repair)
     found = fit(view, plan, moments, batches=[few])
-    (note,) = notes_of(found)
+    (note,) = repair_notes(found)
     assert "block 1 has 18 calibration tokens for 20 unknowns per output feature" in note
     assert note.endswith("give more calibration texts")
     assert found[0].facts["tokens"] == 18
@@ -245,14 +245,14 @@ def test_fewer_tokens_than_unknowns_are_told_or_refused(repair):
     with pytest.raises(DataError, match="18 calibration tokens"):
         repair_(make("bert"), [few], plan, strict=True)
     moments = Scorer(view, [enough], None).moments
-    assert notes_of(fit(view, plan, moments, batches=[enough], strict=True)) == []
+    assert repair_notes(fit(view, plan, moments, batches=[enough], strict=True)) == []
 
 
 def test_a_bias_has_no_unknowns_to_be_short_of():
     view = HeadModel(make("bert"))
     plan = PruningPlan(view.mask.drop(Head(0, 0)))
     few = Scorer(view, [batch((3,))], None).moments
-    assert notes_of(fit(view, replace(plan, repair="bias"), few, strict=True)) == []
+    assert repair_notes(fit(view, replace(plan, repair="bias"), few, strict=True)) == []
 
 
 def test_a_repair_that_runs_the_data_itself_asks_for_them():

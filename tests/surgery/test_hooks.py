@@ -9,16 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from deadhead import (
-    Head,
-    HeadModel,
-    PruningPlan,
-    applied,
-    duplicate_,
-    masked,
-    remove_,
-    score,
-)
+from deadhead import Head, HeadModel, PruningPlan, applied, duplicate_, masked, remove_, score
 from deadhead.errors import HeadError, ModelInUseError, UnsupportedModelError
 from deadhead.models.maps import hook_maps
 from deadhead.surgery import mask_

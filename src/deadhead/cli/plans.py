@@ -153,7 +153,7 @@ def fit_plans(
     view: Any, plans: Sequence[PruningPlan], batches: Sequence[Any], *, strict: bool = False
 ) -> list[Fits]:
     """Fit the repairs of plans from one pass over the calibration batches."""
-    from deadhead.repair import REPAIRS, fit, notes_of
+    from deadhead.repair import REPAIRS, fit, repair_notes
     from deadhead.scoring import Scorer
 
     measured = any(REPAIRS[plan.repair].needs_moments for plan in plans)
@@ -161,7 +161,7 @@ def fit_plans(
     fitted: list[Fits] = [
         fit(view, plan, moments, batches=batches, strict=strict) for plan in plans
     ]
-    for note in dict.fromkeys(note for fits in fitted for note in notes_of(fits)):
+    for note in dict.fromkeys(note for fits in fitted for note in repair_notes(fits)):
         say(f"note: {note}")
     return fitted
 

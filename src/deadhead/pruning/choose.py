@@ -14,7 +14,7 @@ from deadhead.errors import HeadError
 from deadhead.losses.divergence import Probe
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoChoice, AutoSelector
-from deadhead.pruning.moves import context_of, grams_of, limits_of, moves_within
+from deadhead.pruning.moves import context_of, limits_of, moves_within, prompt_grams
 from deadhead.pruning.options import recipe_of, with_options
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import fit
@@ -135,7 +135,7 @@ def choose_plan(
         recipe,
         scorer if scores is None else lambda mask: scores,
         scorer=scorer,
-        grams=grams or grams_of(view, data if prompts is None else prompts, recipe, on_batch),
+        grams=grams or prompt_grams(view, data if prompts is None else prompts, recipe, on_batch),
     )
     mask, copies = view.mask, {}
     for move in moves_within(context, recipe.strategy, limits):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Change = Callable[[], AbstractContextManager[nn.Module]]
 
 
-class Judge(Protocol):
+class RunJudge(Protocol):
     """Say how good the model of a run is, as it was given and as it is changed.
 
     Attributes:
@@ -112,7 +112,7 @@ def _divergence(values: Tensor) -> Evaluation:
     return Evaluation("divergence", mean, {"divergence": mean}, values.numpy())
 
 
-def judge_for(view: HeadModel, tasks: TaskSet, recipe: Recipe) -> Judge:
+def judge_for(view: HeadModel, tasks: TaskSet, recipe: Recipe) -> RunJudge:
     """Return what judges a run: the selection set under `max_drop`, the test set, or text.
 
     Raises:

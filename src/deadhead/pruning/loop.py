@@ -22,16 +22,23 @@ from deadhead.pruning.moves import (
     context_of,
     count_moves,
     count_scorings,
-    grams_of,
     limits_of,
     moves_within,
+    prompt_grams,
 )
 from deadhead.pruning.progress import Completed, Forecast, Progress
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.result import Pruning
 from deadhead.pruning.stopping import StopRules
 from deadhead.pruning.trajectory import Step, Trajectory
-from deadhead.repair import Fits, applied_repaired, apply_repaired_, fit, notes_of, without_training
+from deadhead.repair import (
+    Fits,
+    applied_repaired,
+    apply_repaired_,
+    fit,
+    repair_notes,
+    without_training,
+)
 from deadhead.scoring import Scorer
 from deadhead.strategies import Move, shortfall
 from deadhead.surgery import masked
@@ -138,7 +145,7 @@ class PruneLoop:
         mask = (good or self.steps[:1])[-1].mask
         copies = self._copies_of(mask)
         fits, recipe = self._fits(mask, copies), self.recipe
-        notes = [*(self.scorer.notes if recipe.needs_scores else ()), *notes_of(fits)]
+        notes = [*(self.scorer.notes if recipe.needs_scores else ()), *repair_notes(fits)]
         short = shortfall(self.view, self.origin, recipe.rules, recipe.heads)
         if recipe.budget is None and short:
             notes.insert(0, short)
@@ -199,7 +206,7 @@ class PruneLoop:
         prompts = self.prompts
         if prompts is None and self.recipe.needs_prompts:
             prompts = self.tasks.calibration.batches()
-        self.grams = grams_of(self.view, prompts, self.recipe)
+        self.grams = prompt_grams(self.view, prompts, self.recipe)
 
     def _scorer(self, at: int) -> Scorer:
         view, calibration, recipe = self.view, self.tasks.calibration, self.recipe

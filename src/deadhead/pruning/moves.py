@@ -128,7 +128,7 @@ def check_reached(mask: HeadMask, limit: int) -> None:
         )
 
 
-def grams_of(
+def prompt_grams(
     view: HeadModel,
     prompts: Iterable[Batch] | None,
     recipe: Recipe,

@@ -43,26 +43,17 @@ def _with(options: Callable[P, Recipe]):
             model: the model, as it was loaded.
             data: texts, a `datasets.Dataset` or `DatasetDict`, a DataLoader or other iterable of
                 batches, a file name, a task, or the set of tasks that `open_task` makes.
-            recipe: options that the keyword arguments change: `heads=0.5`, `36` or `"50%"`,
-                `repair="distill"`, ...; see `Recipe`.
+            recipe: options that the keyword arguments change.
             tokenizer: the model's, where `data` are texts.
             prompts: batches that `clusters` compares heads on; None: the calibration data.
             completed: the completed part of an interrupted run.
             progress: callbacks.
             *args: nothing.
-            **given: options by name, each a field of `Recipe`.
+            **given: fields of `Recipe`: `heads=0.5`, `36` or `"50%"`, `repair="distill"`, ...
 
         Cost: by default, 1.3 to 3.2 forward and backward passes over the calibration data, and
         about ten evaluations of the test set. A named criterion takes a pass per move (`greedy`)
         or one in all (`one_shot`).
-
-        Raises:
-            BudgetError: the rules do not let so many heads be removed.
-            DataError: there are no data, or they do not fit the model.
-            ArgumentError: an argument that is not an option; names the nearest.
-            UnknownNameError: a criterion, strategy, scope or policy that is not known.
-            HeadError: the model cannot be changed as the plan's action says (folding, where it is
-                not exact), or `unit="kv"` and key/value heads with unequal numbers of query heads.
 
         Example:
             >>> import deadhead

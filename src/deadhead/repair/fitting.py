@@ -28,7 +28,7 @@ def fit(
 
     The repair is the plan's; of `distill`, which trains the cut model afterwards (`distill_`), what
     it begins with. The model is not touched; `repaired` and `write_fits_` put the fits in. Blocks
-    that lose no head are not listed. `notes_of` says where tokens were scarce.
+    that lose no head are not listed. `repair_notes` says where tokens were scarce.
 
     A block that loses every head gets its mean output as bias: the mean over tokens weighted as in
     every fit, which is the optimum of the weighted error.
@@ -71,12 +71,12 @@ def fit(
                 " give batches, or choose repair least_squares"
             )
         fits = repair.fit_plan(view, plan, list(batches))
-    if strict and notes_of(fits):
-        raise DataError(f"{notes_of(fits)[0]}; or go on all the same without strict")
+    if strict and repair_notes(fits):
+        raise DataError(f"{repair_notes(fits)[0]}; or go on all the same without strict")
     return fits
 
 
-def notes_of(fits: Fits) -> list[str]:
+def repair_notes(fits: Fits) -> list[str]:
     """Return what the user should know about fits: where they had fewer tokens than unknowns."""
     scarce = {
         number: found.facts

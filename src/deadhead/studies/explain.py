@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from deadhead.criteria import CRITERIA
+from deadhead.data.given import as_batches
 from deadhead.data.inputs import Batch, samples_in
-from deadhead.errors import HeadError, ScoreError
+from deadhead.errors import ArgumentError, HeadError, ScoreError
 from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
 from deadhead.models.purpose import is_causal_lm
 from deadhead.moments import Moments
+from deadhead.pruning.result import Pruning
 from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import REPAIRS, Fits, fit
 from deadhead.scoring import ScorerGroup
@@ -31,9 +34,10 @@ def cheap_criteria() -> list[str]:
 
 def explain(
     model: nn.Module | HeadModel,
-    batches: Iterable[Batch],
-    plan: PruningPlan,
-    trajectory: Trajectory,
+    data: Any,
+    plan: PruningPlan | Pruning,
+    trajectory: Trajectory | None = None,
+    tokenizer: Any = None,
     *,
     criteria: Sequence[str] | None = None,
     loss: str | Loss | None = None,
@@ -47,9 +51,10 @@ def explain(
 
     Args:
         model: the model that was pruned, as it was before; it comes back exactly as it was.
-        batches: the calibration data of the run.
-        plan: what was cut.
+        data: the calibration data of the run, as `prune` takes them.
+        plan: what was cut; or the result of `prune`.
         trajectory: the steps of the run; those beyond the plan are left out.
+        tokenizer: the model's, where `data` are texts.
         criteria: by which to score the dense model; None: `cheap_criteria`.
         loss: what all gradient criteria differentiate; None: each its own, or `kl` all of them
             where there are no labels for `task`.
@@ -70,13 +75,18 @@ def explain(
         DataError: `loss` needs labels, and there are none; or there are no samples.
 
     Example:
-        >>> run = prune(model, tasks)  # doctest: +SKIP
-        >>> explain(model, tasks.calibration.batches(), run.plan, run.trajectory)  # doctest: +SKIP
+        >>> result = prune(model, tasks)  # doctest: +SKIP
+        >>> explain(model, tasks, result)  # doctest: +SKIP
     """
     view = model if isinstance(model, HeadModel) else HeadModel(model)
+    if isinstance(plan, Pruning):
+        plan, trajectory = plan.plan, plan.trajectory
+    elif trajectory is None:
+        raise ArgumentError("a plan does not say how it came about; give its trajectory, too")
     steps = _steps_of(view, plan, trajectory)
-    data = list(batches)
     names = cheap_criteria() if criteria is None else list(criteria)
+    used = bool(names) or samples != 0
+    data = as_batches(data, view.model, tokenizer, seed=seed) if used else []
     if scores is not None and criteria is None and scores.criterion in names:
         names.remove(scores.criterion)
     notes = []

@@ -23,7 +23,7 @@ from deadhead.repair import (
     applied_repaired,
     apply_repaired_,
     fit,
-    notes_of,
+    repair_notes,
     without_training,
 )
 from deadhead.scoring import Scorer
@@ -238,7 +238,7 @@ def _judged(
     measured = moments() if repair.needs_moments and moments is not None else None
     timer = Timer(view.model)
     fits = fit(view, plan, measured, **how)
-    for note in notes_of(fits):
+    for note in repair_notes(fits):
         on_note(note)
 
     def timed() -> Point:

@@ -14,7 +14,7 @@ from deadhead.errors import HeadError, MissingDependencyError, ScoreError
 from deadhead.models.heads import HeadModel
 from deadhead.options.distillation import Distillation
 from deadhead.repair.distill.batches import HasBatches, training_batches
-from deadhead.repair.distill.judge import Best, Selection, judge_of, judge_of_distance
+from deadhead.repair.distill.judge import Best, Judge, Selection, judge_of, judge_of_distance
 from deadhead.repair.distill.loss import Distance, output_paths
 from deadhead.repair.distill.pace import Pace
 from deadhead.repair.distill.report import DistillPoint, DistillReport
@@ -22,6 +22,8 @@ from deadhead.repair.distill.state import same_surroundings
 from deadhead.repair.distill.weights import Weights
 
 JUDGE_EVERY = 8  # without a selection set, every eighth batch judges and does not train
+
+SELECTED_EVERY = 8  # batches, without a selection set
 
 
 def distill_(
@@ -74,13 +76,8 @@ def distill_(
     view, whole = (m if isinstance(m, HeadModel) else HeadModel(m) for m in (model, dense))
     _check_models(view, whole)
     weights = Weights(view, settings.rank)
-    batches = training_batches(data, settings.batch_size)
     distance = Distance(view.model, whole.model, output_paths(view), output_paths(whole), settings)
-    if selection is not None:
-        judge = judge_of(selection)
-    else:
-        judge = judge_of_distance(distance, batches[::JUDGE_EVERY])
-        batches = [b for n, b in enumerate(batches) if n % JUDGE_EVERY] or batches
+    batches, judge = _batches_and_judge(data, selection, distance, settings)
     total = settings.max_steps or settings.epochs * len(batches)
     pace = Pace(total, settings.seconds, settings.evaluations)
     student = Student(distance, dropout=settings.dropout)
@@ -105,10 +102,7 @@ def distill_(
             else:
                 callback.stopped = "seconds"
         if best.weights is not None and weights.approximate:
-            best.value = judge(view.model)
-            if not judge.better(best.value, best.before):
-                weights.undo_()
-                best.value, best.step = best.before, 0
+            _judge_again(view, weights, best)
     return DistillReport(
         metric=judge.metric,
         greater_is_better=judge.greater_is_better,
@@ -122,6 +116,28 @@ def distill_(
         seconds=pace.elapsed,
         points=tuple(points),
     )
+
+
+def _batches_and_judge(
+    data: HasBatches | Iterable[Batch],
+    selection: Selection | None,
+    distance: Distance,
+    settings: Distillation,
+) -> tuple[list[Batch], Judge]:
+    """Return what to train on, and what judges: without a selection set, part of the batches."""
+    batches = training_batches(data, settings.batch_size)
+    if selection is not None:
+        return batches, judge_of(selection)
+    judge = judge_of_distance(distance, batches[::SELECTED_EVERY])
+    return [b for n, b in enumerate(batches) if n % SELECTED_EVERY] or batches, judge
+
+
+def _judge_again(view: HeadModel, weights: Weights, best: Best) -> None:
+    """Judge the best weights as they were merged or rounded; keep none that are not better."""
+    best.value = best.judge(view.model)
+    if not best.judge.better(best.value, best.before):
+        weights.undo_()
+        best.value, best.step = best.before, 0
 
 
 def check_packages(settings: Distillation) -> None:
