@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import subprocess
 import sys
 from dataclasses import field
 
@@ -141,3 +142,26 @@ def test_every_usage_error_is_one_line(deadhead):
         line = deadhead(*typed).refused()
         assert said in line
         assert re.search("; 'deadhead( prune)? --help' lists what there is", line)
+
+
+HELP = """
+import sys, time
+sys.argv = ["deadhead", *{typed}]
+from deadhead_command import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = {{"torch", "transformers", "datasets", "scipy"}} & set(sys.modules)
+assert not heavy, heavy
+assert time.process_time() < 1, time.process_time()
+"""
+
+
+@pytest.mark.parametrize(
+    "typed", [["--help"], ["prune", "--help"], ["compare", "-h"], ["--version"]]
+)
+def test_help_takes_less_than_a_second_and_imports_nothing_heavy(typed):
+    code = HELP.format(typed=typed)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
