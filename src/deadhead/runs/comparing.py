@@ -103,7 +103,7 @@ def importance_of(
     )[name]
 
 
-def prompt_grams(
+def draw_grams(
     view: HeadModel, prompts: Prompts, scope: str, clustering: Clustering, watch: Watch
 ) -> HeadGrams:
     """Run prompts as a clustering asks for."""
@@ -134,7 +134,7 @@ def groups_by_draw(
         for prompts in drawn:
             other = groups
             if number:
-                grams = prompt_grams(view, prompts, clustering.scope, clustering, watch)
+                grams = draw_grams(view, prompts, clustering.scope, clustering, watch)
                 # what is drawn at random is drawn anew, or it would agree with itself
                 anew = replace(clustering, seed=clustering.seed + number)
                 other = cluster(measured(view, grams, clustering), n_drop, anew, importance)

@@ -18,10 +18,10 @@ from deadhead.report.similarity_summary import SimilaritySummary
 from deadhead.runs.comparing import (
     Groups,
     check_room,
+    draw_grams,
     groups_by_draw,
     importance_of,
     open_draws,
-    prompt_grams,
     removed_shares,
     to_drop,
 )
@@ -81,7 +81,7 @@ def _run(settings: SimilaritySettings, watch: Watch) -> SimilaritySummary:
         size = f"{drawn[0].size} prompts of {drawn[0].name}"
         watch.on_note(f"{name}: {size}, {len(drawn)} draws")
     importance = importance_of(view, first, settings, watch)
-    whole = prompt_grams(view, first, "global", clustering, watch)
+    whole = draw_grams(view, first, "global", clustering, watch)
     grams = {"global": whole, "per_block": per_block(whole, len(view.blocks))}
     compared = measured(view, grams[clustering.scope], clustering)
     groups = cluster(compared, n_drop, clustering, importance)
