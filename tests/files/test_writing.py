@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deadhead.errors import CheckpointError, OutputExistsError
+from deadhead.errors import CheckpointError, DataError, OutputExistsError
 from deadhead.files import replacing, write_json, write_text
 
 
@@ -56,7 +56,7 @@ def test_a_link_stays_a_link_to_the_new_content(tmp_path):
 
 
 def test_failed_writes_are_errors_of_ours_and_leave_nothing(tmp_path, monkeypatch):
-    with pytest.raises(CheckpointError, match="File name too long"):
+    with pytest.raises(DataError, match="File name too long"):
         write_text(tmp_path / ("x" * 300), "text")
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="could not write"):

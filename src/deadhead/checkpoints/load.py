@@ -27,6 +27,7 @@ from deadhead.errors import CheckpointError, DeadheadError, UnknownNameError, un
 from deadhead.files import as_path, one_line, read_json
 from deadhead.models.architectures import architecture_named
 from deadhead.models.manifest import DeadheadConfig
+from deadhead.options.arguments import check_arguments
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 DTYPES["float16"] = torch.float16
@@ -41,6 +42,7 @@ class Loaded(Brief):
     name: str
 
 
+@check_arguments
 def load_model(
     source: str | Path,
     *,

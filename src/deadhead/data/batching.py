@@ -158,7 +158,13 @@ def context_length(tokenizer, config, asked: int | None = None) -> int | None:
             )
         return asked
     # tokenizers that do not know their length say 1e30
-    known = [n for n in (positions, tokenizer.model_max_length) if n is not None and n < 1e9]
+    length = tokenizer.model_max_length
+    if length is not None and not (isinstance(length, (int, float)) and length >= 1):
+        raise DataError(
+            f"the tokenizer's model_max_length is {length!r:.80}; write a number of tokens, or"
+            " null, in tokenizer_config.json"
+        )
+    known = [n for n in (positions, length) if n is not None and n < 1e9]
     return int(min(known)) if known else None
 
 

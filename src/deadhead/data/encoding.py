@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from deadhead.data.batching import TokenSequence
+from deadhead.errors import DataError
+from deadhead.files import one_line
 
 # window of a model and tokenizer that know no length
 _USUAL_LENGTH = 1024
@@ -15,12 +17,11 @@ def encode(
     texts: Sequence[tuple[str, ...]], tokenizer: Any, limit: int | None
 ) -> list[TokenSequence]:
     """Tokenize texts, or pairs of them, with special tokens; longer ones are truncated."""
-    encoded = tokenizer(
+    encoded = _tokenized(
+        tokenizer,
         *(list(column) for column in zip(*texts, strict=True)),
         truncation=limit is not None,
         max_length=limit,
-        return_attention_mask=False,
-        verbose=False,
     )
     ids = encoded["input_ids"]
     segments = encoded.get("token_type_ids", [None] * len(ids))
@@ -51,14 +52,19 @@ def windows(
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Tokenize texts without any special tokens."""
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        truncation=False,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    return encoded["input_ids"]
+    return _tokenized(tokenizer, list(texts), add_special_tokens=False, truncation=False)[
+        "input_ids"
+    ]
+
+
+def _tokenized(tokenizer: Any, *texts: list[str], **options: Any) -> Any:
+    try:
+        return tokenizer(*texts, return_attention_mask=False, verbose=False, **options)
+    except Exception as error:  # tokenizers in Rust raise classes of their own
+        raise DataError(
+            f"the tokenizer fails on the texts ({one_line(error)}); check that its files are whole"
+            " and belong to the model"
+        ) from error
 
 
 def start_ids(tokenizer: Any) -> list[int]:

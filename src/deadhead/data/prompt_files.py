@@ -11,7 +11,7 @@ from deadhead.data.formats import READERS, quoted_records
 from deadhead.data.rows import Rows, data_files, read_file, split_slice
 from deadhead.data.splits import read_split
 from deadhead.errors import DataError, FileFormatError
-from deadhead.files import lines_of, read_text
+from deadhead.files import as_path, lines_of, read_text
 
 PROMPT_COLUMNS = ("prompt", "text", "sentence_good", "sentence")
 
@@ -21,7 +21,7 @@ def read_prompts(spec: str, *, n: int | None, seed: int, column: str | None) -> 
     if spec.startswith("bundled:"):
         return [read_split(spec, "calibration", {"calibration": n}, seed, ())]
     place, rows = split_slice(spec)
-    path = Path(place).expanduser()
+    path = as_path(place, "prompts")
     if path.is_dir() and not hub.is_saved(path):
         files = data_files(path)
         if not files:

@@ -14,7 +14,7 @@ import pandas as pd
 from deadhead.data.formats import READERS
 from deadhead.display.brief import Brief
 from deadhead.errors import DataError, unknown_name
-from deadhead.files import read_bytes
+from deadhead.files import as_path, read_bytes
 
 # what makes a table one of minimal pairs
 PAIR_COLUMNS = {"sentence_good", "sentence_bad"}
@@ -134,7 +134,7 @@ class Rows(Brief):
 
 def split_slice(spec: str) -> tuple[str, slice | None]:
     """Split `FILE[0:800]` into the path and the slice, which is None where there is none."""
-    found = None if Path(spec).exists() else _SLICE.fullmatch(spec)
+    found = None if as_path(spec, "data").exists() else _SLICE.fullmatch(spec)
     if found is None:
         return spec, None
     ends = [int(end) if end else None for end in (found["start"], found["stop"])]

@@ -12,6 +12,7 @@ from deadhead.data import hub
 from deadhead.data.formats import READERS
 from deadhead.data.rows import Rows, data_files, read_file, read_folder, split_slice
 from deadhead.errors import DataError, unknown_name
+from deadhead.files import as_path
 
 ROLES = {
     "calibration": ("train", "calibration"),
@@ -112,7 +113,7 @@ def _read(spec: Spec, wanted, sizes, seed, labels) -> tuple[Found, Rows | None]:
     def take(part: Rows) -> Rows:
         return part.sliced(rows, spec, spec)
 
-    path = Path(place).expanduser()
+    path = as_path(place, "data")
     if path.is_file():
         return {}, take(read_file(path, labels=labels))
     if path.is_dir() and not hub.is_saved(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import stat
@@ -59,10 +60,17 @@ def as_path(given: str | Path, what: str) -> Path:
     """
     if not isinstance(given, (str, Path)) or "\0" in str(given):
         raise DataError(f"{given!r} is not a path; give the path of the file that holds {what}")
+    path = Path(given)
+    with contextlib.suppress(RuntimeError):  # ~name of a user who is not there
+        path = path.expanduser()
     try:
-        return Path(given).expanduser()
-    except RuntimeError:  # ~name of a user who is not there
-        return Path(given)
+        path.exists()
+    except OSError as error:
+        raise DataError(
+            f"{str(given)!r:.80} cannot be the path of a file ({error.strerror}); give the path of"
+            f" the file that holds {what}"
+        ) from error
+    return path
 
 
 def read_text(path: str | Path, what: str, *, limit: int | None = LARGEST) -> str:

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 
 from deadhead.errors import DataError, FileFormatError, HeadError, ScoreError, unknown_name
-from deadhead.files import fingerprint, one_line, read_bytes
+from deadhead.files import as_path, fingerprint, one_line, read_bytes
 from deadhead.interop.tables import READERS, blocks_of
+from deadhead.options.arguments import check_arguments
 from deadhead.types import HeadScores
 
 ENDINGS = tuple(sorted(READERS))
 _INFINITE = {"inf": np.inf, "-inf": -np.inf}  # as deadhead's own JSON writes them
 
 
+@check_arguments
 def read_importance(
     path: str | Path, *, counts: Sequence[int], key: str | None = None
 ) -> HeadScores:
@@ -46,7 +48,7 @@ def read_importance(
         HeadError: the table is for another model.
         ScoreError: a score is infinite, or all are NaN.
     """
-    path = Path(path)
+    path = as_path(path, "an importance table")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
@@ -69,7 +71,7 @@ def split_key(spec: str) -> tuple[Path, str | None]:
     The file ends at the first colon behind the name of a file that is there, or behind an ending of
     tables; so a key may hold colons, as criteria with options do.
     """
-    whole = Path(spec)
+    whole = as_path(spec, "a table of importance")
     if not whole.is_file():
         for colon in (at for at, letter in enumerate(spec) if letter == ":"):
             file = Path(spec[:colon])

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from deadhead.errors import FileFormatError, HeadError
-from deadhead.files import decode, fingerprint, lines_of, read_bytes, write_text
+from deadhead.files import as_path, decode, fingerprint, lines_of, read_bytes, write_text
 from deadhead.interop.tables import blocks_of
+from deadhead.options.arguments import check_arguments
 from deadhead.types import Head, HeadMask, PruningPlan
 
 _FORMS = {3: "layer, kept, removed", 4: "layer, kept, layer, removed"}
@@ -25,6 +26,7 @@ class _Line(NamedTuple):
     removed: Head
 
 
+@check_arguments
 def read_pruning_log(
     path: str | Path,
     *,
@@ -56,7 +58,7 @@ def read_pruning_log(
 
     Source: the logs in pruning_logs/ of explainabloomity (its README is the reference).
     """
-    path = Path(path)
+    path = as_path(path, "a pruning log")
     content = read_bytes(path, "a pruning log (a missing log is never the unpruned model)")
     lines, columns = _parse(decode(content, str(path)), str(path))
     direct: dict[Head, Head] = {}

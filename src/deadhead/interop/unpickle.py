@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 
 from deadhead.errors import DeadheadError, FileFormatError
-from deadhead.files import one_line, read_bytes
+from deadhead.files import as_path, one_line, read_bytes
 from deadhead.files.reading import LARGEST
 from deadhead.interop.rebuild import REBUILD, Rebuilt
 
@@ -48,7 +48,7 @@ def unpickle(path: str | Path) -> Any:
         DataError: there is no such file.
         FileFormatError: it wants to call anything else, or is damaged, too large or no pickle.
     """
-    path = Path(path)
+    path = as_path(path, "a table of numbers")
     return unpickle_bytes(read_bytes(path, "a table of numbers"), str(path))
 
 

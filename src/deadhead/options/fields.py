@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
-from types import UnionType
+from pathlib import Path
+from types import NoneType, UnionType
 from typing import (
     Any,
     Literal,
@@ -133,29 +134,43 @@ def check_types(settings: Any) -> None:
     hints = hints_of(type(settings))
     for each in fields(settings):
         facts, value, hint = option_facts(each), getattr(settings, each.name), hints[each.name]
-        if _is_of(value, hint):
+        if is_of(value, hint):
             continue
-        known = choices_of(hint)
-        allowed = ", ".join(known) if known else getattr(hint, "__name__", str(hint))
-        what = f"{each.name} cannot be {value!r:.80}"
+        allowed, what = allowed_by(hint), f"{each.name} cannot be {value!r:.80}"
         if not isinstance(value, str) or facts is None or facts.parse is None:
             raise ArgumentError(f"{what}; give {allowed}")
         with refusing(ArgumentError, what, f"give {allowed}"):
             object.__setattr__(settings, each.name, facts.parse(value))
 
 
-def _is_of(value: Any, hint: Any) -> bool:
+def allowed_by(hint: Any) -> str:
+    """Say what a type allows: its choices, or its name."""
+    return ", ".join(choices_of(hint)) or str(getattr(hint, "__name__", hint))
+
+
+def is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type: numbers of numpy are numbers, truth values are not."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
         return isinstance(value, str)  # `check_choices` names the nearest one
     if origin in (Union, UnionType):
-        return any(_is_of(value, part) for part in parts)
+        return any(is_of(value, part) for part in parts)
     if origin is tuple:
-        return isinstance(value, tuple) and all(_is_of(each, parts[0]) for each in value)
+        return isinstance(value, tuple) and all(is_of(each, parts[0]) for each in value)
     if hint in (int, float):
         number = Integral if hint is int else Real
         return isinstance(value, number) and not isinstance(value, bool)
     return isinstance(value, origin or hint)
+
+
+def is_plain(hint: Any) -> bool:
+    """Whether a type is one of numbers, text, paths, choices, functions, or several of these."""
+    if get_origin(hint) in (Union, UnionType):
+        return all(map(is_plain, get_args(hint)))
+    return get_origin(hint) in (Literal, Callable) or hint in _PLAIN
+
+
+_PLAIN = (bool, int, float, str, Path, NoneType)
 
 
 def check_choices(settings: Any, *, but: Collection[str] = ()) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deadhead.errors import DataError
+from deadhead.files import as_path
 from deadhead.options.choices import Dtype, Kind
 from deadhead.options.common import (
     batch_size_option,
@@ -76,7 +77,7 @@ class ModelSettings:
     @property
     def folder(self) -> Path | None:
         """The local folder that `source` names; None for a bundled model or a hub id."""
-        path = Path(self.source).expanduser()
+        path = as_path(self.source, "a model")
         return path if not self.source.startswith("bundled:") and path.is_dir() else None
 
     @property
@@ -210,7 +211,7 @@ class DataSettings:
         from deadhead.data.splits import ROLES
 
         place, _ = split_slice(self.spec or "")
-        folder = Path(place).expanduser()
+        folder = as_path(place, "data")
         if not self.spec or not folder.is_dir():
             return None
         files = {file.stem.lower(): file for file in data_files(folder)}

@@ -14,6 +14,7 @@ from deadhead.errors import ScoreError
 from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
+from deadhead.options.arguments import check_arguments
 from deadhead.options.choices import CriterionName
 from deadhead.options.choices import Loss as LossName
 from deadhead.scoring.observe import PassSettings
@@ -25,6 +26,7 @@ from deadhead.types import Head, HeadMask, HeadScores
 MASKS_PER_PASS = 8  # whose errors a criterion that needs trials computes together
 
 
+@check_arguments
 def score(
     model: nn.Module | HeadModel,
     data: Any,
@@ -46,6 +48,7 @@ def score(
     return scores[criterion]
 
 
+@check_arguments
 def score_all(
     model: nn.Module | HeadModel,
     data: Any,

@@ -64,6 +64,8 @@ class CriterionSpec:
         Raises:
             UnknownNameError: a criterion or an option is not known, or a name is empty.
         """
+        if not isinstance(text, str):
+            raise unknown_name("criterion", text, CRITERIA)
         pieces = text.split("+")
         parts: list[str] = []
         for piece in pieces:

@@ -16,6 +16,7 @@ from deadhead.data.texts import label_column, read_texts
 from deadhead.display.brief import Brief
 from deadhead.errors import DataError
 from deadhead.models.purpose import Purpose, purpose_of
+from deadhead.options.arguments import check_arguments
 from deadhead.tasks.classification import can_judge
 from deadhead.tasks.sentences import Sentences
 from deadhead.tasks.task import KINDS, BatchedTask, Task
@@ -67,6 +68,7 @@ class TaskSet(Brief):
         return self.describe()
 
 
+@check_arguments
 def open_task(
     spec: Spec | Path | None,
     tokenizer,
@@ -229,6 +231,7 @@ class _Maker:
         ]
 
 
+@check_arguments
 def open_calibration(
     spec: str | Path,
     tokenizer,
