@@ -77,8 +77,7 @@ WRONG_NUMBERS = [
 ]
 
 MISSING = [
-    (("prune", MODEL, "-o", "out"), "no data is named; give --task, or both"),
-    (("prune", MODEL, "--calibration", "bundled:sentiment"), "no data is named; give --task"),
+    (("prune", MODEL, "-o", "out"), "no data is named; give --task, or texts"),
     (("score", MODEL), "no data is named; give --task or --calibration"),
     (("plan", MODEL), "no data is named; give --task or --calibration"),
     (("evaluate", MODEL), "no data is named; give --task or --test"),

@@ -172,7 +172,7 @@ def test_unknown_names_are_refused_with_the_nearest(spec, message):
 
 
 def test_no_data_is_refused():
-    with pytest.raises(DataError, match="there are no calibration samples"):
+    with pytest.raises(DataError, match="the data are empty"):
         score(make("bert"), [], "gradient_norm")
 
 

@@ -211,7 +211,6 @@ def test_a_sample_of_padding_only_counts_nowhere(criterion, side):
     [
         ({"input_ids": torch.tensor([[3, 4, 400]])}, "token id 400 is not among the model's 40"),
         ({"input_ids": torch.tensor([[3, -4, 4]])}, "token id -4 is not among the model's 40"),
-        ({"input_ids": [[3, 4, 5]]}, "batch 0 holds list as 'input_ids'; give a dictionary of ten"),
         ({"input_ids": torch.tensor([[3.0, 4.0, 5.0]])}, "input_ids of torch.float32; give whole"),
         ({"inputs_embeds": torch.ones(1, 3, 99)}, "cannot run a batch of inputs_embeds"),
     ],
