@@ -9,10 +9,10 @@ that it specialises, so `except ValueError` goes on working.
     ├── HeadError(ValueError)               a head, mask or plan that does not fit the model
     │   └── GroupError                      a plan that would cut half a key/value group
     ├── ModelInUseError(RuntimeError)       a model that another thread or context is using
-    ├── BudgetError(ValueError)             a number of heads that cannot be had
+    ├── BudgetError(ValueError)             a number of heads that cannot be removed
     ├── ArgumentError(TypeError)            an argument that is no option, or of another type
     ├── ScoreError(ArithmeticError)         scores that are not finite, or cannot be computed
-    ├── DataError(ValueError)               data that is empty, mislabelled or overlapping
+    ├── DataError(ValueError)               data that is empty, mislabeled or overlapping
     │   └── FileFormatError                 a file that is not what its ending says
     ├── CheckpointError(OSError)            a checkpoint whose parts disagree, a failed write
     ├── OutputExistsError(FileExistsError)  an output folder that is not empty
@@ -53,7 +53,7 @@ class ModelInUseError(DeadheadError, RuntimeError):
 
 
 class BudgetError(DeadheadError, ValueError):
-    """A number of heads that cannot be had."""
+    """A number of heads that cannot be removed."""
 
 
 class ArgumentError(DeadheadError, TypeError):
@@ -65,7 +65,7 @@ class ScoreError(DeadheadError, ArithmeticError):
 
 
 class DataError(DeadheadError, ValueError):
-    """Data that is empty, mislabelled or overlapping."""
+    """Data that is empty, mislabeled or overlapping."""
 
 
 class FileFormatError(DataError):

@@ -83,7 +83,7 @@ def test_a_loaded_model_is_an_ordinary_model(model_type, tmp_path):
         assert not getattr(model, attribute, None)
     assert not getattr(model.config, "_is_quantized", False)
     assert all(p.requires_grad for p in model.parameters())
-    assert model.half().dtype == torch.float16  # quantised models refuse to be cast
+    assert model.half().dtype == torch.float16  # quantized models refuse to be cast
 
 
 def test_a_backbone_loads_from_a_checkpoint_with_a_head_and_the_other_way_round(tmp_path):

@@ -19,8 +19,8 @@ def plain(tmp_path):
     """Text files in the folder where the command runs."""
     (tmp_path / "plain.txt").write_text("\n".join([*TEXTS, ""]))
     (tmp_path / "plain.tsv").write_text("\n".join(["sentence", *TEXTS, ""]))
-    labelled = [f"{text}\t{number % 2}" for number, text in enumerate(TEXTS)]
-    (tmp_path / "labelled.tsv").write_text("\n".join(["sentence\tlabel", *labelled, ""]))
+    labeled = [f"{text}\t{number % 2}" for number, text in enumerate(TEXTS)]
+    (tmp_path / "labeled.tsv").write_text("\n".join(["sentence\tlabel", *labeled, ""]))
 
 
 @pytest.mark.parametrize("file", ["plain.txt", "plain.tsv"])
@@ -43,7 +43,7 @@ def test_what_needs_labels_says_which_loss_does_not(deadhead, no_figures):
 
 def test_scores_without_labels_are_those_with_them(deadhead, tmp_path):
     rows = []
-    for file in ("plain.txt", "plain.tsv", "labelled.tsv"):
+    for file in ("plain.txt", "plain.tsv", "labeled.tsv"):
         how = ("--calibration", file, "-c", "fisher", "--loss", "kl", "-o", f"{file}.json")
         found = deadhead("score", MODEL, *how)
         assert found.code == 0, found.err
@@ -67,7 +67,7 @@ def test_minimal_pairs_are_judged_after_calibration_on_any_text(deadhead, no_fig
 
 
 def test_text_that_is_judged_too_is_refused(deadhead, tmp_path):
-    (tmp_path / "test.tsv").write_text((tmp_path / "labelled.tsv").read_text())
+    (tmp_path / "test.tsv").write_text((tmp_path / "labeled.tsv").read_text())
     said = deadhead(
         "prune", MODEL, "--calibration", "plain.txt", "--test", "test.tsv", "--heads", "3"
     ).refused()

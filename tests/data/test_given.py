@@ -53,7 +53,7 @@ def loader(tokenizer, **more):
 
 
 @pytest.fixture
-def unlabelled(tmp_path, encoder):
+def unlabeled(tmp_path, encoder):
     tokenizer = encoder.tokenizer
     (tmp_path / "x.txt").write_text("\n".join(TEXTS))
     return {
@@ -102,8 +102,8 @@ HELD = (
 
 
 @pytest.mark.parametrize("held", HELD)
-def test_texts_without_labels_give_the_same_samples(held, unlabelled, encoder):
-    data = unlabelled[held]
+def test_texts_without_labels_give_the_same_samples(held, unlabeled, encoder):
+    data = unlabeled[held]
     tokenizer = encoder.tokenizer if "batch" not in held else None
     found = as_batches(data, encoder.model, tokenizer)
     expected = [encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")]
@@ -112,8 +112,8 @@ def test_texts_without_labels_give_the_same_samples(held, unlabelled, encoder):
 
 
 @pytest.mark.parametrize("held", HELD)
-def test_data_without_labels_are_divided_and_judge_nothing(held, unlabelled, encoder):
-    sets = as_tasks(unlabelled[held], encoder.model, encoder.tokenizer)
+def test_data_without_labels_are_divided_and_judge_nothing(held, unlabeled, encoder):
+    sets = as_tasks(unlabeled[held], encoder.model, encoder.tokenizer)
     assert sets.test is None
     assert not any("labels" in batch for batch in sets.calibration.batches())
     if held == "splits":

@@ -92,7 +92,7 @@ def test_chains_end_at_the_last_source_in_any_order(tmp_path, lines):
         ("0, 1, 4\n", HeadError, "names head 0.4, .* is it a log of another model"),
         ("0, 4, 1\n", HeadError, "names head 0.4"),
         ("0, 1, 3, 1\n", HeadError, "names head 3.1"),
-        ("0, 1, 1\n", HeadError, "line 1 of .* removes head 0.1 in favour of itself"),
+        ("0, 1, 1\n", HeadError, "line 1 of .* removes head 0.1 in favor of itself"),
         ("0, 1, 2\n0, 3, 2\n", HeadError, "line 2 of .* replaces head 0.2 by 0.3, .* by 0.1"),
         ("0, 1, 2\n0, 2, 1\n", HeadError, "in a circle .*0.2 <- 0.1 <- 0.2"),
         ("0, 3, 0\n0, 1, 3\n0, 2, 1\n0, 3, 2\n", HeadError, "in a circle"),

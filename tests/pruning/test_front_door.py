@@ -27,7 +27,7 @@ def collate(texts):
     return LOADED.tokenizer(texts, padding=True, return_tensors="pt")
 
 
-def labelled(texts):
+def labeled(texts):
     labels = {row["sentence"]: row["label"] for row in ROWS}
     return {**collate(texts), "labels": torch.tensor([labels[text] for text in texts])}
 
@@ -40,17 +40,17 @@ def split(n):
 DATA = {
     "texts": lambda folder: TEXTS,
     "Dataset": lambda folder: datasets.Dataset.from_dict({"text": TEXTS}),
-    "labelled Dataset": lambda folder: datasets.Dataset.from_list(ROWS),
+    "labeled Dataset": lambda folder: datasets.Dataset.from_list(ROWS),
     "DatasetDict": lambda folder: datasets.DatasetDict(train=split(0), test=split(1)),
     "DataLoader": lambda folder: DataLoader(TEXTS, batch_size=8, collate_fn=collate),
-    "labelled DataLoader": lambda folder: DataLoader(TEXTS, batch_size=8, collate_fn=labelled),
+    "labeled DataLoader": lambda folder: DataLoader(TEXTS, batch_size=8, collate_fn=labeled),
     "batches": lambda folder: [collate(TEXTS[n : n + 8]) for n in range(0, 96, 8)],
     "data frame": lambda folder: pd.DataFrame(ROWS),
     "file": lambda folder: written(folder),
     "task": lambda folder: opened().calibration,
     "tasks": lambda folder: opened(),
 }
-JUDGED = ("labelled Dataset", "DatasetDict", "data frame", "tasks")
+JUDGED = ("labeled Dataset", "DatasetDict", "data frame", "tasks")
 
 
 def written(folder):
@@ -185,7 +185,7 @@ def test_options_come_from_the_recipe(function):
     ("wrong", "said"),
     [
         ({"head": 0.5}, "'head' is not known; did you mean 'heads'"),
-        ({"tokeniser": None}, "did you mean 'tokenizer'"),
+        ({"tokenizer": None}, "did you mean 'tokenizer'"),
         ({"critereon": "taylor"}, "did you mean 'criterion'"),
         ({"recipe": 0.5}, "0.5 is not a recipe; give a deadhead.Recipe"),
         ({"heads": "half"}, "'half' is not an amount of heads"),

@@ -137,8 +137,8 @@ def test_a_run_says_before_how_often_it_judges(recipe):
     forecast = loop.forecast()
     assert task.seen == []
     steps = list(loop)
-    assert (forecast.judgements, forecast.moves) == (len(task.seen), len(steps) - 1)
-    assert f"judge {forecast.judgements} models" in forecast.describe()
+    assert (forecast.judgments, forecast.moves) == (len(task.seen), len(steps) - 1)
+    assert f"judge {forecast.judgments} models" in forecast.describe()
     assert "about 90 s" not in forecast.describe(0.1)
 
 
@@ -186,7 +186,7 @@ def test_wrong_recipes_are_refused_when_they_are_made(wrong, error, message):
 
 def test_wrong_options_of_a_criterion_are_refused_before_any_work():
     with pytest.raises(UnknownNameError, match="did you mean 'normalized'"):
-        run(BUMPY, criterion="attention_entropy:normalised=true")
+        run(BUMPY, criterion="attention_entropy:normalized=true")
 
 
 def test_stop_rules_count_heads_not_steps():

@@ -48,7 +48,7 @@ def test_largest_keeping_of_a_perplexity_counts_upwards():
     assert curve(10.0, 10.4, 11.0, 12.0, greater=False).largest_keeping(0.95) == 0.25
 
 
-def test_auc_is_normalised_by_the_span():
+def test_auc_is_normalized_by_the_span():
     assert curve(1.0, 1.0, 1.0, 1.0, 1.0).auc() == pytest.approx(1)
     assert curve(1.0, 0.5, 0.0).auc() == pytest.approx(0.5)
 

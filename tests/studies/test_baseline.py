@@ -6,7 +6,7 @@ from deadhead.strategies import Rules
 from deadhead.studies.baseline import RandomBaseline, random_baseline
 
 
-def test_between_points_each_draw_is_interpolated_and_then_summarised():
+def test_between_points_each_draw_is_interpolated_and_then_summarized():
     # the draws cross: halfway all of them are .5, which the ends' quantiles do not show
     crossing = RandomBaseline((0.0, 1.0), ((0.0, 1.0), (1.0, 0.0), (0.25, 0.75)))
     assert crossing.at(sparsity=0.5) == pytest.approx((0.5, 0.5, 0.5))

@@ -214,7 +214,7 @@ def test_auto_batches_of_a_large_vocabulary_are_small(run, monkeypatch):
     assert run("local_pairs", limit=4)["config"]["batch_size"] == 1
 
 
-def test_primary_prefers_normalised_accuracy_and_skips_what_has_no_number():
+def test_primary_prefers_normalized_accuracy_and_skips_what_has_no_number():
     rows = {
         "a": {"alias": "a", "acc,none": 0.5, "acc_stderr,none": 0.1, "acc_norm,none": 0.75},
         "b": {"sample_len": 3, "em,strict": 0.25, "em_stderr,strict": 0.5, "em,loose": 1.0},

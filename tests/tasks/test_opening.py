@@ -290,7 +290,7 @@ def test_text_to_train_on_needs_no_labels_and_shares_nothing_with_what_judges(tm
     for name, start, stop in (("train", 0, 100), ("dev", 100, 300), ("test", 300, 500)):
         table(tmp_path / f"{name}.tsv", start, stop)
     kept = [f"the dog {i}" for i in range(400)]
-    texts = tmp_path / "unlabelled.txt"
+    texts = tmp_path / "unlabeled.txt"
     texts.write_text("\n".join([*kept, "", "the cat 100", "the cat 300"]))
     sets = opened(tmp_path, train=texts, calibration_size=10)
     assert [text for (text,) in sets.training.examples.texts] == kept

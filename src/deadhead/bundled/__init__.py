@@ -50,11 +50,11 @@ def split_of(text: str) -> str:
 
 
 def sentiment(split: str, n: int, seed: int = 0) -> list[dict]:
-    """Make labelled sentences: `{"sentence": str, "label": int}`, the label an index into `LABELS`.
+    """Make labeled sentences: `{"sentence": str, "label": int}`, the label an index into `LABELS`.
 
     The rows are unique and take the labels in turn, so every prefix is balanced.
     """
-    makers = [_labelled(label) for label in range(len(LABELS))]
+    makers = [_labeled(label) for label in range(len(LABELS))]
     return _draw(makers, lambda row: row["sentence"], split, n, seed)
 
 
@@ -72,7 +72,7 @@ def text(split: str, n: int, seed: int = 0) -> list[str]:
     return _draw([agreement.sentence], str, split, n, seed)
 
 
-def _labelled(label: int) -> Callable[[Random], dict]:
+def _labeled(label: int) -> Callable[[Random], dict]:
     def make(rng: Random) -> dict:
         while True:
             sentence, found = _sentiment.example(rng)

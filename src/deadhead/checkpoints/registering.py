@@ -1,7 +1,7 @@
 """The loader is registered with transformers when transformers is ready to load models.
 
 Importing the parts of transformers that know loaders takes over a second, which `import deadhead`
-does not spend: it waits until somebody else imports them, which every `from_pretrained` does.
+does not spend: it waits until other code imports them, which every `from_pretrained` does.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Registering(Loader):
         self.own = own
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self.own, name)  # resources and source code, for whoever asks
+        return getattr(self.own, name)  # resources and source code
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Create the module."""

@@ -143,7 +143,7 @@ def _lesson(kept: dict[str, dict[float, float]]) -> str:
     share = max(SHARES)
     default, published = (kept[name][share] for name in list(METHODS)[:2])
     said = (
-        f"Remember: one pass over 512 unlabelled texts, and with {SHARES[share]} of its heads"
+        f"Remember: one pass over 512 unlabeled texts, and with {SHARES[share]} of its heads"
         f" removed the model keeps {default:.0%} of its accuracy; the published method, which takes"
         f" a pass for every head, keeps {published:.0%}"
     )

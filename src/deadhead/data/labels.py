@@ -27,7 +27,7 @@ def read_labels(rows: Rows, column: str) -> list[Any]:
     names = rows.class_names.get(column)
     if names is None:
         return values
-    # an unlabelled row of a `datasets` set is -1 and has no name
+    # an unlabeled row of a `datasets` set is -1 and has no name
     known: dict[Hashable, str] = dict(enumerate(names))
     return [NamedLabel(v, known[v]) if v in known else v for v in values]
 

@@ -77,7 +77,7 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(whole: Path) -> None:
-    """Remove what killed writers left; nobody else writes while this process holds the lock."""
+    """Remove what killed writers left; no other process writes while this one holds the lock."""
     for folder in whole.parent.glob(f".{glob.escape(whole.name)}.*.writing"):
         if (folder / MARK).is_file() and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)

@@ -44,7 +44,7 @@ def locked(output: str | Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if lock.lock_counter == 1:  # removed while it is held: nobody else can hold this file
+        if lock.lock_counter == 1:  # removed while it is held: no other process can hold this file
             file.unlink(missing_ok=True)
         lock.release()
         with contextlib.suppress(OSError):  # something is in it now

@@ -1,4 +1,4 @@
-"""Writing a file so that nobody ever sees half of it, and nothing but a file is replaced."""
+"""Writing a file whole or not at all; only regular files are replaced."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def _check(line: _Line, counts: Sequence[int], direct: dict[Head, Head]) -> None
                 " another model?"
             )
     if line.kept == line.removed:
-        raise HeadError(f"{line.place} removes head {line.removed} in favour of itself; correct it")
+        raise HeadError(f"{line.place} removes head {line.removed} in favor of itself; correct it")
     before = direct.get(line.removed, line.kept)
     if before != line.kept:
         raise HeadError(

@@ -41,7 +41,7 @@ def unpickle(path: str | Path) -> Any:
     sets and dicts of these. Tensors come to the CPU, without gradients or hooks. `torch.save` files
     are left to `torch.load(weights_only=True)`.
 
-    Not covered: arrays of objects, structured arrays, sparse and quantised tensors in plain
+    Not covered: arrays of objects, structured arrays, sparse and quantized tensors in plain
     pickles, and pickles of Python 2.
 
     Raises:

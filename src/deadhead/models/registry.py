@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Registry(Mapping[str, T]):
     """Map names to entries of one kind: criteria, strategies, repairs, tasks.
 
-    Entries of our own are imported the first time that somebody asks for them, so importing the
+    Entries of our own are imported on first use, so importing the
     registry is cheap. Looking up a name that is not known raises `UnknownNameError` with the
     nearest one. Iteration is in alphabetical order.
 

@@ -152,7 +152,7 @@ class AutoSelector:
         first order is taken; orders that the data cannot make are left out.
 
         Raises:
-            BudgetError: the heads cannot be had under the rules.
+            BudgetError: the rules do not allow removing so many heads.
             DataError: `strict`, and there are too few samples to hold any out.
             ScoreError: the data can make no order.
         """

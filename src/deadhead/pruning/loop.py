@@ -96,7 +96,7 @@ class PruneLoop:
             heads=self.limits.curve - first,
             n_heads=self.origin.n_heads,
             moves=moves,
-            judgements=1 + judged + extra,
+            judgments=1 + judged + extra,
             examples=self.judge.size,
             scorings=count_scorings(self.view, self.recipe),
             calibration=self.tasks.calibration.size,
@@ -132,7 +132,7 @@ class PruneLoop:
     def outcome(self) -> Pruning:
         """Return what the run found, its plan's repair fitted, and the model trained by `distill`.
 
-        Cost: the fits and the training; another judgement where the plan's model was not judged.
+        Cost: the fits and the training; another judgment where the plan's model was not judged.
         """
         judge, dense = self.judge, self.steps[0].metric
         better = judge.greater_is_better

@@ -49,7 +49,7 @@ class Forecast:
         heads: how many heads it removes at most.
         n_heads: how many the model has.
         moves: in how many moves; under a budget or a stopping rule, at most.
-        judgements: how often a model is judged, the dense one included; likewise at most.
+        judgments: how often a model is judged, the dense one included; likewise at most.
         examples: how many examples it is judged on.
         scorings: passes over the calibration data, forward and backward.
         calibration: how many calibration examples there are.
@@ -59,27 +59,27 @@ class Forecast:
     heads: int
     n_heads: int
     moves: int
-    judgements: int
+    judgments: int
     examples: int
     scorings: int
     calibration: int
     on: str = "test"
 
-    def seconds(self, judgement: float) -> float:
-        """Estimate the time of the run from the time of one judgement.
+    def seconds(self, judgment: float) -> float:
+        """Estimate the time of the run from the time of one judgment.
 
         A backward pass is taken to cost two forward passes.
         """
-        pass_ = 3 * judgement * self.calibration / max(1, self.examples)
-        return judgement * self.judgements + pass_ * self.scorings
+        pass_ = 3 * judgment * self.calibration / max(1, self.examples)
+        return judgment * self.judgments + pass_ * self.scorings
 
-    def describe(self, judgement: float | None = None) -> str:
+    def describe(self, judgment: float | None = None) -> str:
         """Say in one line what will be done, and about how long it takes."""
         said = (
             f"remove up to {self.heads} of {self.n_heads} heads in {self.moves} steps, and judge"
-            f" {self.judgements} models on {self.examples:,} {self.on} examples"
+            f" {self.judgments} models on {self.examples:,} {self.on} examples"
         )
-        if judgement is None:
+        if judgment is None:
             return said
-        seconds = self.seconds(judgement)
+        seconds = self.seconds(judgment)
         return f"{said}: about {f'{seconds / 60:.0f} min' if seconds >= 90 else f'{seconds:.0f} s'}"

@@ -36,7 +36,7 @@ def _with(options: Callable[P, Recipe]):
         `model` stays as it is. The result has the cut model (`result.model`), the plan, and the
         curve of the metric; `result.apply_(model)` cuts `model` itself.
 
-        Without labelled test data, the result tells the divergence from the dense model on a part
+        Without labeled test data, the result tells the divergence from the dense model on a part
         of the data that was held out.
 
         Args:

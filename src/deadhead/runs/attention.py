@@ -56,7 +56,7 @@ def parse_heads(text: str) -> tuple[Head, ...]:
 def attention_maps(loaded: Loaded, text: str, heads: Sequence[Head]) -> AttentionMaps:
     """Run a text once and keep the attention maps of some heads.
 
-    The text is tokenised as the tokenizer does by itself, with its special tokens.
+    The text is tokenized as the tokenizer does by itself, with its special tokens.
 
     Cost: one forward pass; one block's maps in memory at a time, and those asked for.
 

@@ -111,7 +111,7 @@ class FinishedRun(Brief):
     ) -> Loaded:
         """Load the dense model; from `source` and on `device`, if not as the run did.
 
-        Whether code that comes with the model may run is asked of the caller, not of the file.
+        The caller decides whether code that comes with the model may run, not the file.
 
         Raises:
             DataError: it cannot be loaded, has changed, or the run does not say which it was.

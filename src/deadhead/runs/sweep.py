@@ -216,7 +216,7 @@ def frame(lines: list[Line]) -> pd.DataFrame:
 
 
 def _check_shares(view: HeadModel, grid: SweepGrid) -> Iterator[str]:
-    """Refuse shares that cannot be had, before any pass; yield what is to be said of others."""
+    """Refuse shares that cannot be reached, before any pass; yield notes about the others."""
     for fraction in grid.fractions:
         for clustering in grid.clusterings:
             check_room(view, clustering, to_drop(view, clustering, fraction))

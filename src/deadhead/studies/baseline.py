@@ -52,7 +52,7 @@ class RandomBaseline(Brief):
     def at(self, *, sparsity: float) -> tuple[float, float, float]:
         """Return (mean, low, high) at a sparsity; NaN outside the grid.
 
-        Between the points of the grid each draw is interpolated, and then summarised.
+        Between the points of the grid each draw is interpolated, and then summarized.
         """
         near = np.flatnonzero(np.isclose(self.sparsity, sparsity, rtol=0, atol=1e-9))
         values = np.array(self.values)
@@ -65,7 +65,7 @@ class RandomBaseline(Brief):
         return float(drawn.mean()), float(low), float(high)
 
     def auc(self) -> np.ndarray:
-        """Return each draw's normalised area under the curve; shape (draws,)."""
+        """Return each draw's normalized area under the curve; shape (draws,)."""
         x = np.array(self.sparsity)
         return np.trapezoid(np.array(self.values), x, axis=1) / (x[-1] - x[0])
 

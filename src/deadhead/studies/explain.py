@@ -90,7 +90,7 @@ def explain(
     if scores is not None and criteria is None and scores.criterion in names:
         names.remove(scores.criterion)
     notes = []
-    if loss is None and "task" in _losses(names) and not _labelled(view, data):
+    if loss is None and "task" in _losses(names) and not _labeled(view, data):
         loss = "kl"
         notes.append("there are no labels: all gradient criteria differentiate kl")
     measured_repair = REPAIRS[plan.repair].needs_moments
@@ -210,7 +210,7 @@ def _losses(names: Sequence[str]) -> set[str]:
     return {loss for name in names for loss in CriterionSpec.parse(name).losses}
 
 
-def _labelled(view: HeadModel, batches: Sequence[Batch]) -> bool:
+def _labeled(view: HeadModel, batches: Sequence[Batch]) -> bool:
     return is_causal_lm(view.model) or all("labels" in batch for batch in batches)
 
 

@@ -36,8 +36,8 @@ class Point(Brief):
         dropped: heads that went.
         actual: share of the heads that went.
         draw: number of the draw, for what is random; else 0.
-        readings: by judge; empty if the action cannot be had.
-        reason: why it cannot be had (not exact, or against the gqa policy), else empty.
+        readings: by judge; empty if the action is impossible.
+        reason: why it is impossible (not exact, or against the gqa policy), else empty.
         seconds: what choosing and repairing took, with the whole of the pass over the data that a
             criterion shares with others; a second look that was shared is counted where it was
             first needed.

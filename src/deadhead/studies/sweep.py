@@ -83,7 +83,7 @@ def sweep(
     criterion.
 
     Raises:
-        BudgetError: a share that cannot be had, or nothing to train with.
+        BudgetError: a share that cannot be reached, or nothing to train with.
     """
     if grid.trains and train is None:
         raise BudgetError("repair 'distill' trains the cut model; give train, which does")
@@ -265,7 +265,7 @@ def _judged(
 
 
 def _reason(view: HeadModel, plan: PruningPlan, error: HeadError) -> str:
-    """Say why an action cannot be had, and whether it is for the policy alone."""
+    """Say why an action is impossible, and whether only the policy forbids it."""
     if plan.action in SMALLER:
         ungrouped = replace(plan, gqa="ungroup")
         if not _gets_smaller(view, plan) and _gets_smaller(view, ungrouped):

@@ -1,4 +1,4 @@
-"""distill: the cut model trained for a few minutes against the dense one, on unlabelled text."""
+"""distill: the cut model trained for a few minutes against the dense one, on unlabeled text."""
 
 from deadhead.options.distillation import Distillation
 from deadhead.repair.distill.report import DistillPoint, DistillReport

@@ -1,4 +1,4 @@
-"""distill_: the cut model goes to school."""
+"""distill_: train the pruned model against the dense one."""
 
 from __future__ import annotations
 
