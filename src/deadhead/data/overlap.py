@@ -26,8 +26,9 @@ def keep_disjoint(
     Examples are equal if their texts are, unicode-normalized and stripped; labels do not count.
     Real data sets repeat a few short texts between their splits ("no" in SST-2), so sets that share
     less than 1% of the smaller one lose the shared examples from calibration before selection
-    before test; the test set is never changed. The same row of the same file in two sets, or a
-    larger share, is a mistake and is refused.
+    before test; the test set is never changed. So do sets that were split from one file, however
+    often it repeats a text. The same row of the same file in two sets, or a larger share of two
+    files, is a mistake and is refused.
     """
     sets, notes = dict(sets), []
     for left, right in _PAIRS:
@@ -42,7 +43,7 @@ def keep_disjoint(
         are = f"{len(shared)} example{'s are' if len(shared) > 1 else ' is'}"
         if allow_overlap:
             notes.append(f"overlap allowed: {are} in both {left} and {right}, e.g. {quoted}")
-        elif same_rows or len(shared) >= TOLERATED * smaller:
+        elif same_rows or (len(shared) >= TOLERATED * smaller and not _one_file(sets, left, right)):
             reason = "the same rows are given twice" if same_rows else "as the text"
             raise DataError(
                 f"{are} in both {left} and {right} ({reason}), e.g. {quoted};"
@@ -50,6 +51,10 @@ def keep_disjoint(
             )
         else:
             keep = [i for i, key in enumerate(sets[left].keys) if key not in shared]
+            if not keep:
+                raise DataError(
+                    f"every text of {left} is in {right} as well, e.g. {quoted}; give more texts"
+                )
             dropped = len(sets[left]) - len(keep)
             sets[left] = sets[left].take(keep)
             notes.append(
@@ -57,6 +62,11 @@ def keep_disjoint(
                 f" {right} as well, e.g. {quoted}"
             )
     return sets, notes
+
+
+def _one_file(sets: dict[str, Examples], *roles: str) -> bool:
+    files = [{file for file, _ in sets[role].origins or ()} for role in roles]
+    return len(set().union(*files)) == 1
 
 
 def _quote(examples: Examples, shared: set[bytes], width: int = 60) -> str:

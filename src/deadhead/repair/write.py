@@ -185,8 +185,13 @@ def repair_(
         MissingDependencyError: `distill` needs a package that is not installed.
 
     Example:
-        >>> plan = choose(model, texts, tokenizer=tokenizer)  # doctest: +SKIP
-        >>> repair_(model, texts, plan, tokenizer)  # doctest: +SKIP
+        >>> import deadhead
+        >>> loaded = deadhead.load_model("bundled:encoder")
+        >>> texts = ["a good film"] * 8 + ["a film that i would never call good"] * 8
+        >>> plan = deadhead.choose(loaded.model, texts, tokenizer=loaded.tokenizer, heads=0.25)
+        >>> repaired = repair_(loaded.model, texts, plan, loaded.tokenizer)
+        >>> deadhead.HeadModel(repaired).mask == plan.mask
+        True
     """
     view = as_view(model)
     if not isinstance(plan, PruningPlan):

@@ -40,7 +40,12 @@ def score(
     """Score the heads of a model by one criterion; see `score_all`.
 
     Example:
-        >>> score(model, ["a text", "another"], "taylor", tokenizer=tokenizer)  # doctest: +SKIP
+        >>> import deadhead
+        >>> loaded = deadhead.load_model("bundled:encoder")
+        >>> texts = ["a good film", "a bad film"]
+        >>> scores = score(loaded.model, texts, "output_norm", tokenizer=loaded.tokenizer)
+        >>> len(scores.ranking())
+        24
     """
     scores = score_all(
         model, data, [criterion], tokenizer=tokenizer, mask=mask, loss=loss, seed=seed

@@ -47,7 +47,7 @@ def explain(
     moments: Moments | None = None,
     on_work: Callable[[str], None] = lambda what: None,
 ) -> Explanation:
-    """Say of every head that a run removed what it was worth, and what its going cost.
+    """Explain a run: for each removed head its scores, and what removing it cost.
 
     Args:
         model: the model that was pruned, as it was before; it comes back exactly as it was.
@@ -65,7 +65,7 @@ def explain(
             0: measure none.
         moments: what the run's repair was fitted from; None: measured with the scores,
             weighted by the gradient of `loss`, or of `kl`.
-        on_work: called with what is being done, after every batch and step.
+        on_work: called with the current kind of work, after every batch and step.
 
     Cost: a forward and a backward pass per loss; then per step one forward pass over `samples`
     and with a repair one more, and the refit of the blocks that lost a head.
@@ -75,8 +75,13 @@ def explain(
         DataError: `loss` needs labels, and there are none; or there are no samples.
 
     Example:
-        >>> result = prune(model, tasks)  # doctest: +SKIP
-        >>> explain(model, tasks, result)  # doctest: +SKIP
+        >>> import deadhead
+        >>> loaded = deadhead.load_model("bundled:encoder")
+        >>> texts = ["a good film"] * 8 + ["a film that i would never call good"] * 8
+        >>> given = {"tokenizer": loaded.tokenizer}
+        >>> result = deadhead.prune(loaded.model, texts, heads=2, **given)
+        >>> len(explain(loaded.model, texts, result, samples=8, **given).rows)
+        2
     """
     view = model if isinstance(model, HeadModel) else HeadModel(model)
     if isinstance(plan, Pruning):
@@ -105,11 +110,7 @@ def explain(
         on_batch=lambda: on_work("score"),
     )
     found = {} if scores is None else {scores.criterion: scores}
-    for name in names if steps else []:
-        try:
-            found[name] = scorers.of(name)(view.mask)
-        except ScoreError as error:
-            notes.append(f"{name} is left out: {error}")
+    found |= _scored(scorers, names if steps else [], notes)
     if needs_moments:
         moments = scorers.moments
     chosen = chosen_samples(data, samples) if steps else []
@@ -129,6 +130,17 @@ def explain(
         repair=plan.repair,
         notes=tuple(notes),
     )
+
+
+def _scored(scorers: ScorerGroup, names: Sequence[str], notes: list[str]) -> dict[str, HeadScores]:
+    """Score the dense model by each criterion; note those that these data cannot score."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = scorers.of(name)(scorers.view.mask)
+        except ScoreError as error:
+            notes.append(f"{name} is left out: {error}")
+    return found
 
 
 def chosen_samples(batches: Sequence[Batch], samples: int | None) -> list[Batch]:

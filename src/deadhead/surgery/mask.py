@@ -33,8 +33,13 @@ def masked(model: nn.Module | HeadModel, mask: PlanLike) -> Iterator[nn.Module]:
         UnsupportedModelError: in a forward pass, something bypasses the hooks.
 
     Example:
-        >>> with masked(model, mask):  # doctest: +SKIP
+        >>> import deadhead
+        >>> loaded = deadhead.load_model("bundled:encoder")
+        >>> inputs = loaded.tokenizer(["a good film"], return_tensors="pt")
+        >>> with masked(loaded.model, [(0, 1), "3.2"]) as model:
         ...     logits = model(**inputs).logits
+        >>> logits.shape
+        torch.Size([1, 3])
     """
     view = as_view(model)
     gates = []
