@@ -76,7 +76,7 @@ def test_any_data_is_enough_to_cut_and_repair(kind, tmp_path):
     assert result.plan.repair == "least_squares"
     if kind in JUDGED:
         assert (result.evaluated_on, result.trajectory.metric) == ("test", "accuracy")
-        assert len(result.trajectory.curve()[0]) == 11
+        assert len(result.trajectory.curve()[0]) == 9
     elif kind != "task":  # a task alone has nothing to hold out
         assert (result.evaluated_on, result.trajectory.metric) == ("held_out", "divergence")
         low, high = result.pruned.interval()
