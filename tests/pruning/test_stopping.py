@@ -186,7 +186,7 @@ def test_wrong_recipes_are_refused_when_they_are_made(wrong, error, message):
 
 def test_wrong_options_of_a_criterion_are_refused_before_any_work():
     with pytest.raises(UnknownNameError, match="did you mean 'normalized'"):
-        run(BUMPY, criterion="attention_entropy:normalized=true")
+        run(BUMPY, criterion="attention_entropy:normalizd=true")
 
 
 def test_stop_rules_count_heads_not_steps():
