@@ -185,7 +185,7 @@ def test_options_come_from_the_recipe(function):
     ("wrong", "said"),
     [
         ({"head": 0.5}, "'head' is not known; did you mean 'heads'"),
-        ({"tokenizer": None}, "did you mean 'tokenizer'"),
+        ({"tokenzier": None}, "did you mean 'tokenizer'"),
         ({"critereon": "taylor"}, "did you mean 'criterion'"),
         ({"recipe": 0.5}, "0.5 is not a recipe; give a deadhead.Recipe"),
         ({"heads": "half"}, "'half' is not an amount of heads"),

@@ -100,15 +100,9 @@ def explain(
         notes.append("there are no labels: all gradient criteria differentiate kl")
     measured_repair = REPAIRS[plan.repair].needs_moments
     needs_moments = measured_repair and samples != 0 and bool(steps) and moments is None
-    scorers = ScorerGroup(
-        view,
-        data,
-        names if steps else [],
-        loss=loss,
-        seed=seed,
-        moments=needs_moments,
-        on_batch=lambda: on_work("score"),
-    )
+    names = names if steps else []
+    how = {"loss": loss, "seed": seed, "moments": needs_moments}
+    scorers = ScorerGroup(view, data, names, on_batch=lambda: on_work("score"), **how)
     found = {} if scores is None else {scores.criterion: scores}
     found |= _scored(scorers, names if steps else [], notes)
     if needs_moments:
