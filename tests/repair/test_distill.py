@@ -341,7 +341,7 @@ def test_what_cannot_be_distilled_is_refused():
     with pytest.raises(DataError, match="no text to distill on"):
         distill_(cut, dense, [])
     with pytest.raises(HeadError, match="no projection can have an adapter"):
-        distill_(copy.deepcopy(dense), dense, DATA, settings=Distillation(lora=True))
+        distill_(copy.deepcopy(dense), dense, DATA, settings=Distillation(lora=4))
     with pytest.raises(ScoreError, match="inference_mode"), torch.inference_mode():
         distill_(cut, dense, DATA)
     with pytest.raises(HeadError, match="every weight of the model is frozen"):
