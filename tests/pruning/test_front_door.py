@@ -245,3 +245,40 @@ def test_scores_and_explanations_take_what_prune_takes():
 def unscored(scores):
     every = (Head(b, i) for b, n in enumerate(scores.counts) for i in range(n))
     return [head for head in every if scores[head] != scores[head]]
+
+
+def test_a_result_is_not_applied_to_other_weights():
+    model = copy.deepcopy(LOADED.model)
+    result = prune(model, TEXTS, tokenizer=LOADED.tokenizer, heads=4)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(HeadError, match="other weights than the pruned one"):
+        result.apply_(other)
+    assert all(torch.equal(before[name], now) for name, now in other.state_dict().items())
+    result.apply_(copy.deepcopy(model))
+    result.apply_(model)
+    with pytest.raises(HeadError):
+        result.apply_(other)
+
+
+@pytest.mark.parametrize("wrong", ("bundled:encoder", None, LOADED, 3))
+def test_what_is_no_model_is_refused_in_one_line(wrong):
+    for call in (
+        lambda: HeadModel(wrong),
+        lambda: prune(wrong, TEXTS, tokenizer=LOADED.tokenizer),
+        lambda: deadhead.score(wrong, TEXTS, "taylor"),
+        lambda: deadhead.masked(wrong, [(0, 0)]).__enter__(),
+        lambda: remove_(wrong, [(0, 0)]),
+        lambda: choose(wrong, TEXTS),
+    ):
+        with pytest.raises(DeadheadError, match="a model is wanted") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_argument_gets_the_nearest_name():
+    for function in (deadhead.repair_, deadhead.explain):
+        with pytest.raises(DeadheadError, match="did you mean 'tokenizer'"):
+            function(LOADED.model, TEXTS, [(0, 0)], tokeniser=LOADED.tokenizer)

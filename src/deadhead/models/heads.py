@@ -269,6 +269,11 @@ def check_not_wrapped(model: nn.Module) -> None:
     Raises:
         UnsupportedModelError: says how to take the wrapper off.
     """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModelError(
+            f"a model is wanted, and this is a {type(model).__name__}; give the transformers model"
+            " (deadhead.load_model(...).model)"
+        )
     if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
         advice = "it has adapters of peft; merge them first (model.merge_and_unload()), adapt later"
     elif any("_orig_mod" in module._modules for module in model.modules()):

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from deadhead.tasks import Evaluation
 
 
+def absolute_sums(model: nn.Module) -> tuple[float, ...]:
+    """Return the sum of the absolute values of each parameter. Cost: one look at the weights."""
+    return tuple(float(p.detach().float().abs().sum()) for p in model.parameters() if not p.is_meta)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Pruning:
     """The outcome of `prune`; printed as a sentence or two.
@@ -49,6 +54,7 @@ class Pruning:
             where an interrupted run had judged them.
         trained: what training did, of the repair `distill`.
         notes: what the user should know, a line each.
+        weights: the sum of the absolute values of each parameter of `source` as it was pruned.
     """
 
     trajectory: Trajectory
@@ -65,6 +71,10 @@ class Pruning:
     pruned: Evaluation | None = None
     trained: DistillReport | None = None
     notes: tuple[str, ...] = ()
+    weights: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", absolute_sums(self.source))
 
     @cached_property
     def model(self) -> nn.Module:
@@ -90,14 +100,25 @@ class Pruning:
             model: the one that was pruned, or another copy of it.
 
         Raises:
-            HeadError: it holds other heads than the model that was pruned.
+            HeadError: it holds other heads, or other weights, than the model that was pruned.
         """
         view = as_view(model)
         self._check(view)
+        if view.model is not self.source and not self._has_these_weights(view.model):
+            raise HeadError(
+                "the model has other weights than the pruned one, and the repair was fitted to"
+                " those; give the pruned model or a copy of it, or prune this one"
+            )
         cut = self._cut(view.model)
         if cut is self.source:
             self.__dict__.setdefault("model", cut)
         return cut
+
+    def _has_these_weights(self, model: nn.Module) -> bool:
+        sizes = absolute_sums(model)
+        return len(sizes) == len(self.weights) and all(
+            math.isclose(a, b, rel_tol=1e-5) for a, b in zip(sizes, self.weights, strict=True)
+        )
 
     def _check(self, view: HeadModel) -> None:
         start = self.trajectory.start.mask

@@ -17,6 +17,7 @@ from deadhead.losses.losses import Loss
 from deadhead.models.blocks import output_rows
 from deadhead.models.heads import HeadModel
 from deadhead.models.manifest import record_in_config
+from deadhead.options.arguments import check_arguments
 from deadhead.options.distillation import Distillation
 from deadhead.repair.base import REPAIRS, Fits, without_training
 from deadhead.repair.fitting import fit, losing
@@ -152,6 +153,7 @@ def _check_fits(view: HeadModel, fits: Fits) -> None:
             )
 
 
+@check_arguments
 def repair_(
     model: nn.Module | HeadModel,
     data: Any,

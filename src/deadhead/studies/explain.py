@@ -17,6 +17,7 @@ from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
 from deadhead.models.purpose import is_causal_lm
 from deadhead.moments import Moments
+from deadhead.options.arguments import check_arguments
 from deadhead.pruning.result import Pruning
 from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import REPAIRS, Fits, fit
@@ -32,6 +33,7 @@ def cheap_criteria() -> list[str]:
     return [n for n, kind in CRITERIA.items() if kind.in_all and "trials" not in kind.needs]
 
 
+@check_arguments
 def explain(
     model: nn.Module | HeadModel,
     data: Any,
