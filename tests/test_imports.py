@@ -29,6 +29,7 @@ def places(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
+@pytest.mark.slow
 def test_imports_point_one_way(file):
     here = file.relative_to(SOURCE).with_suffix("").parts[0]
     if here == "__init__":

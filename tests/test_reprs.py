@@ -65,6 +65,7 @@ def parts(thing, seen):
             yield from parts(item, seen)
 
 
+@pytest.mark.slow
 def test_every_repr_fits_on_a_screen(objects):
     found = [part for thing in objects for part in parts(thing, set())]
     assert len({type(part).__name__ for part in found}) > 25

@@ -146,6 +146,7 @@ def test_splits_share_no_sentence_at_any_seed(make):
                 assert owner.setdefault(sentence_of(row), split) == split
 
 
+@pytest.mark.slow
 def test_test_pairs_are_not_in_the_training_text():
     trained = set(bundled.text("train", 6_000))
     assert not trained & {row["sentence_good"] for row in bundled.minimal_pairs("test", 3_000)}

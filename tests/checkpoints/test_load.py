@@ -52,6 +52,7 @@ LAYERED = [t for t in MODEL_TYPES if t != "albert"]
 @pytest.mark.parametrize(
     ("model_type", "count"), [*(("gpt2", c) for c in COUNTS), *((t, 2) for t in LAYERED)]
 )
+@pytest.mark.slow
 def test_layers_that_the_weights_lack_or_the_model_does_not_use(model_type, count, cut, tmp_path):
     checkpoint(tmp_path, model_type, cut=cut)
     changes = {LAYERS.get(model_type, "num_hidden_layers"): count}

@@ -63,6 +63,7 @@ def test_after_training_and_another_cut(model_type, tmp_path):
 @pytest.mark.parametrize(
     ("model_type", "kind"), (("bert", "masked_lm"), ("gpt2", "causal_lm"), ("opt", "causal_lm"))
 )
+@pytest.mark.slow
 def test_tied_weights_stay_tied(model_type, kind, tmp_path):
     model = cut(make(model_type, kind, dtype=torch.float32))
     model.save_pretrained(tmp_path)

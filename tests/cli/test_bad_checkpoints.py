@@ -150,6 +150,7 @@ def test_the_same_checkpoint_unspoilt_is_fine(deadhead, cut):
     assert 0 <= found.json["value"] <= 1
 
 
+@pytest.mark.slow
 def test_without_a_tokenizer_weights_can_still_be_scored_and_cut(deadhead, tmp_path, cut):
     shutil.copytree(cut, tmp_path / "bare")
     for file in (tmp_path / "bare").glob("tokenizer*"):

@@ -86,6 +86,7 @@ MISSING = [
 
 
 @pytest.mark.parametrize(("args", "message"), [*UNKNOWN, *WRONG_NUMBERS, *MISSING])
+@pytest.mark.slow
 def test_bad_options_are_refused(deadhead, tmp_path, args, message):
     line = deadhead(*args).refused()
     assert re.search(message, line), line
@@ -154,6 +155,7 @@ def test_max_drop_without_a_selection_set_is_refused(deadhead, tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_are_named(deadhead, tmp_path):
     loaded = load_model(MODEL)
     with torch.no_grad():
@@ -232,6 +234,7 @@ def test_half_a_group_cannot_be_cut(deadhead, tmp_path, llama):
         ('{"mask": [[1, 1], [1]]}', r"the mask is for blocks of \[2, 1\] heads, the model has"),
     ],
 )
+@pytest.mark.slow
 def test_what_is_not_a_plan_is_refused(deadhead, tmp_path, content, message):
     write(tmp_path, "plan.json", content)
     for args in (("apply", MODEL, "-o", "out"), ("evaluate", MODEL, *DATA[:2], "-p", "plan.json")):

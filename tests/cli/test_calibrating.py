@@ -24,6 +24,7 @@ def plain(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["plain.txt", "plain.tsv"])
+@pytest.mark.slow
 def test_a_classifier_is_pruned_by_text_without_labels(deadhead, no_figures, tmp_path, file):
     found = deadhead("prune", MODEL, "--calibration", file, *JUDGED, "-o", "out")
     assert found.code == 0, found.err
@@ -33,6 +34,7 @@ def test_a_classifier_is_pruned_by_text_without_labels(deadhead, no_figures, tmp
     assert sum(map(sum, plan["mask"])) == 12
 
 
+@pytest.mark.slow
 def test_what_needs_labels_says_which_loss_does_not(deadhead, no_figures):
     said = deadhead("prune", MODEL, "--calibration", "plain.txt", *JUDGED, "-c", "taylor").refused()
     assert "the 'task' loss needs labels, and the batches have none" in said
@@ -41,6 +43,7 @@ def test_what_needs_labels_says_which_loss_does_not(deadhead, no_figures):
     assert deadhead("prune", MODEL, "--calibration", "plain.txt", *JUDGED, *how).code == 0
 
 
+@pytest.mark.slow
 def test_scores_without_labels_are_those_with_them(deadhead, tmp_path):
     rows = []
     for file in ("plain.txt", "plain.tsv", "labeled.tsv"):
@@ -95,6 +98,7 @@ def test_budgets_that_cannot_be_had_are_refused(deadhead, tmp_path, options, wor
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_latency_that_cannot_be_had_leaves_no_run_behind(deadhead, no_figures, tmp_path):
     judged = ("--test", "bundled:sentiment", "--test-size", "16", "--no-speed")
     asked = ("prune", MODEL, "--calibration", "plain.txt", *judged, "-o", "out", "-s", "one_shot")
@@ -103,6 +107,7 @@ def test_a_latency_that_cannot_be_had_leaves_no_run_behind(deadhead, no_figures,
     assert not list(tmp_path.glob(".out*"))
 
 
+@pytest.mark.slow
 def test_fewer_heads_than_were_asked_for_are_said_to_be(deadhead, no_figures, tmp_path):
     asked = ("--calibration", "plain.txt", "--heads", "90%", "--keep-at-least", "3")
     found = deadhead("plan", MODEL, *asked, "-c", "magnitude", "-s", "one_shot")

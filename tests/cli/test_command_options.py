@@ -161,6 +161,7 @@ assert time.process_time() < 1, time.process_time()
 @pytest.mark.parametrize(
     "typed", [["--help"], ["prune", "--help"], ["compare", "-h"], ["--version"]]
 )
+@pytest.mark.slow
 def test_help_takes_less_than_a_second_and_imports_nothing_heavy(typed):
     code = HELP.format(typed=typed)
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

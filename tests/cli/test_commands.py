@@ -58,6 +58,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else(planned, command):
 
 
 @pytest.mark.parametrize("command", RUNS)
+@pytest.mark.slow
 def test_tables_are_for_people(planned, command):
     found = planned(*RUNS[command])
     assert found.code == 0, found.err
@@ -66,6 +67,7 @@ def test_tables_are_for_people(planned, command):
 
 
 @pytest.mark.parametrize("flag", [(), ("--json",)])
+@pytest.mark.slow
 def test_no_bar_off_a_terminal(planned, flag):
     for command in ("prune", "score", "plan"):
         args = [a.replace("out", f"out{len(flag)}") for a in RUNS[command]]
@@ -83,6 +85,7 @@ def test_a_bar_on_a_terminal_but_not_beside_json(deadhead, monkeypatch, flag, sh
     assert "\x1b[?25l" not in found.out
 
 
+@pytest.mark.slow
 def test_plan_apply_and_evaluate_fit_together(deadhead, tmp_path):
     assert deadhead("score", MODEL, *DATA, "-c", "taylor", "-o", "scores.json").code == 0
     options = ("-c", "taylor", "--heads", "50%", "--scores", "scores.json")
@@ -101,6 +104,7 @@ def test_plan_apply_and_evaluate_fit_together(deadhead, tmp_path):
     assert deadhead("evaluate", "cut", *judge).json["metrics"] == masked["metrics"]
 
 
+@pytest.mark.slow
 def test_one_set_is_enough_for_who_looks_at_one(deadhead, tmp_path):
     rows = [json.dumps({"text": f"fine film {i}", "label": i % 2}) + "\n" for i in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(rows))
@@ -147,6 +151,7 @@ def test_scores_and_plans_say_what_made_them(deadhead, tmp_path):
     assert f"note: the scores were made for 'another', and the model is '{MODEL}'" in found.err
 
 
+@pytest.mark.slow
 def test_the_card_of_an_applied_plan_says_where_it_comes_from(deadhead, tmp_path):
     assert deadhead("score", MODEL, *DATA, "-c", "taylor", "--seed", "3", "-o", "s.json").code == 0
     direct = ("plan", MODEL, *DATA, "-c", "taylor", "-s", "one_shot", "--seed", "3", "--heads", "3")
@@ -163,6 +168,7 @@ def test_the_card_of_an_applied_plan_says_where_it_comes_from(deadhead, tmp_path
         assert "base_model" not in card
 
 
+@pytest.mark.slow
 def test_an_evaluation_under_a_plan_says_so(planned, cut):
     judge = (*DATA[:2], "--test-size", "8")
     found = planned("evaluate", MODEL, "-p", "plan.json", *judge, "--json").json
@@ -173,6 +179,7 @@ def test_an_evaluation_under_a_plan_says_so(planned, cut):
     assert "gone" not in planned("evaluate", MODEL, *judge).out
 
 
+@pytest.mark.slow
 def test_a_diagnosis_is_of_the_loss_that_the_criterion_uses(deadhead):
     for criterion, options, loss in (
         ("taylor", (), "task"),
@@ -285,6 +292,7 @@ def test_list_knows_everything(deadhead):
     assert all(name in text for names in found.values() for name in names)
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_or_that_nothing_was_done(
     deadhead, no_figures, monkeypatch, tmp_path
 ):
@@ -344,6 +352,7 @@ def hears_ctrl_c():
 @pytest.mark.parametrize(
     "name", ["torch", pytest.param("deadhead.cli.score", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_ctrl_c_during_start_up_says_so(name):
     root = Path(__file__).parents[2]
     entry = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]["deadhead"]
@@ -416,6 +425,7 @@ def test_importing_deadhead_leaves_slow_libraries_alone():
 
 
 @pytest.mark.parametrize("options", [(), ("--repair", "none", "-c", "gradient_norm")])
+@pytest.mark.slow
 def test_texts_alone_are_enough_to_prune(deadhead, no_figures, tmp_path, options):
     rows = [row["sentence"] for row in bundled.sentiment("train", 60)]
     (tmp_path / "texts.txt").write_text("\n".join(rows))

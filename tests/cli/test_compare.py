@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -9,6 +10,7 @@ from deadhead import load_model, save_model
 MODEL = "bundled:encoder"
 
 
+@pytest.mark.slow
 def test_every_criterion_stands_beside_every_repair_and_random_draws(deadhead, tmp_path):
     data = ("-t", "bundled:sentiment", "--calibration-size", "32", "--test-size", "32")
     methods = ("-c", "taylor,reconstruction", "--repair", "none,least_squares", "--random", "2")
@@ -23,6 +25,7 @@ def test_every_criterion_stands_beside_every_repair_and_random_draws(deadhead, t
     assert len(json.loads((tmp_path / "out" / "sweep.json").read_text())["points"]) == 9
 
 
+@pytest.mark.slow
 def test_it_says_what_auto_took(deadhead):
     data = ("-t", "bundled:sentiment", "--calibration-size", "32", "--test-size", "32")
     methods = ("-c", "auto", "--repair", "none", "--random", "0", "--heads", "25%,75%")
@@ -38,6 +41,7 @@ def test_it_says_what_auto_took(deadhead):
 DATA = ("-t", "bundled:sentiment", "--calibration-size", "32")
 
 
+@pytest.mark.slow
 def test_a_plan_is_applied_without_data_by_the_repair_that_is_stored_with_it(deadhead, tmp_path):
     assert "repair: plan.repair.safetensors" in deadhead("plan", MODEL, *DATA, "--heads", "3").out
     assert deadhead("apply", MODEL, "-o", "stored").code == 0
@@ -48,6 +52,7 @@ def test_a_plan_is_applied_without_data_by_the_repair_that_is_stored_with_it(dea
         assert torch.equal(weights[0][name], weights[1][name]), name
 
 
+@pytest.mark.slow
 def test_a_stored_repair_is_for_one_plan_and_one_model(deadhead, tmp_path):
     assert deadhead("plan", MODEL, *DATA, "--heads", "3").code == 0
     needs = "needs calibration data: none is stored beside it for this model and this plan; give"
@@ -65,6 +70,7 @@ def test_a_stored_repair_is_for_one_plan_and_one_model(deadhead, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.slow
 def test_distill_is_for_the_rows_that_are_named_and_never_for_random_draws(deadhead):
     data = ("-t", "bundled:sentiment", "--calibration-size", "32", "--test-size", "32")
     methods = ("-c", "magnitude,gradient_norm", "--repair", "none,distill", "--random", "1")
@@ -88,6 +94,7 @@ def test_options_of_distill_are_refused_without_it(deadhead):
     assert "method to distill 'tailor' is not known; did you mean 'taylor'" in said
 
 
+@pytest.mark.slow
 def test_too_few_texts_are_a_note_or_refused(deadhead, tmp_path):
     data = ("-t", "bundled:sentiment", "--calibration-size", "1", "--test-size", "16")
     methods = ("-c", "magnitude", "--repair", "least_squares", "--random", "0", "--heads", "50%")

@@ -11,6 +11,7 @@ from command import DATA, MODEL, SMALL
 DISTILL = ("prune", MODEL, *SMALL, "-c", "magnitude", "-s", "one_shot", "--repair", "distill")
 
 
+@pytest.mark.slow
 def test_a_cut_model_is_trained_on_text_without_labels(deadhead, tmp_path):
     (tmp_path / "texts.txt").write_text("a fine film\na bad film\nthe film is dull\n")
     how = ("--train", "texts.txt", "--epochs", "1", "--no-save", "-o", "out")

@@ -58,6 +58,7 @@ def test_a_plan_by_clusters_says_whose_copy_each_head_is_and_where_that_comes_fr
     "action",
     ["fold", "duplicate", *(pytest.param(a, marks=pytest.mark.slow) for a in ("mask", "remove"))],
 )
+@pytest.mark.slow
 def test_one_plan_is_applied_by_any_action_and_loads_plainly(deadhead, plan, action, tmp_path):
     found = deadhead("apply", MODEL, "-p", "plan.json", "--action", action, "-o", action, "--json")
     assert found.code == 0, found.err
@@ -108,6 +109,7 @@ def shortened(tmp_path_factory):
 
 
 @pytest.mark.parametrize("action", ["fold", "remove", "mask", "duplicate"])
+@pytest.mark.slow
 def test_a_log_replays_on_a_model_that_was_cut_before(deadhead, shortened, tmp_path, action):
     (tmp_path / "log.txt").write_text("0, 1, 2\n1, 0, 3\n")
     replayed = ("-p", "log.txt", "--action", action)
@@ -164,6 +166,7 @@ def test_a_log_of_single_heads_folds_where_keys_are_shared(deadhead, shared_keys
     assert "gqa 'ungruop' is not known; did you mean 'ungroup'" in line
 
 
+@pytest.mark.slow
 def test_a_policy_can_replace_that_of_a_plan(deadhead, shared_keys, tmp_path):
     mask = HeadModel(load_model(str(shared_keys)).model).mask.drop(Head(1, 2))
     (tmp_path / "plan.json").write_text(json.dumps(PruningPlan(mask).to_json()))

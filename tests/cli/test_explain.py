@@ -45,6 +45,7 @@ def change(folder: Path, file: str, edit) -> None:
     (folder / file).write_text(json.dumps(values))
 
 
+@pytest.mark.slow
 def test_the_last_divergence_is_that_of_the_checkpoint(deadhead, run):
     found = deadhead("explain", run, "--json")
     assert found.code == 0, found.err
@@ -110,6 +111,7 @@ def test_the_table_fits_the_terminal_and_nothing_is_written_into_the_run(
     assert not known.isna().to_numpy().any()
 
 
+@pytest.mark.slow
 def test_clusters_name_the_head_that_stands_for_each(deadhead, no_figures):
     how = ("--strategy", "clusters", "--action", "duplicate", "-o", "out", "--no-save")
     assert deadhead("prune", MODEL, *SMALL[:-2], *how).code == 0

@@ -68,6 +68,7 @@ SLOW = ("tokenizer", "figures", "plan.json", "run.json", "report", "README")
 @pytest.mark.parametrize(
     "what", ["weights", "journal", *(pytest.param(what, marks=pytest.mark.slow) for what in SLOW)]
 )
+@pytest.mark.slow
 def test_a_full_disk_costs_a_line_and_no_work(deadhead, monkeypatch, tmp_path, request, what):
     if what not in ("figures", "report"):
         request.getfixturevalue("no_figures")
@@ -93,6 +94,7 @@ def test_a_disk_that_is_full_from_the_start_leaves_nothing(deadhead, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_other_commands_leave_no_half_file(deadhead, monkeypatch, tmp_path):
     data = ("-t", "bundled:sentiment", "--calibration-size", "8")
     assert deadhead("plan", MODEL, *data, "--heads", "3").code == 0

@@ -32,6 +32,7 @@ def data(size):
     return ("-t", "bundled:sentiment", "--calibration-size", str(size))
 
 
+@pytest.mark.slow
 def test_a_sequential_repair_is_applied_as_by_hand(deadhead, plan, tmp_path):
     told = deadhead("apply", MODEL, *data(32), "-o", "cut")
     assert told.code == 0, told.err
@@ -45,6 +46,7 @@ def test_a_sequential_repair_is_applied_as_by_hand(deadhead, plan, tmp_path):
 
 
 @pytest.mark.parametrize("repair", ["least_squares", SEQUENTIAL])
+@pytest.mark.slow
 def test_fewer_tokens_than_unknowns_are_said(deadhead, plan, repair):
     few = deadhead("apply", MODEL, *data(1), "--repair", repair, "-o", "few")
     assert few.code == 0, few.err

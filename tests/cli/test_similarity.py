@@ -251,6 +251,7 @@ def without_start(tmp_path_factory):
         ("behind\n\nbehind\n", "every prompt has one token.*give longer prompts"),
     ],
 )
+@pytest.mark.slow
 def test_prompts_that_tell_nothing_are_refused(deadhead, without_start, tmp_path, content, said):
     (tmp_path / "p.txt").write_text(content)
     line = deadhead("similarity", without_start, "--prompts", "p.txt", "-o", "out").refused()

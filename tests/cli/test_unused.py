@@ -73,6 +73,7 @@ def unloaded(deadhead, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "option", "said"), REFUSED, ids=[" ".join((*c, *o)) for c, o, _ in REFUSED]
 )
+@pytest.mark.slow
 def test_an_option_that_does_nothing_is_refused(unloaded, tmp_path, command, option, said):
     name, *options = command
     data = () if name == "similarity" or said == NO_DATA else DATA

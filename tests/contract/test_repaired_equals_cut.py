@@ -57,6 +57,7 @@ def check(model_type, kind, plan, repair):
 
 @pytest.mark.parametrize("repair", REPAIRS)
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.slow
 def test_a_repaired_mask_equals_the_repaired_cut(model_type, repair):
     for kind in kinds_of(model_type):
         for seed in range(3):  # 0 takes every head of block 0

@@ -60,6 +60,7 @@ def reference(model_type):
 
 @pytest.mark.parametrize("size", (1, 8))
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.slow
 def test_scores_do_not_depend_on_batch_size(model_type, size):
     batches = list(rows_of(batch(LENGTHS), size))
     assert_same(score_all(make(model_type), batches, EVERYTHING), reference(model_type))
@@ -73,6 +74,7 @@ def test_scores_do_not_depend_on_the_padding_side(model_type):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.slow
 def test_scores_do_not_depend_on_the_backend_or_on_company(model_type, backend):
     model = make(model_type, backend=backend)
     together = score_all(model, [batch(LENGTHS)], EVERYTHING, loss="task")

@@ -16,6 +16,7 @@ from one_by_one import DATA, assert_exact, one_at_a_time, singles
 
 @pytest.mark.parametrize("kind", ("classification", "lm"))
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.slow
 def test_it_is_what_one_head_at_a_time_gives(model_type, kind):
     causal = model_type in DECODERS
     model = make(model_type, {"lm": "causal_lm" if causal else "masked_lm"}.get(kind, kind))

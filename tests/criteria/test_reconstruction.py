@@ -89,6 +89,7 @@ def test_scores_of_a_mask_do_not_depend_on_what_was_scored_before(name):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
 def test_batches_padding_and_backend_do_not_matter(backend):
     for model_type in ("bert", "gpt2", "opt"):
         model, inputs = make(model_type, backend=backend), batch(LENGTHS)

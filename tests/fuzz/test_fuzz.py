@@ -59,6 +59,7 @@ def ours(function, *args, **options):
 
 
 @examples(250)
+@pytest.mark.slow
 def test_config(here, command, n):
     here.copy("model", "odd")
 

@@ -189,6 +189,7 @@ def test_a_model_of_several_heads_is_refused():
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("criterion", [n for n in CRITERIA if n != "file"])
+@pytest.mark.slow
 def test_a_sample_of_padding_only_counts_nowhere(criterion, side):
     model = hf.BertForSequenceClassification(CONFIGS["bert"]()).double().eval()
     inputs = batch((9, 6, 4), padding_side=side)

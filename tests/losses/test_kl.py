@@ -55,6 +55,7 @@ def test_the_squared_slope_is_the_fisher_information_of_all_tokens_of_a_sample()
 
 
 @pytest.mark.parametrize("features", (2, 40, 3000))
+@pytest.mark.slow
 def test_signs_of_any_two_features_or_tokens_agree_as_often_as_not(features):
     hidden = torch.zeros(2000, 2, features)  # without a head, slopes are signs
     g = slopes(hidden, random_ids(2000, 2), head=False) * 2**0.5

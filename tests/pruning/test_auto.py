@@ -185,6 +185,7 @@ def test_the_second_look_sees_the_model_that_was_cut_and_repaired(model_type):
     assert choose(model, DATA, second).mask.kept == on_cut.mask.kept
 
 
+@pytest.mark.slow
 def test_a_second_look_that_was_interrupted_ends_the_same(sentiment):
     model, tasks = sentiment
     recipe = Recipe(strategy="second_look", criterion="reconstruction", heads=0.75)
@@ -200,6 +201,7 @@ def test_a_second_look_that_was_interrupted_ends_the_same(sentiment):
 
 
 @pytest.mark.parametrize(("per_step", "cut"), [(5, 7), (3, 4), (5, 3), (4, 6)])
+@pytest.mark.slow
 def test_a_second_look_is_at_the_half_that_the_run_came_by(sentiment, per_step, cut):
     model, tasks = sentiment
     recipe = Recipe(
@@ -218,6 +220,7 @@ def test_a_second_look_is_at_the_half_that_the_run_came_by(sentiment, per_step, 
         assert [step.mask for step in again.trajectory] == masks
 
 
+@pytest.mark.slow
 def test_what_was_decided_is_not_decided_again(sentiment, monkeypatch):
     model, tasks = sentiment
     whole = prune(model, tasks, Recipe())
@@ -241,6 +244,7 @@ def test_what_was_decided_is_not_decided_again(sentiment, monkeypatch):
     assert said == [decision, decision]
 
 
+@pytest.mark.slow
 def test_who_was_decided_on_is_scored_by_the_loss_that_decided(sentiment):
     model, tasks = sentiment
     made = prune(model, tasks, Recipe(criterion="taylor", strategy="one_shot", loss="kl")).plan

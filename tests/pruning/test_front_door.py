@@ -65,6 +65,7 @@ def opened():
 
 
 @pytest.mark.parametrize("kind", DATA)
+@pytest.mark.slow
 def test_any_data_is_enough_to_cut_and_repair(kind, tmp_path):
     model = copy.deepcopy(LOADED.model)
     before = copy.deepcopy(model.state_dict())
@@ -90,6 +91,7 @@ def test_any_data_is_enough_to_cut_and_repair(kind, tmp_path):
 
 @pytest.mark.parametrize("repair", ["none", "bias", "least_squares", "distill"])
 @pytest.mark.parametrize("action", ["remove", "mask"])
+@pytest.mark.slow
 def test_a_result_applies_what_its_plan_says(repair, action):
     model = copy.deepcopy(LOADED.model)
     how = {"repair": repair, "action": action, "heads": 0.5, "tokenizer": LOADED.tokenizer}
@@ -152,6 +154,7 @@ def test_nothing_that_was_not_done_is_a_label():
         assert (result.plan.repair == "none") == (not result.fits)
 
 
+@pytest.mark.slow
 def test_training_in_vain_is_not_called_distill():
     distillation = Distillation(epochs=1, learning_rate=1e-9, max_steps=1, evaluations=1)
     how = {"repair": "distill", "distillation": distillation, "tokenizer": LOADED.tokenizer}
@@ -227,6 +230,7 @@ def test_a_plan_a_mask_or_heads_are_repaired(given):
     assert outputs(model, batch()).isfinite().all()
 
 
+@pytest.mark.slow
 def test_scores_and_explanations_take_what_prune_takes():
     how = {"tokenizer": LOADED.tokenizer, "criterion": "taylor", "loss": "kl"}
     result = prune(LOADED.model, TEXTS, heads=4, **how)

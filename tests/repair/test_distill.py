@@ -52,6 +52,7 @@ def same(one, other):
 
 @LORA
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.slow
 def test_a_cut_model_comes_nearer_to_the_dense_one(model_type, lora):
     cut, dense = pair(model_type, "causal_lm" if model_type in DECODERS else "masked_lm", seed=0)
     before = divergence(cut, dense)
@@ -64,6 +65,7 @@ def test_a_cut_model_comes_nearer_to_the_dense_one(model_type, lora):
 
 
 @pytest.mark.parametrize("model_type", ("albert", "llama"))
+@pytest.mark.slow
 def test_a_model_without_a_head_is_trained_on_its_hidden_states(model_type):
     cut, dense = pair(model_type, "base")
     unseen = batch((8, 7, 5), seed=99)
@@ -73,6 +75,7 @@ def test_a_model_without_a_head_is_trained_on_its_hidden_states(model_type):
 
 
 @LORA
+@pytest.mark.slow
 def test_labels_are_not_looked_at(lora):
     found = []
     for change in (lambda b: b, lambda b: {**b, "labels": 2 - b["labels"]}, without_labels):
@@ -88,6 +91,7 @@ def without_labels(given):
 
 
 @LORA
+@pytest.mark.slow
 def test_a_run_is_repeatable_by_its_seed(lora):
     found = []
     for seed in (3, 3, 4):
@@ -101,6 +105,7 @@ def test_a_run_is_repeatable_by_its_seed(lora):
 
 @LORA
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+@pytest.mark.slow
 def test_the_weights_that_it_came_with_stay_if_none_are_better(lora, dtype):
     cut, dense = pair(dtype=dtype)
     start = state(cut)
@@ -115,6 +120,7 @@ def test_the_weights_that_it_came_with_stay_if_none_are_better(lora, dtype):
     assert [point.value for point in report.points] == [-1, -2]
 
 
+@pytest.mark.slow
 def test_the_best_weights_on_the_way_are_kept():
     values, seen = iter((0, 1, 5, 5, 2, 3)), []
 
@@ -142,6 +148,7 @@ class Perplexity:
         return type("Evaluation", (), {"value": next(self.values)})
 
 
+@pytest.mark.slow
 def test_a_task_says_which_way_is_better():
     cut, dense = pair()
     selection = Perplexity((9.0, 7.0, 8.0))
@@ -150,6 +157,7 @@ def test_a_task_says_which_way_is_better():
     assert report.best_step == report.points[0].step
 
 
+@pytest.mark.slow
 def test_merged_adapters_are_judged_again():
     cut, dense = pair()
     start = state(cut)
@@ -163,6 +171,7 @@ def test_merged_adapters_are_judged_again():
 
 @LORA
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float64))
+@pytest.mark.slow
 def test_everything_else_comes_back_as_it_was(lora, dtype, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cut, dense = pair("gpt2", "causal_lm", dtype=dtype)
@@ -201,6 +210,7 @@ def test_everything_else_comes_back_as_it_was(lora, dtype, tmp_path, monkeypatch
 
 
 @LORA
+@pytest.mark.slow
 def test_an_interrupted_run_has_the_best_weights_and_no_trace(lora):
     cut, dense = pair()
     modules = list(cut.modules())
@@ -223,6 +233,7 @@ def test_an_interrupted_run_has_the_best_weights_and_no_trace(lora):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in cut.modules())
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_without_a_better_model_has_the_weights_that_it_came_with():
     cut, dense = pair()
     start = state(cut)
@@ -236,6 +247,7 @@ def test_an_interrupted_run_without_a_better_model_has_the_weights_that_it_came_
 
 
 @LORA
+@pytest.mark.slow
 def test_masked_heads_stay_masked(lora):
     dense = make("bert", dtype=torch.float32)
     plan = PruningPlan(
@@ -251,6 +263,7 @@ def test_masked_heads_stay_masked(lora):
 
 
 @pytest.mark.parametrize("model_type", ("bert", "gpt2", "llama"))
+@pytest.mark.slow
 def test_merged_adapters_leave_a_plain_checkpoint(model_type, tmp_path):
     cut, dense = pair(model_type)
     start = state(cut)
@@ -264,6 +277,7 @@ def test_merged_adapters_leave_a_plain_checkpoint(model_type, tmp_path):
     assert loaded.config.to_dict().keys() == cut.config.to_dict().keys()
 
 
+@pytest.mark.slow
 def test_adapters_change_the_projections_of_cut_blocks_alone():
     dense = make("bert", dtype=torch.float32)
     cut = copy.deepcopy(dense)
@@ -277,6 +291,7 @@ def test_adapters_change_the_projections_of_cut_blocks_alone():
 
 
 @pytest.mark.parametrize("kind", ("classification", "causal_lm"))
+@pytest.mark.slow
 def test_token_embeddings_and_what_is_tied_to_them_are_not_trained(kind):
     cut, dense = pair("gpt2", kind)
     kept = cut.get_input_embeddings().weight.clone()
@@ -285,6 +300,7 @@ def test_token_embeddings_and_what_is_tied_to_them_are_not_trained(kind):
     assert report.trained == sum(p.numel() for p in cut.parameters()) - kept.numel()
 
 
+@pytest.mark.slow
 def test_patience_stops():
     cut, dense = pair()
     values = iter((0, 1, 0, 0, 9))
@@ -294,6 +310,7 @@ def test_patience_stops():
     assert report.steps < report.planned
 
 
+@pytest.mark.slow
 def test_max_steps_and_progress():
     cut, dense = pair()
     steps = []
@@ -310,6 +327,7 @@ def test_max_steps_and_progress():
     assert report.to_json()["points"][0]["step"] == 2
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_refused_and_changes_nothing():
     cut, dense = pair()
     start = state(cut)

@@ -158,6 +158,7 @@ def test_looks_take_a_third_of_the_time_at_most(clock):
     assert pace.looks == 30
 
 
+@pytest.mark.slow
 def test_a_run_ends_by_the_clock(clock):
     dense = make("bert", dtype=torch.float32)
     cut = copy.deepcopy(dense)

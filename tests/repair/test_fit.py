@@ -335,6 +335,7 @@ def test_heads_and_masks_are_repaired_by_least_squares(given):
     assert torch.equal(outputs(model, batch()), outputs(by_plan, batch()))
 
 
+@pytest.mark.slow
 def test_distill_in_place_trains():
     model, trained = make("bert"), make("bert")
     plan = PruningPlan(

@@ -177,6 +177,7 @@ def test_the_share_of_important_heads_is_drawn_beside_chance():
 
 
 @pytest.mark.parametrize("n_maps", [1, 4, 5, 9])
+@pytest.mark.slow
 def test_each_head_has_a_panel_with_its_map(n_maps, tmp_path):
     rng = np.random.default_rng(0)
     maps = [rng.dirichlet(np.ones(3), 3) for _ in range(n_maps)]

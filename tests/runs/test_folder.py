@@ -41,6 +41,7 @@ def read(file: Path):
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_the_folder_holds_what_the_design_lists_and_nothing_else(finished):
     folder = finished[0].output
     assert {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()} == FILES
@@ -86,6 +87,7 @@ def test_plain_auto_model_loads_it_and_is_as_accurate_as_reported(finished):
     assert HeadModel(model).mask == summary.plan.mask
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_run_and_another_seed_another(
     finished, again, no_figures, tmp_path
 ):
@@ -105,6 +107,7 @@ def test_the_plan_is_the_last_step_and_the_baseline_starts_at_the_dense_model(fi
     assert len({row[-1] for row in random.values}) == 1  # no heads at all: the same for every draw
 
 
+@pytest.mark.slow
 def test_the_random_baseline_obeys_the_rules(no_figures, tmp_path):
     asked = settings(tmp_path / "run", keep_at_least=2, save=False)
     assert run_prune(asked).random.sparsity == (0.0, 8 / 24, 0.5, 16 / 24)
@@ -131,6 +134,7 @@ def test_a_cut_model_is_cut_again_in_its_original_indices(finished, no_figures, 
     assert HeadModel(model).mask == summary.plan.mask
 
 
+@pytest.mark.slow
 def test_a_model_with_blocks_without_heads_runs_and_can_lose_the_rest(no_figures, tmp_path):
     asked = settings(tmp_path / "run", heads=20, random=0)
     summary = run_prune(asked)
@@ -173,6 +177,7 @@ def test_how_the_data_was_divided_is_written_down(no_figures, tmp_path):
     assert "overlap allowed" in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_under_max_drop_what_is_compared_is_on_test(no_figures, tmp_path):
     summary = run_prune(settings(tmp_path / "run", max_drop=0.9, save=False))
     assert summary.evaluated_on == "selection"
@@ -206,6 +211,7 @@ def test_a_negative_number_of_draws_is_refused():
     "changes",
     [{}, {"random": 0}, {"random": 3, "strategy": "one_shot"}, {"max_drop": 0.0, "random": 0}],
 )
+@pytest.mark.slow
 def test_the_bar_counts_to_its_end(no_figures, tmp_path, changes):
     totals, work = [], []
     asked = settings(tmp_path / "run", save=False, **changes)

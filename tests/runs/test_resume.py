@@ -74,6 +74,7 @@ def test_a_run_stopped_again_and_again_ends_the_same(finished, again, no_figures
     assert outcome(again.output) == outcome(finished[0].output)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(again, no_figures, monkeypatch):
     with pytest.raises(Pulled):
         run_prune(again, watch=unplugged(10))
@@ -87,6 +88,7 @@ def test_what_is_done_is_not_done_again(again, no_figures, monkeypatch):
     assert len([line for line in before if line.startswith('{"step"')]) > 1
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_what_it_had_decided(no_figures, monkeypatch, tmp_path):
     whole = settings(tmp_path / "whole", criterion="auto", random=0)
     run_prune(whole)
@@ -111,6 +113,7 @@ def test_a_run_goes_on_with_what_it_had_decided(no_figures, monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize("torn", ['{"step": {"mask', '{"random": [0, 12', "{"])
+@pytest.mark.slow
 def test_a_torn_last_line_is_dropped(finished, again, no_figures, torn):
     with pytest.raises(Pulled):
         run_prune(again, watch=unplugged(7))
@@ -150,6 +153,7 @@ def test_a_run_in_the_folder_where_one_is_waits_beside_it(monkeypatch, tmp_path)
     assert partial_folder(Path("~/x")) == Path.home() / "x.partial"
 
 
+@pytest.mark.slow
 def test_other_weights_and_versions_are_refused(finished, no_figures, monkeypatch, tmp_path):
     shutil.copytree(finished[0].output / "model", tmp_path / "model")
     asked = settings(tmp_path / "run", heads=12, random=0, save=False)
@@ -170,6 +174,7 @@ def test_other_weights_and_versions_are_refused(finished, no_figures, monkeypatc
     run_prune(asked, resume=True)
 
 
+@pytest.mark.slow
 def test_seconds_count_the_steps_of_earlier_processes(again, no_figures):
     with pytest.raises(Pulled):
         run_prune(again, watch=unplugged(7))
@@ -190,6 +195,7 @@ def test_a_journal_is_there_with_its_whole_header_or_not_at_all(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_and_named(again, no_figures):
     with pytest.raises(Pulled):
         run_prune(again, watch=unplugged(7))

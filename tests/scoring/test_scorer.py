@@ -107,6 +107,7 @@ def test_batches_that_can_be_gone_through_once_are_enough():
     ],
 )
 @pytest.mark.parametrize("name", ("taylor", "fisher", "gradient_norm", "reconstruction"))
+@pytest.mark.slow
 def test_a_loss_of_the_wrong_shape_is_refused_in_one_line(name, loss, what):
     message = f"the loss returned {what}, and has to return a tensor of one number per sample"
     with pytest.raises(ScoreError, match=message) as caught:

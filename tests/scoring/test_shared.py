@@ -17,6 +17,7 @@ NAMES = ["taylor", "gradient_norm", "reconstruction", "fisher", "output_norm", "
 MIXED = "taylor+reconstruction"  # its parts share one loss
 
 
+@pytest.mark.slow
 def test_each_is_scored_as_it_is_alone_also_under_masks():
     model = make("bert")
     whole = HeadModel(model).mask

@@ -21,6 +21,7 @@ from one_by_one import DATA, assert_exact, singles
 
 
 @pytest.mark.parametrize("model_type", ("bert", "gpt2", "llama"))
+@pytest.mark.slow
 def test_attention_that_shows_its_maps_is_the_same(model_type):
     model = make(model_type, backend="eager")
     model.config.output_attentions = True

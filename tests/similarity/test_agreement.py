@@ -83,6 +83,7 @@ def cells_of_units(blocks, cells, units, size=1):
         (cells_of_units(3, cells=1, units=8), 12),
     ],
 )
+@pytest.mark.slow
 def test_random_groups_agree_by_chance_only(cells, n_drop):
     drawn = [group(cells, "random", n_drop, seed=seed) for seed in range(400)]
     pairs = zip(drawn[::2], drawn[1::2], strict=True)

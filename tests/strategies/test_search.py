@@ -86,6 +86,7 @@ def mean_loss(model, data, mask):
 
 
 @pytest.mark.parametrize("model_type", ["bert", "gpt2"])
+@pytest.mark.slow
 def test_the_objective_can_be_the_calibration_loss(model_type):
     model, data = make(model_type), [batch(seed=seed) for seed in (1, 2, 3)]
     recipe = Recipe(criterion="ablation", strategy="greedy", heads=8, per_step=8)

@@ -73,6 +73,7 @@ def test_a_divergence_is_that_of_the_masked_model(made):
 
 
 @pytest.mark.parametrize("repair", ["least_squares", "least_squares_sequential"])
+@pytest.mark.slow
 def test_a_repaired_divergence_is_that_of_the_whole_plan_refitted(monkeypatch, repair):
     model = make("llama", "causal_lm")
     view = HeadModel(model)

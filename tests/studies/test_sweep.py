@@ -83,6 +83,7 @@ EVERYTHING = SweepGrid(
 )
 
 
+@pytest.mark.slow
 def test_weights_are_bit_for_bit_what_they_were_and_every_action_is_judged_as_it_is():
     model = make("opt", "causal_lm")
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -382,6 +383,7 @@ def tasks_of_lm_eval(tmp_path, monkeypatch):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_groups_of_lm_eval_judge_by_their_metric_or_by_that_of_each_task(
     small, no_figures, tasks_of_lm_eval
 ):

@@ -38,6 +38,7 @@ COMPILE = {
 
 @pytest.mark.parametrize("warm", [True, False])
 @pytest.mark.parametrize("what", COMPILE)
+@pytest.mark.slow
 def test_masks_work_on_what_is_compiled_in_place(what, warm):
     model = make("bert")
     expected, dense = cut(model), outputs(model, batch())
@@ -53,6 +54,7 @@ def test_masks_work_on_what_is_compiled_in_place(what, warm):
 
 
 @pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.slow
 def test_masks_work_in_functions_that_the_user_compiled(warm):
     model = make("bert")
     expected, dense, inputs = cut(model), outputs(model, batch()), batch()
@@ -91,6 +93,7 @@ SURGERY = {
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about BLOOM
 @pytest.mark.parametrize("how", SURGERY)
 @pytest.mark.parametrize("model_type", ["bert", "bloom"])
+@pytest.mark.slow
 def test_compiled_models_follow_surgery(model_type, how):
     model = make(model_type)
     expected = outputs(SURGERY[how](copy.deepcopy(model)), batch())
@@ -104,6 +107,7 @@ def test_compiled_models_follow_surgery(model_type, how):
     assert (outputs(model, batch()) - expected).abs().max() <= 1e-10
 
 
+@pytest.mark.slow
 def test_no_mask_begins_inside_of_a_compiled_function():
     model, inputs = make("bert"), batch()
     torch._dynamo.reset()
@@ -120,6 +124,7 @@ def test_no_mask_begins_inside_of_a_compiled_function():
 
 
 @pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.slow
 def test_masks_work_in_generation_that_compiles_itself(warm):
     from transformers import CompileConfig, GenerationConfig
 

@@ -126,6 +126,7 @@ def test_accuracy_is_that_of_the_likelihoods_worked_out_by_hand(decoder, example
     assert found["n-samples"]["local_pairs"]["effective"] == len(examples)
 
 
+@pytest.mark.slow
 def test_masked_heads_change_the_numbers_and_nothing_stays_behind(decoder, run):
     ids = torch.arange(4, 40)[None]
     before = decoder.model(ids).logits
@@ -199,6 +200,7 @@ def test_results_are_written_whole_as_lm_eval_writes_them(run, tmp_path, capfd):
     assert json.loads((tmp_path / "new/results.json").read_text(encoding="utf-8")) == found
 
 
+@pytest.mark.slow
 def test_batch_size_changes_nothing_that_is_printed(run):
     results = [run("local_pairs,local_texts", batch_size=size) for size in ("auto", 1, "5")]
     assert [found["config"]["batch_size"] for found in results] == [16, 1, 5]
