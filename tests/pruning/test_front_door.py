@@ -42,6 +42,7 @@ DATA = {
     "Dataset": lambda folder: datasets.Dataset.from_dict({"text": TEXTS}),
     "labeled Dataset": lambda folder: datasets.Dataset.from_list(ROWS),
     "DatasetDict": lambda folder: datasets.DatasetDict(train=split(0), test=split(1)),
+    "DatasetDict of one": lambda folder: datasets.DatasetDict(train=DATA["Dataset"](folder)),
     "DataLoader": lambda folder: DataLoader(TEXTS, batch_size=8, collate_fn=collate),
     "labeled DataLoader": lambda folder: DataLoader(TEXTS, batch_size=8, collate_fn=labeled),
     "batches": lambda folder: [collate(TEXTS[n : n + 8]) for n in range(0, 96, 8)],

@@ -218,9 +218,8 @@ def _of_datasets(data: Any, size: int | None) -> Source:
         if not data:
             raise DataError("the DatasetDict is empty; give one with a train split")
         tables = {str(name): _of_datasets(part, size) for name, part in data.items()}
-        return {name: part for name, part in tables.items() if isinstance(part, Rows)} or next(
-            iter(tables.values())
-        )
+        splits = {name: part for name, part in tables.items() if isinstance(part, Rows)}
+        return splits if len(splits) > 1 else next(iter((splits or tables).values()))
     names = list(getattr(data, "column_names", None) or ())
     if "input_ids" in names:
         raise DataError(

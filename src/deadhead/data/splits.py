@@ -58,7 +58,7 @@ def find_splits(
     for role in ("calibration", "test"):
         if role not in found:
             raise DataError(
-                f"{str(spec)!r} has no {role} set (it has {', '.join(found) or 'none'});"
+                f"{_named(spec)} has no {role} set (it has {', '.join(found) or 'none'});"
                 f" name one with {role}, e.g. FILE or FILE[0:800]"
             )
     return found, notes
@@ -95,7 +95,9 @@ def read_split(spec: Spec, role: str, sizes, seed, labels) -> Rows:
     if whole is not None:
         return whole
     if role not in named:
-        raise DataError(f"{spec!r} has no {role} set; name a file, or FILE[0:800] for some rows")
+        raise DataError(
+            f"{_named(spec)} has no {role} set; name a file, or FILE[0:800] for some rows"
+        )
     return named[role]
 
 
@@ -176,3 +178,8 @@ def _bundled(name: str, role: str, size: int | None, seed: int) -> Rows:
     else:
         frame = pd.DataFrame({"text": bundled.text(role, n, seed)})
     return Rows.of(frame, f"bundled:{name}", file=f"bundled:{name}:{role}")
+
+
+def _named(spec: object) -> str:
+    """Name a source in a message: tables have no name of their own."""
+    return repr(str(spec)) if isinstance(spec, str | Path) else "the data set"
