@@ -1,7 +1,7 @@
 """The errors of deadhead, as a tree.
 
 Every error says what was given, what is allowed and what to do. Each also inherits the built-in
-that it specialises, so `except ValueError` goes on working.
+that it specializes, so `except ValueError` goes on working.
 
     DeadheadError
     ├── UnknownNameError(KeyError)          a name that no registry holds

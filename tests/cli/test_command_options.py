@@ -17,8 +17,8 @@ from deadhead.cli import command
 from deadhead.cli.options import command_of
 from deadhead.options.amounts import parse_amount
 from deadhead.options.choices import Action
-from deadhead.options.common import seed_option
 from deadhead.options.fields import option, option_facts, part, settings
+from deadhead.options.flags import seed_option
 from deadhead.options.panels import PANELS
 from deadhead.pruning.recipe import Recipe
 from deadhead.runs.prune_settings import RunSettings

@@ -23,7 +23,7 @@ SAME = [batch((6, 6, 6))]
 
 
 def small():
-    """A model of 2 x 2 heads, whose values can be had from all 16 coalitions."""
+    """A model of 2 x 2 heads, whose values follow from all 16 coalitions."""
     config = transformers.BertConfig(
         vocab_size=40,
         hidden_size=8,

@@ -1,4 +1,4 @@
-"""One writer for each output, whoever else is killed."""
+"""One writer for each output, also when another process is killed."""
 
 from __future__ import annotations
 

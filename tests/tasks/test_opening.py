@@ -214,6 +214,23 @@ def test_the_same_rows_twice_are_refused(folder):
     assert "overlap allowed: 1 example is in both calibration and test" in sets.describe()
 
 
+def test_texts_that_one_file_repeats_are_removed_from_calibration():
+    def part(texts, file, first):
+        rows = [(file, first + n) for n in range(len(texts))]
+        return Examples(tuple((text,) for text in texts), origins=rows)
+
+    few, test = part(["a", "b", "b", "c"], "x.txt", 0), part(["b", "d"], "x.txt", 4)
+    sets, notes = keep_disjoint({"calibration": few, "test": test})
+    assert [texts for (texts,) in sets["calibration"].texts] == ["a", "c"]
+    assert len(sets["test"]) == 2
+    assert "removed 2 of 4 examples from calibration" in notes[0]
+    with pytest.raises(DataError, match="every text of calibration is in test as well"):
+        keep_disjoint({"calibration": part(["b"], "x.txt", 0), "test": test})
+    for other in (part(["b", "c"], "y.txt", 0), Examples((("b",), ("c",)))):
+        with pytest.raises(DataError, match="as the text"):
+            keep_disjoint({"calibration": other, "test": test})
+
+
 def test_much_overlap_is_refused_and_little_is_dropped():
     test = Examples([(f"t {i}",) for i in range(300)])
     few = Examples([(f"c {i}",) for i in range(500)] + [(" t 7\n",), ("t 8",)])

@@ -11,9 +11,9 @@ from deadhead.cli.sweep import SharedOptions, show_sweep
 from deadhead.errors import BudgetError
 from deadhead.options.amounts import parse_names, parse_shares
 from deadhead.options.choices import Repair, Strategy
-from deadhead.options.common import folder_option, run_folder, strict_option
 from deadhead.options.distillation import Distillation
 from deadhead.options.fields import option, part, settings
+from deadhead.options.flags import folder_option, run_folder, strict_option
 from deadhead.options.panels import DISTILL, METHOD
 from deadhead.pruning.recipe import AUTO
 from deadhead.runs.idle import NO_DISTILL

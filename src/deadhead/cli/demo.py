@@ -12,8 +12,8 @@ from deadhead.cli.prune import run_brief, run_watched, show_run
 from deadhead.errors import OutputExistsError
 from deadhead.files import check_empty
 from deadhead.options.choices import Dtype
-from deadhead.options.common import seed_option
 from deadhead.options.fields import option, settings
+from deadhead.options.flags import seed_option
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.runs.prune_settings import RunSettings
 from deadhead.runs.settings import DataSettings, ModelSettings
@@ -27,6 +27,7 @@ PUBLISHED = ("greedy", "gradient_norm")
 METHODS = {
     "auto + least_squares": "by default (auto, repaired)",
     "greedy gradient_norm": "published (greedy gradient_norm)",
+    "greedy gradient_norm + least_squares": "published, repaired",
     "random heads": "random heads",
     "random heads + least_squares": "random heads, repaired",
 }

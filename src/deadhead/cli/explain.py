@@ -11,8 +11,8 @@ from deadhead.cli.options import Screen
 from deadhead.errors import DataError
 from deadhead.files import replacing
 from deadhead.options.amounts import parse_names
-from deadhead.options.common import size_option, trust_option
 from deadhead.options.fields import check_choices, option, settings
+from deadhead.options.flags import size_option, trust_option
 from deadhead.options.panels import METHOD, MODEL
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from deadhead.cli.console import show, show_json
 from deadhead.cli.options import Screen
 from deadhead.files import check_empty, whole_folder, write_json
-from deadhead.options.common import folder_option, run_folder
 from deadhead.options.fields import option, part, settings
+from deadhead.options.flags import folder_option, run_folder
 from deadhead.runs.settings import ModelSettings
 
 

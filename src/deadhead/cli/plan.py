@@ -21,8 +21,8 @@ from deadhead.cli.plans import (
 from deadhead.display.words import short_name
 from deadhead.errors import DataError
 from deadhead.files import check_empty, write_json
-from deadhead.options.common import strict_option
 from deadhead.options.fields import option, part, settings
+from deadhead.options.flags import strict_option
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.runs.idle import idle_of_recipe
 from deadhead.runs.settings import TESTING, DataSettings, ModelSettings, PromptSettings
@@ -160,7 +160,7 @@ def _chosen(
     for decision in decided:
         say(f"auto: {decision.describe()}")
     short = shortfall(view, view.mask, recipe.rules, recipe.heads)
-    if recipe.budget is None and recipe.strategy != "clusters" and short:
+    if recipe.budget is None and not recipe.makes_groups and short:
         say(f"note: {short}")
     return chosen, next(iter(decided), None)
 

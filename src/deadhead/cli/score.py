@@ -10,8 +10,8 @@ from deadhead.cli.console import progress_bar, say, show, show_json
 from deadhead.cli.options import Screen
 from deadhead.files import write_json
 from deadhead.options.choices import Loss
-from deadhead.options.common import seed_option
 from deadhead.options.fields import check_choices, option, part, settings
+from deadhead.options.flags import seed_option
 from deadhead.options.panels import METHOD
 from deadhead.runs.settings import TESTING, DataSettings, ModelSettings
 

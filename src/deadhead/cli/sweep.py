@@ -12,8 +12,8 @@ from deadhead.cli.options import Resumable
 from deadhead.options.amounts import parse_names, parse_shares
 from deadhead.options.choices import Action, Gqa, Loss, Slope
 from deadhead.options.clustering import Clustering
-from deadhead.options.common import folder_option, run_folder, seed_option, speed_option
 from deadhead.options.fields import option, part, settings
+from deadhead.options.flags import folder_option, run_folder, seed_option, speed_option
 from deadhead.options.panels import CLUSTERS, DATA, METHOD
 from deadhead.runs.idle import NO_LM_EVAL, idle_of_clusterings
 from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings

@@ -47,7 +47,7 @@ def keep_disjoint(
             reason = "the same rows are given twice" if same_rows else "as the text"
             raise DataError(
                 f"{are} in both {left} and {right} ({reason}), e.g. {quoted};"
-                " give disjoint sets, or --allow-overlap if you mean it"
+                " give disjoint sets, or allow it (allow_overlap=True, --allow-overlap)"
             )
         else:
             keep = [i for i, key in enumerate(sets[left].keys) if key not in shared]
@@ -66,7 +66,7 @@ def keep_disjoint(
 
 def _one_file(sets: dict[str, Examples], *roles: str) -> bool:
     files = [{file for file, _ in sets[role].origins or ()} for role in roles]
-    return len(set().union(*files)) == 1
+    return len(files[0]) == 1 and all(of == files[0] for of in files)
 
 
 def _quote(examples: Examples, shared: set[bytes], width: int = 60) -> str:

@@ -12,8 +12,8 @@ from deadhead.options.choices import (
     Representative,
     WardOn,
 )
-from deadhead.options.common import seed_option
 from deadhead.options.fields import check_choices, option, settings
+from deadhead.options.flags import seed_option
 from deadhead.options.panels import CLUSTERS
 
 of_clusters = partial(option, panel=CLUSTERS, group="clusters")

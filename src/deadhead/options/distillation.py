@@ -6,8 +6,8 @@ import math
 from functools import partial
 
 from deadhead.errors import BudgetError
-from deadhead.options.common import seed_option
 from deadhead.options.fields import option, settings
+from deadhead.options.flags import seed_option
 from deadhead.options.panels import DISTILL
 
 RANK = 8  # of `lora=True`

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from deadhead.options.amounts import Amount, parse_amount
 from deadhead.options.choices import Action, Gqa, Loss, Repair, RepairAt, Scope, Slope, Strategy
 from deadhead.options.clustering import Clustering
-from deadhead.options.common import seed_option, strict_option
 from deadhead.options.distillation import Distillation
 from deadhead.options.fields import option, part, settings
+from deadhead.options.flags import seed_option, strict_option
 from deadhead.options.panels import CLUSTERS, LIMITS, METHOD
 from deadhead.types import Head, HeadMask, PruningPlan
 

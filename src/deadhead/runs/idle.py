@@ -25,7 +25,7 @@ def idle_of_recipe(recipe: Recipe, prompts: Any) -> Mapping[str, str]:
         idle["heads"] = "and --budget both say where to end; leave one out"
     if recipe.repair != "distill":
         idle["distill"] = NO_DISTILL
-    if recipe.strategy != "clusters":
+    if not recipe.makes_groups:
         why = (
             f"is for strategy 'clusters', and the strategy is {recipe.strategy!r}; leave it out, or"
             " choose --strategy clusters"

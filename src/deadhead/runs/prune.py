@@ -59,7 +59,7 @@ class _PruneRun:
         self.before = model_size(self.loaded.model)
         config = self.loaded.model.config
         self.tasks = settings.data.open(self.loaded.tokenizer, config)
-        if settings.prompts is not None and settings.recipe.strategy != "clusters":
+        if settings.prompts is not None and not settings.recipe.makes_groups:
             raise DataError(
                 f"strategy {settings.recipe.strategy!r} compares no heads on prompts; leave"
                 " --prompts out, or choose --strategy clusters"
@@ -305,8 +305,8 @@ def write_run(summary: RunSummary, folder: Path) -> None:
 
 def _title(settings: RunSettings) -> str:
     recipe = settings.recipe
-    if recipe.strategy == "clusters":
-        return f"clusters {recipe.clustering.name}, {recipe.action}"
+    if recipe.makes_groups:
+        return f"{recipe.strategy} {recipe.clustering.name}, {recipe.action}"
     inverse = " inverse" if recipe.inverse else ""
     repair = "" if recipe.repair == "none" else f" + {recipe.repair}"
     if repair and recipe.repair_at == "end":

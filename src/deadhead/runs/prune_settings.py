@@ -10,8 +10,8 @@ from typing import Any
 
 from deadhead.errors import BudgetError
 from deadhead.options.amounts import show_amount
-from deadhead.options.common import folder_option, run_folder, speed_option
 from deadhead.options.fields import option, part, settings
+from deadhead.options.flags import folder_option, run_folder, speed_option
 from deadhead.options.panels import OUTPUT
 from deadhead.pruning.recipe import Recipe
 from deadhead.runs.idle import idle_of_recipe
@@ -65,7 +65,7 @@ class RunSettings:
 
     def _folder(self, asked: Recipe) -> Path:
         how = (asked.clustering.distance, asked.clustering.grouping, asked.action)
-        if asked.strategy != "clusters":
+        if not asked.makes_groups:
             how = (asked.criterion, asked.strategy)
         parts = (self.model.short_name, *how, show_amount(asked.heads))
         return run_folder(self.output, *parts)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from deadhead.errors import DataError
 from deadhead.files import as_path
 from deadhead.options.choices import Dtype, Kind
-from deadhead.options.common import (
+from deadhead.options.fields import check_choices, option, settings
+from deadhead.options.flags import (
     batch_size_option,
     max_length_option,
     seed_option,
@@ -19,7 +20,6 @@ from deadhead.options.common import (
     strict_option,
     trust_option,
 )
-from deadhead.options.fields import check_choices, option, settings
 from deadhead.options.panels import DATA, MODEL, PROMPTS
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from pathlib import Path
 from deadhead.errors import BudgetError, DataError
 from deadhead.options.amounts import parse_amount, show_amount
 from deadhead.options.clustering import Clustering
-from deadhead.options.common import (
+from deadhead.options.fields import option, part, settings
+from deadhead.options.flags import (
     folder_option,
     max_length_option,
     run_folder,
     seed_option,
     size_option,
 )
-from deadhead.options.fields import option, part, settings
 from deadhead.options.panels import CLUSTERS, PROMPTS
 from deadhead.runs.settings import ModelSettings
 

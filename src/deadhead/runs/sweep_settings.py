@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from deadhead.display.brief import Brief
 from deadhead.options.amounts import parse_names
-from deadhead.options.common import batch_size_option, seed_option, trust_option
 from deadhead.options.distillation import Distillation
 from deadhead.options.fields import option, settings
+from deadhead.options.flags import batch_size_option, seed_option, trust_option
 from deadhead.options.panels import LM_EVAL
 from deadhead.runs.prune_settings import header_of
 from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings
