@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deadhead.display.words import NOTHING, number, short_names
+from deadhead.display import NOTHING, number, short_names
 from deadhead.report import RunSummary, TextTable, curve_figure, save_figure, summary_table
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from deadhead.display.words import NOTHING, number
+from deadhead.display import NOTHING, number
 from deadhead.report import TextTable
 
 

@@ -11,7 +11,7 @@ from deadhead.report import RunSummary, score_table, step_table
 from deadhead.runs.settings import DataSettings, ModelSettings
 from deadhead.similarity import head_grams
 from deadhead.similarity.distances import distances
-from deadhead.studies.readings import Point, Reading, table_lines
+from deadhead.studies.grid import Point, Reading, table_lines
 
 
 @pytest.fixture(scope="module")

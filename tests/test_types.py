@@ -9,7 +9,7 @@ import pytest
 
 from deadhead import Head, HeadMask, HeadScores, PruningPlan
 from deadhead.errors import BudgetError, DeadheadError, HeadError, ScoreError
-from deadhead.options.amounts import count_heads
+from deadhead.options.values import count_heads
 
 MASK = HeadMask.full([3, 2, 4])
 

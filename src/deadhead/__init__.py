@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from deadhead.data.given import as_batches
     from deadhead.models.architectures import Architecture, register_architecture
     from deadhead.models.heads import HeadModel
-    from deadhead.options.clustering import Clustering
-    from deadhead.options.distillation import Distillation
+    from deadhead.options.settings import Clustering, Distillation
     from deadhead.pruning.choose import choose
     from deadhead.pruning.names import (
         actions,

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from deadhead.display.brief import brief
-from deadhead.display.head_map import head_map_html
+from deadhead.display import brief
+from deadhead.display.html import head_map_html
 from deadhead.errors import HeadError, ScoreError, unknown_name
 from deadhead.files import as_json, json_number, refusing
-from deadhead.options.choices import Action, Gqa, Slope
+from deadhead.options.values import Action, Gqa, Slope
 
 Counts = Sequence[int]
 ACTIONS: tuple[str, ...] = get_args(Action)

@@ -15,16 +15,12 @@ from typer.testing import CliRunner
 
 from deadhead.cli import command
 from deadhead.cli.options import command_of
-from deadhead.options.amounts import parse_amount
-from deadhead.options.choices import Action
 from deadhead.options.fields import option, option_facts, part, settings
-from deadhead.options.flags import seed_option
-from deadhead.options.panels import PANELS
+from deadhead.options.settings import PANELS, seed_option
+from deadhead.options.values import Action, parse_amount
 from deadhead.pruning.recipe import Recipe
-from deadhead.runs.prune_settings import RunSettings
+from deadhead.runs.run_settings import LmEvalSettings, RunSettings, SimilaritySettings
 from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings
-from deadhead.runs.similarity_settings import SimilaritySettings
-from deadhead.runs.sweep_settings import LmEvalSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from deadhead.display.brief import WIDTH, Brief, brief
-from deadhead.display.head_map import grid_text, head_map_html
-from deadhead.display.html import table_html, tag
-from deadhead.display.words import short_name, short_names
+from deadhead.display import WIDTH, Brief, brief, short_name, short_names
+from deadhead.display.html import grid_text, head_map_html, table_html, tag
 
 NASTY = "<script>\"'&</td>"
 

@@ -35,7 +35,7 @@ from deadhead import (
 )
 from deadhead.errors import DeadheadError
 from deadhead.interop import read_importance, read_pruning_log
-from deadhead.options.amounts import count_heads
+from deadhead.options.values import count_heads
 from deadhead.pruning.trajectory import Trajectory
 from deadhead.runs.journal import JOURNAL, partial_folder
 from deadhead.similarity.distances import HeadDistances

@@ -8,11 +8,10 @@ import pytest
 from deadhead.criteria import CRITERIA
 from deadhead.errors import BudgetError, UnknownNameError
 from deadhead.losses.losses import LOSSES
-from deadhead.options import choices
-from deadhead.options.amounts import parse_amount, parse_names, parse_size, show_amount
-from deadhead.options.clustering import Clustering
-from deadhead.options.distillation import Distillation
+from deadhead.options import values as choices
 from deadhead.options.fields import choices_of, hints_of, option_facts
+from deadhead.options.settings import Clustering, Distillation
+from deadhead.options.values import parse_amount, parse_names, parse_size, show_amount
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import repair_names
 from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 import deadhead
 from deadhead import Head, HeadModel, PruningPlan, Recipe, bundled, choose, prune, remove_
 from deadhead.errors import BudgetError, DeadheadError, HeadError
-from deadhead.options.distillation import Distillation
+from deadhead.options.settings import Distillation
 from models import batch, make, outputs
 
 LOADED = deadhead.load_model("bundled:encoder")

@@ -12,7 +12,7 @@ from deadhead import Head, HeadModel, PruningPlan, remove_
 from deadhead.errors import DataError, GroupError, HeadError, ScoreError, UnknownNameError
 from deadhead.models.blocks import output_rows
 from deadhead.moments import Moments
-from deadhead.options.distillation import Distillation
+from deadhead.options.settings import Distillation
 from deadhead.repair import (
     REPAIRS,
     Fit,

@@ -7,10 +7,11 @@ from matplotlib.colors import to_hex
 
 from deadhead.errors import BudgetError, DataError
 from deadhead.report import save_figure
-from deadhead.report.dendrograms import Dendrogram, dendrogram_figure
 from deadhead.report.similarity_figures import (
+    Dendrogram,
     agreement_figure,
     attention_figure,
+    dendrogram_figure,
     removed_share_figure,
     similarity_heatmap,
 )

@@ -15,13 +15,12 @@ from deadhead.report import (
     step_table,
     summary_table,
 )
-from deadhead.report.contents import cost_table
 from deadhead.report.page import data_table, provenance_table
-from deadhead.report.similarity_summary import agreement_table, removed_share_table
+from deadhead.report.similarity_page import agreement_table, removed_share_table
 from deadhead.report.sweep_page import SweepSummary, sweep_table
-from deadhead.report.tables import LONG
+from deadhead.report.tables import LONG, cost_table
 from deadhead.similarity.agreement import RemovedShare
-from deadhead.studies.readings import Line, Reading
+from deadhead.studies.grid import Line, Reading
 from deadhead.types import Head, HeadMask, HeadScores
 
 from .conftest import make_speed, make_trajectory

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from deadhead.display.words import number, signed, size_change
+from deadhead.display import number, signed, size_change
 from deadhead.report import caveats, outcome
 from deadhead.report.run_page import run_page
 

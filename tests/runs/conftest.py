@@ -9,7 +9,7 @@ import pytest
 from small_run import settings
 
 from deadhead.runs.prune import run_prune
-from deadhead.runs.prune_settings import RunSettings
+from deadhead.runs.run_settings import RunSettings
 
 
 @pytest.fixture

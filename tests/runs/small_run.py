@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from deadhead.pruning.recipe import Recipe
-from deadhead.runs.prune_settings import RunSettings
+from deadhead.runs.run_settings import RunSettings
 from deadhead.runs.settings import DataSettings, ModelSettings
 
 

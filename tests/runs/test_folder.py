@@ -15,9 +15,9 @@ from small_run import outcome, settings
 from deadhead import HeadModel, HeadScores, PruningPlan, Trajectory, open_task
 from deadhead.errors import BudgetError, OutputExistsError, ScoreError
 from deadhead.report import RunSummary, caveats
+from deadhead.runs.journal import Watch
 from deadhead.runs.prune import run_prune
 from deadhead.runs.settings import DataSettings, ModelSettings
-from deadhead.runs.watch import Watch
 
 FILES = {
     "plan.json",

@@ -18,11 +18,10 @@ import torch
 from small_run import outcome, settings
 
 from deadhead.errors import CheckpointError, DataError, OutputExistsError
-from deadhead.runs.journal import Journal, partial_folder
+from deadhead.runs.journal import Journal, Watch, partial_folder
 from deadhead.runs.prune import run_prune
-from deadhead.runs.prune_settings import RunSettings
+from deadhead.runs.run_settings import RunSettings
 from deadhead.runs.settings import ModelSettings
-from deadhead.runs.watch import Watch
 
 
 class Pulled(BaseException):

@@ -7,7 +7,7 @@ import pytest
 
 from deadhead import Head, HeadMask, HeadModel, HeadScores, PruningPlan, remove_
 from deadhead.errors import BudgetError, UnknownNameError
-from deadhead.options.amounts import count_heads
+from deadhead.options.values import count_heads
 from deadhead.strategies import STRATEGIES, Rules, StrategyContext, droppable, reachable, units
 from masks import random_mask
 from models import make

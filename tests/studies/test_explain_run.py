@@ -16,7 +16,7 @@ from deadhead.errors import DataError, HeadError, ScoreError
 from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import applied_repaired, fit
 from deadhead.scoring import Scorer
-from deadhead.studies import divergences as divergences_module
+from deadhead.studies import explain as divergences_module
 from deadhead.studies.explain import cheap_criteria, chosen_samples
 from deadhead.studies.explanation import Explanation
 from deadhead.surgery import applied, masked

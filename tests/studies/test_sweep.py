@@ -23,13 +23,13 @@ from deadhead.errors import (
     UnknownNameError,
 )
 from deadhead.report.sweep_page import MANY, SweepSummary, sweep_figure, sweep_table
+from deadhead.runs.journal import Watch
+from deadhead.runs.run_settings import LmEvalSettings, SweepSettings
 from deadhead.runs.settings import DataSettings, ModelSettings
 from deadhead.runs.sweep import run_sweep
-from deadhead.runs.sweep_settings import LmEvalSettings, SweepSettings
-from deadhead.runs.watch import Watch
 from deadhead.scoring import Scorer, ScorerGroup
 from deadhead.similarity import Clustering, head_grams
-from deadhead.studies.readings import Point, Reading, table_lines
+from deadhead.studies.grid import Point, Reading, table_lines
 from deadhead.studies.sweep import SweepGrid, count_points, sweep
 from deadhead.surgery import mask_
 from deadhead.types import HeadScores

@@ -22,12 +22,12 @@ from deadhead.checkpoints.verify import (
     tensors_for,
     weight_files,
 )
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import CheckpointError, DeadheadError, UnknownNameError, unknown_name
 from deadhead.files import as_path, one_line, read_json
 from deadhead.models.architectures import architecture_named
 from deadhead.models.manifest import DeadheadConfig
-from deadhead.options.arguments import check_arguments
+from deadhead.options.fields import check_arguments
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 DTYPES["float16"] = torch.float16

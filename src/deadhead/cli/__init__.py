@@ -28,17 +28,14 @@ class _Group(TyperGroup):
 
 def command() -> typer.Typer:
     """Put all commands together."""
-    from deadhead.cli.compare import compare
-    from deadhead.cli.demo import demo
     from deadhead.cli.evaluate import evaluate
     from deadhead.cli.explain import explain_run
     from deadhead.cli.listing import list_names
-    from deadhead.cli.maps import maps
     from deadhead.cli.plan import apply, plan
-    from deadhead.cli.prune import prune_command
+    from deadhead.cli.prune import demo, prune_command
     from deadhead.cli.score import score_command
-    from deadhead.cli.similarity import similarity
-    from deadhead.cli.sweep import sweep_command
+    from deadhead.cli.similarity import maps, similarity
+    from deadhead.cli.sweep import compare, sweep_command
 
     app = typer.Typer(
         name="deadhead",

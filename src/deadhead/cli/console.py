@@ -25,7 +25,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from deadhead.files import printable
-from deadhead.runs.watch import Watch
+from deadhead.runs.journal import Watch
 
 
 class _PrintableConsole(Console):

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from deadhead.cli.console import progress_bar, show, show_json
 from deadhead.cli.options import Screen
 from deadhead.cli.plans import PlanChanges, check_plan_files, fits_of, read_plan
-from deadhead.display.words import NOTHING
+from deadhead.display import NOTHING
 from deadhead.options.fields import option, part, settings
-from deadhead.options.panels import LM_EVAL
-from deadhead.runs.idle import NO_LM_EVAL
+from deadhead.options.settings import LM_EVAL
+from deadhead.runs.run_settings import NO_LM_EVAL, LmEvalSettings
 from deadhead.runs.settings import DataSettings, ModelSettings
-from deadhead.runs.sweep_settings import LmEvalSettings
 
 if TYPE_CHECKING:
     from deadhead.checkpoints import Loaded
@@ -75,7 +74,7 @@ def evaluate(asked: EvaluateSettings, screen: Screen) -> None:
     """
     from deadhead.models.heads import HeadModel
     from deadhead.repair import applied_repaired
-    from deadhead.runs.judging import lm_eval_names
+    from deadhead.runs.sweep import lm_eval_names
 
     check_plan_files(asked.plan)  # never the unpruned model instead
     names = lm_eval_names(asked.lm_eval)
@@ -127,7 +126,7 @@ def _judged_by_lm_eval(
     names: Sequence[str], asked: EvaluateSettings, loaded: Loaded, number: int
 ) -> dict[str, Any]:
     """Judge the model as it is now; write the results to the file, or of each plan to its own."""
-    from deadhead.runs.judging import lm_eval_results
+    from deadhead.runs.sweep import lm_eval_results
     from deadhead.tasks.lm_eval import primary, write_lm_eval
 
     results = lm_eval_results(names, asked.lm_eval, loaded.model, loaded.tokenizer)  # type: ignore[arg-type]

@@ -10,10 +10,9 @@ from deadhead.cli.console import progress_bar, say, show, show_json
 from deadhead.cli.options import Screen
 from deadhead.errors import DataError
 from deadhead.files import replacing
-from deadhead.options.amounts import parse_names
 from deadhead.options.fields import check_choices, option, settings
-from deadhead.options.flags import size_option, trust_option
-from deadhead.options.panels import METHOD, MODEL
+from deadhead.options.settings import METHOD, MODEL, size_option, trust_option
+from deadhead.options.values import parse_names
 
 
 @settings

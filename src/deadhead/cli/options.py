@@ -28,7 +28,7 @@ from deadhead.options.fields import (
     option_facts,
     settings,
 )
-from deadhead.options.panels import OUTPUT, PANELS
+from deadhead.options.settings import OUTPUT, PANELS
 from deadhead_command import leaving_on_interrupt
 
 

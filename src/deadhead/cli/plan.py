@@ -18,13 +18,13 @@ from deadhead.cli.plans import (
     read_plan,
     read_scores,
 )
-from deadhead.display.words import short_name
+from deadhead.display import short_name
 from deadhead.errors import DataError
 from deadhead.files import check_empty, write_json
 from deadhead.options.fields import option, part, settings
-from deadhead.options.flags import strict_option
+from deadhead.options.settings import strict_option
 from deadhead.pruning.recipe import AUTO, Recipe
-from deadhead.runs.idle import idle_of_recipe
+from deadhead.runs.run_settings import idle_of_recipe
 from deadhead.runs.settings import TESTING, DataSettings, ModelSettings, PromptSettings
 from deadhead.types import HeadMask, HeadScores, PruningPlan
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from deadhead.cli.console import say
 from deadhead.errors import DataError, FileFormatError, HeadError, ScoreError
 from deadhead.files import read_json
-from deadhead.options.choices import Action, Gqa, Slope
 from deadhead.options.fields import check_choices, option, settings
+from deadhead.options.values import Action, Gqa, Slope
 from deadhead.pruning.recipe import AUTO
 from deadhead.runs.settings import DataSettings
 from deadhead.types import HeadMask, HeadScores, PruningPlan

@@ -1,16 +1,26 @@
-"""deadhead prune: the whole job."""
+"""deadhead prune: the whole job; and deadhead demo, which shows it offline."""
 
 from __future__ import annotations
 
+from dataclasses import field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deadhead.cli.console import say, show, show_json, watching
 from deadhead.cli.options import Resumable
-from deadhead.display.words import number
-from deadhead.runs.prune_settings import RunSettings
+from deadhead.display import number
+from deadhead.errors import OutputExistsError
+from deadhead.files import check_empty
+from deadhead.options.fields import option, settings
+from deadhead.options.settings import seed_option
+from deadhead.options.values import Dtype
+from deadhead.pruning.recipe import AUTO, Recipe
+from deadhead.runs.run_settings import RunSettings, SweepSettings
+from deadhead.runs.settings import DataSettings, ModelSettings
 
 if TYPE_CHECKING:
     from deadhead.report import RunSummary
+    from deadhead.report.sweep_page import SweepSummary
 
 
 def prune_command(settings: RunSettings, screen: Resumable) -> None:
@@ -51,7 +61,7 @@ def run_watched(settings: RunSettings, screen: Resumable) -> RunSummary:
 def show_run(summary: RunSummary, settings: RunSettings) -> None:
     """Show the outcome of a run."""
     from deadhead.report import outcome, speed_table, step_table, summary_table
-    from deadhead.report.contents import distillation
+    from deadhead.report.tables import distillation
 
     for note in summary.run["notes"]:
         say(f"note: {note}")
@@ -98,3 +108,133 @@ def run_brief(summary: RunSummary, settings: RunSettings) -> dict[str, Any]:
         "notes": summary.run["notes"],
         "seconds": summary.run["seconds"],
     }
+
+
+SHARES = {0.25: "a quarter", 0.5: "half", 0.75: "three quarters"}
+PUBLISHED = ("greedy", "gradient_norm")
+METHODS = {
+    "auto + least_squares": "by default (auto, repaired)",
+    "greedy gradient_norm": "published (greedy gradient_norm)",
+    "greedy gradient_norm + least_squares": "published, repaired",
+    "random heads": "random heads",
+    "random heads + least_squares": "random heads, repaired",
+}
+
+
+@settings
+class DemoSettings:
+    """What `deadhead demo` takes."""
+
+    output: Path = option(
+        default=Path("deadhead-demo"), flags=("--output", "-o"), help="Folder to write."
+    )
+    random: int = option(default=20, help="Random rankings, as a baseline.")
+    device: str = option(default="cpu", help="cpu, cuda, cuda:1, mps.")
+    dtype: Dtype | None = option(default=None, help="By default as saved.")
+    seed: int = seed_option()
+    command: str = field(default="", compare=False)
+
+    def run(self) -> RunSettings:
+        """Return the run: what `deadhead prune` does by default."""
+        return RunSettings(
+            model=ModelSettings("bundled:encoder", device=self.device, dtype=self.dtype),
+            data=DataSettings("bundled:sentiment", seed=self.seed),
+            recipe=Recipe(heads=0.5, seed=self.seed),
+            output=self.output / "run",
+            command=self.command,
+        )
+
+    def comparison(self) -> SweepSettings:
+        """Return the comparison with random heads and the published method."""
+        from deadhead.studies.grid import SweepGrid
+
+        run = self.run()
+        return SweepSettings(
+            model=run.model,
+            data=run.data,
+            sweep=SweepGrid(
+                fractions=tuple(SHARES),
+                methods=((AUTO, AUTO), PUBLISHED),
+                repairs=("none", "least_squares"),
+                actions=("remove",),
+                draws=self.random,
+                seed=self.seed,
+            ),
+            output=self.output / "comparison",
+            measure_speed=False,
+            measure_size=False,
+            kind="compare",
+            command=self.command,
+        )
+
+
+def demo(asked: DemoSettings, screen: Resumable) -> None:
+    """Do the whole job, offline, in about a minute, with a model that comes with deadhead.
+
+    Removes half of the heads of a small sentiment classifier by the default method, writes the
+    smaller model and a report, and compares the method with random heads and with a published
+    method (greedy gradient_norm).
+    """
+    import torch
+
+    from deadhead.report.text_table import TextTable
+    from deadhead.runs.sweep import run_sweep
+
+    torch.set_num_threads(1)  # the bundled model is so small that a second thread slows it down
+    if not screen.resume:
+        check_empty(asked.output)
+    run, comparison = asked.run(), asked.comparison()
+    if (run.output / "run.json").is_file() and (comparison.output / "sweep.json").is_file():
+        raise OutputExistsError(f"the demo in {str(asked.output)!r} is complete; remove it first")
+    brief: dict[str, Any] = {}
+    if not (run.output / "run.json").is_file():
+        summary = run_watched(run, _resumed(screen, run.output))
+        brief = run_brief(summary, run)
+        if not screen.as_json:
+            show_run(summary, run)
+    with watching("comparing", comparison.output, hidden=screen.as_json) as watch:
+        resume = _resumed(screen, comparison.output).resume
+        kept = kept_by(run_sweep(comparison, resume=resume, watch=watch))
+    lesson = _lesson(kept)
+    if screen.as_json:
+        files = {"comparison": str(comparison.output / "sweep.json")}
+        show_json({"output": str(asked.output), "files": files, "run": brief, "lesson": lesson})
+        return
+    columns = ("accuracy kept, heads removed:", *(f"{share:.0%}" for share in SHARES))
+    rows = [[METHODS[name], *(f"{kept[name][s]:.0%}" for s in SHARES)] for name in kept]
+    show(TextTable(columns, rows, words=columns[:1]))
+    show(f"report: {comparison.output / 'report.html'}", "", lesson)
+
+
+def _resumed(screen: Resumable, output: Path) -> Resumable:
+    """Resume what has begun; start what has not."""
+    from deadhead.runs.journal import partial_folder
+
+    begun = screen.resume and partial_folder(output).exists()
+    return Resumable(as_json=screen.as_json, resume=begun)
+
+
+def kept_by(compared: SweepSummary) -> dict[str, dict[float, float]]:
+    """Return the fraction of the dense model's metric that each method keeps, by share of heads."""
+    values = {
+        (line.method, line.asked): next(iter(line.readings.values())).value
+        for line in compared.lines
+    }
+    return {
+        name: {share: values[name, share] / values["dense", 0.0] for share in SHARES}
+        for name in METHODS
+        if (name, 0.5) in values
+    }
+
+
+def _lesson(kept: dict[str, dict[float, float]]) -> str:
+    """Say the comparison in one sentence."""
+    share = max(SHARES)
+    default, published = (kept[name][share] for name in list(METHODS)[:2])
+    said = (
+        f"Remember: one pass over 512 unlabeled texts, and with {SHARES[share]} of its heads"
+        f" removed the model keeps {default:.0%} of its accuracy; the published method, which takes"
+        f" a pass for every head, keeps {published:.0%}"
+    )
+    random = kept.get("random heads")
+    return said + (f", random heads {random[share]:.0%}." if random else ".")

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from deadhead.cli.console import progress_bar, say, show, show_json
 from deadhead.cli.options import Screen
 from deadhead.files import write_json
-from deadhead.options.choices import Loss
 from deadhead.options.fields import check_choices, option, part, settings
-from deadhead.options.flags import seed_option
-from deadhead.options.panels import METHOD
+from deadhead.options.settings import METHOD, seed_option
+from deadhead.options.values import Loss
 from deadhead.runs.settings import TESTING, DataSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def score_command(asked: ScoreSettings, screen: Screen) -> None:
 
 
 def _diagnose(view: HeadModel, batches: Sequence[Any], loss: str | None, screen: Screen) -> None:
-    from deadhead.report.diagnosis import diagnosis_table
+    from deadhead.report.tables import diagnosis_table
     from deadhead.scoring.diagnose import diagnose
 
     with progress_bar("diagnosing", len(batches), hidden=screen.as_json) as advance:

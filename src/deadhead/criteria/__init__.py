@@ -1,7 +1,7 @@
 """Criteria: how important is each head? One file per criterion; `scoring` runs them."""
 
 from deadhead.criteria.base import CRITERIA, Criterion, SampleMean, register_criterion
-from deadhead.display.names import Names, listed_when_called
+from deadhead.display import Names, listed_when_called
 from deadhead.models.observation import Observation, Projected
 
 __all__ = [

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deadhead.errors import ScoreError
 from deadhead.models.registry import Registry
-from deadhead.options.choices import CriterionName
+from deadhead.options.values import CriterionName
 from deadhead.types import Head, HeadMask
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deadhead.data.inputs import call, unknown_token
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError, ScoreError
 from deadhead.models.modes import eval_mode
 

@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError
 
 

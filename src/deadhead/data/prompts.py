@@ -19,7 +19,7 @@ from deadhead.data.encoding import encode
 from deadhead.data.examples import Examples
 from deadhead.data.prompt_files import PROMPT_COLUMNS, read_prompts
 from deadhead.data.rows import Rows
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError
 
 # a prompt of one token attends to itself alone, whatever the head

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from deadhead.data.formats import READERS
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError, unknown_name
 from deadhead.files import as_path, read_bytes
 

@@ -12,7 +12,7 @@ import torch
 from deadhead.errors import DataError, FileFormatError, HeadError, ScoreError, unknown_name
 from deadhead.files import as_path, fingerprint, one_line, read_bytes
 from deadhead.interop.tables import READERS, blocks_of
-from deadhead.options.arguments import check_arguments
+from deadhead.options.fields import check_arguments
 from deadhead.types import HeadScores
 
 ENDINGS = tuple(sorted(READERS))

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from deadhead.errors import FileFormatError, HeadError
 from deadhead.files import as_path, decode, fingerprint, lines_of, read_bytes, write_text
 from deadhead.interop.tables import blocks_of
-from deadhead.options.arguments import check_arguments
+from deadhead.options.fields import check_arguments
 from deadhead.types import Head, HeadMask, PruningPlan
 
 _FORMS = {3: "layer, kept, removed", 4: "layer, kept, layer, removed"}

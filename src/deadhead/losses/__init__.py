@@ -1,6 +1,6 @@
 """Losses: one number per sample, with labels or without, and divergence from the dense model."""
 
-from deadhead.display.names import Names, listed_when_called
+from deadhead.display import Names, listed_when_called
 from deadhead.losses.losses import LOSSES
 
 __all__ = ["LOSSES"]

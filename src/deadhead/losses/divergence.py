@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deadhead.data.inputs import Batch, samples_in, take_samples, valid_tokens, without_empty
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.losses.answers import answers_of, logits_of, widened
 from deadhead.losses.losses import Loss
 from deadhead.moments.sums import HELD_OUT_EVERY

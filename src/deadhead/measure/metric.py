@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deadhead.display.words import NOTHING
+from deadhead.display import NOTHING
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from deadhead.display.words import short_count
+from deadhead.display import short_count
 from deadhead.errors import BudgetError
 from deadhead.models.blocks import Block
 from deadhead.models.heads import HeadModel

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import HeadError, UnsupportedModelError
 from deadhead.models.architectures import PARTS, Architecture, HeadCounts
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 
 
 @dataclass(frozen=True, repr=False)

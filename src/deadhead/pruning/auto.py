@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from deadhead.data.inputs import Batch, valid_tokens
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError, ScoreError
 from deadhead.losses.divergence import Probe, held_out
 from deadhead.losses.losses import Loss

@@ -12,7 +12,7 @@ import numpy as np
 from deadhead.data.inputs import Batch
 from deadhead.errors import BudgetError, ScoreError
 from deadhead.models.heads import HeadModel
-from deadhead.options.amounts import count_heads
+from deadhead.options.values import count_heads
 from deadhead.pruning.budgets import Budget, BudgetMeter, BudgetMeters
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.scoring.spec import CriterionSpec

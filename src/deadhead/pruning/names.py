@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deadhead.display.names import Names, first_lines
+from deadhead.display import Names, first_lines
 
 
 def criteria() -> Names:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from deadhead.display.head_map import head_map_html
-from deadhead.display.words import number
+from deadhead.display import number
+from deadhead.display.html import head_map_html
 from deadhead.errors import HeadError
 from deadhead.measure import CutSummary, ModelSize, cut_summary
 from deadhead.models.heads import HeadModel

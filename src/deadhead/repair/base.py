@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.models.registry import Registry
 from deadhead.types import PruningPlan
 

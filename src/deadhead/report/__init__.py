@@ -3,14 +3,18 @@
 Figures need matplotlib (`pip install 'deadhead[plot]'`); everything else works without.
 """
 
-from deadhead.report.card import model_card
-from deadhead.report.curves import curve_figure
-from deadhead.report.explained import legend, removed_table
-from deadhead.report.head_maps import head_map_figure
-from deadhead.report.run_page import write_report
+from deadhead.report.run_figures import curve_figure, head_map_figure
+from deadhead.report.run_page import model_card, write_report
 from deadhead.report.style import save_figure
 from deadhead.report.summary import RunSummary
-from deadhead.report.tables import score_table, speed_table, step_table, summary_table
+from deadhead.report.tables import (
+    legend,
+    removed_table,
+    score_table,
+    speed_table,
+    step_table,
+    summary_table,
+)
 from deadhead.report.text_table import TextTable
 from deadhead.report.wording import caveats, outcome
 

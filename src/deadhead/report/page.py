@@ -9,9 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deadhead.display.brief import Brief
+from deadhead.display import NOTHING, Brief, number, short_name
 from deadhead.display.html import Html, table_html, tag
-from deadhead.display.words import NOTHING, number, short_name
 from deadhead.errors import MissingDependencyError
 from deadhead.files import write_text
 from deadhead.report.style import save_figure

@@ -1,27 +1,239 @@
-"""The page of `deadhead similarity`."""
+"""What `deadhead similarity` found: distances, groups, how far to trust them, and its page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deadhead.display.words import number, short_name
-from deadhead.report.dendrograms import dendrogram_figure
+import numpy as np
+
+from deadhead.display import NOTHING, Brief, number, short_name
 from deadhead.report.page import Page, Plot, add_provenance
 from deadhead.report.similarity_figures import (
+    Dendrogram,
     agreement_figure,
+    dendrogram_figure,
     pair_name,
     removed_share_figure,
     similarity_heatmap,
 )
-from deadhead.report.similarity_summary import (
-    SimilaritySummary,
-    agreement_table,
-    block_table,
-    group_table,
-    removed_share_table,
-)
+from deadhead.report.text_table import TextTable
+from deadhead.similarity import Clustering, Group, HeadDistances, linkage
+from deadhead.similarity.agreement import RemovedShare
+from deadhead.similarity.groups import named
+from deadhead.types import PruningPlan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SimilaritySummary(Brief):
+    """Everything that the folder of `deadhead similarity` shows.
+
+    Attributes:
+        title: one line.
+        clustering: how heads were grouped.
+        asked: heads to remove, as given.
+        within: distances inside blocks.
+        across: distances between all heads of the model.
+        compared: the distances that were grouped: a cell per block, per key/value head where heads
+            share them, or one cell in all.
+        groups: every unit is in one.
+        plan: removes all but the representatives.
+        agreement: what `similarity.agreement` returned; None if there was nothing to compare.
+        removed: fraction of important heads removed, at several percentages; empty without
+            importance.
+        importance: name of the scores behind `removed`.
+        notes: what was truncated or left out.
+        run: command, versions, model, prompts, seed, date, seconds, machine.
+    """
+
+    title: str
+    clustering: Clustering
+    asked: int | float
+    within: HeadDistances
+    across: HeadDistances
+    compared: HeadDistances
+    groups: tuple[Group, ...]
+    plan: PruningPlan
+    agreement: pd.DataFrame | None = None
+    removed: tuple[RemovedShare, ...] = ()
+    importance: str = ""
+    notes: tuple[str, ...] = ()
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def actual(self) -> float:
+        """Fraction of all heads that the plan removes, in [0, 1]."""
+        return self.plan.mask.sparsity
+
+    def outcome(self) -> str:
+        """Say in one line how many heads were to be removed, and how many the groups remove."""
+        mask = self.plan.mask
+        asked = f"{self.asked:.1%}" if isinstance(self.asked, float) else f"{self.asked} heads"
+        return (
+            f"asked {asked}, actual {self.actual:.1%}: {len(mask.dropped)} of {mask.n_heads} heads"
+            f" are represented by another, {mask.n_kept} are kept"
+        )
+
+    def closest(self, block: int | None = None) -> tuple[str, str, float] | None:
+        """Return the two units that are most alike, and their distance; None if there is no pair.
+
+        Args:
+            block: inside this block, among those that may share a group; None: in the whole model.
+        """
+        source = self.across if block is None else self._inside()
+        pairs = [
+            (matrix[a, b], named(units[a]), named(units[b]))
+            for matrix, units in zip(source.matrices, source.units, strict=True)
+            if len(units) > 1 and block in (None, units[0][0].block)
+            for a, b in [_nearest(matrix)]
+        ]
+        if not pairs:
+            return None
+        distance, first, second = min(pairs, key=lambda pair: pair[0])
+        return first, second, float(distance)
+
+    def _inside(self) -> HeadDistances:
+        return self.within if self.clustering.scope == "global" else self.compared
+
+    def dendrograms(self) -> list[Dendrogram]:
+        """Return the tree of every cell that was grouped; random groups have no cut in it."""
+        trees = []
+        chosen = {unit for g in self.groups for unit in [g.representative]}
+        seen: dict[int, int] = {}
+        for matrix, units in zip(self.compared.matrices, self.compared.units, strict=True):
+            if not units:
+                continue
+            block = units[0][0].block
+            several = len({unit[0].block for unit in units}) > 1
+            seen[block] = seen.get(block, -1) + 1
+            parts = sum(bool(cell) and cell[0][0].block == block for cell in self.compared.units)
+            part = f", key/value head {seen[block]}" if parts > 1 else ""
+            kept = None if self.clustering.grouping == "random" else len(chosen & set(units))
+            trees.append(
+                Dendrogram(
+                    linkage(matrix, self.compared.metric, ward_on=self.clustering.ward_on),
+                    tuple(named(u) if several else _inner(u) for u in units),
+                    kept,
+                    "all blocks" if several else f"block {block}{part}",
+                )
+            )
+        return trees
+
+    def _amounts(self) -> dict[str, Any]:
+        return {
+            "clustering": asdict(self.clustering),
+            "asked": self.asked,
+            "actual": self.actual,
+            "heads_dropped": len(self.plan.mask.dropped),
+            "heads": self.plan.mask.n_heads,
+        }
+
+    def groups_json(self) -> dict[str, Any]:
+        """Return the groups, with the requested and the actual amounts, as a JSON value."""
+        return {
+            **self._amounts(),
+            "groups": [
+                {
+                    "representative": [str(head) for head in g.representative],
+                    "members": [[str(head) for head in unit] for unit in g.members],
+                }
+                for g in self.groups
+            ],
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but distances, groups and plan as a JSON value."""
+        pair = self.closest()
+        return {
+            "title": self.title,
+            **self._amounts(),
+            "groups": len(self.groups),
+            "closest": None if pair is None else {"heads": pair[:2], "distance": pair[2]},
+            "agreement": self._agreement_json(),
+            "removed_share": [asdict(row) for row in self.removed],
+            "importance": self.importance or None,
+            "notes": list(self.notes),
+            "run": dict(self.run),
+        }
+
+    def _agreement_json(self) -> list[dict[str, Any]]:
+        rows = [] if self.agreement is None else self.agreement.to_dict("records")
+        return [{str(k): None if v != v else v for k, v in row.items()} for row in rows]
+
+
+def block_table(summary: SimilaritySummary) -> TextTable:
+    """List per block how many heads there are, how many groups, and the closest pair."""
+    rows = []
+    for block, kept in enumerate(summary.plan.mask.kept):
+        here = [g for g in summary.groups if any(u[0].block == block for u in g.members)]
+        units = sum(u[0].block == block for g in here for u in g.members)
+        pair = summary.closest(block)
+        ends = [NOTHING, NOTHING] if pair is None else [f"{pair[0]}, {pair[1]}", number(pair[2])]
+        rows.append([str(block), str(units), str(len(here)), str(sum(kept)), *ends])
+    unit = "key/value heads" if summary.clustering.unit == "kv" else "heads"
+    columns = ("block", unit, "groups", "heads kept", "closest pair")
+    return TextTable(
+        (*columns, f"{summary.compared.metric} distance"), rows, words=("closest pair",)
+    )
+
+
+def group_table(summary: SimilaritySummary) -> TextTable:
+    """List the groups of two or more: the head kept, and those that it represents."""
+    rows = [
+        [named(g.representative), " ".join(map(named, g.others))]
+        for g in summary.groups
+        if g.others
+    ]
+    columns = ("kept", "represents")
+    return TextTable(columns, rows, words=columns)
+
+
+def agreement_table(agreement: pd.DataFrame) -> TextTable:
+    """List how much clusterings agree, a row for each pair of prompt sets."""
+    rows = [
+        [
+            pair_name(row),
+            number(row["mean"]),
+            NOTHING if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}",
+            str(row["pairs"]),
+        ]
+        for row in agreement.to_dict("records")
+    ]
+    columns = ("prompts", "adjusted Rand index", "95% of pairs", "pairs")
+    return TextTable(columns, rows, words=("prompts",))
+
+
+def removed_share_table(removed: Sequence[RemovedShare], criterion: str) -> TextTable:
+    """List the fraction of important heads that is removed, beside chance."""
+    rows = [
+        [
+            f"{row.n_dropped / row.n_heads:.1%}",
+            str(row.n_dropped),
+            f"{row.share:.1%}",
+            f"{row.expected:.1%}",
+            f"{row.low:.1%} to {row.high:.1%}",
+        ]
+        for row in removed
+    ]
+    columns = ("heads removed", "count", "of the important", "by chance", "95% of chance")
+    return TextTable(columns, rows, title=f"important heads, by {short_name(criterion)}")
+
+
+def _inner(unit: Sequence[Any]) -> str:
+    """Name a unit inside its block."""
+    return "+".join(str(head.index) for head in unit)
+
+
+def _nearest(matrix: np.ndarray) -> tuple[int, int]:
+    """Return the rows of the smallest distance between two different units."""
+    above = np.triu_indices(len(matrix), 1)
+    at = int(np.argmin(matrix[above]))
+    return int(above[0][at]), int(above[1][at])
 
 
 def write_similarity_report(summary: SimilaritySummary, folder: Path) -> Path:

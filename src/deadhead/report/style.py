@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deadhead.display.words import short_name
+from deadhead.display import short_name
 from deadhead.errors import MissingDependencyError
 from deadhead.files import replacing
 

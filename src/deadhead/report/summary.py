@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import FileFormatError
 from deadhead.measure.latency import SpeedRow
 from deadhead.pruning.trajectory import Trajectory

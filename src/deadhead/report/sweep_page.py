@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deadhead.display.brief import Brief
-from deadhead.display.words import NOTHING, number, short_name
+from deadhead.display import NOTHING, Brief, number, short_name
 from deadhead.measure import Metric, speed_words
 from deadhead.report.page import Page, Plot, add_provenance
 from deadhead.report.style import (
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from deadhead.studies.readings import Line, Reading
+    from deadhead.studies.grid import Line, Reading
 
 MANY = 10  # methods that a figure tells apart
 OTHERS = "others"

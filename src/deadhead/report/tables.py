@@ -1,16 +1,21 @@
-"""The tables of a run."""
+"""The tables of a run, on screen, on its page and in its model card."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from deadhead.display.words import NOTHING, number, short_names, signed
+from deadhead.display import NOTHING, number, short_name, short_names, signed, size_change
 from deadhead.measure import SpeedRow
 from deadhead.pruning.trajectory import Step, Trajectory
+from deadhead.report.summary import RunSummary
 from deadhead.report.text_table import TextTable
-from deadhead.types import HeadScores
+from deadhead.report.wording import retained
+from deadhead.scoring.diagnose import Diagnosis
+from deadhead.studies.explanation import Explanation, RemovedHead
+from deadhead.types import HeadScores, PruningPlan
 
 SPARSITIES = (0.25, 0.50, 0.75, 0.90)
 TO_KEEP = (0.95, 0.99)
@@ -121,3 +126,186 @@ def speed_table(timings: Sequence[SpeedRow]) -> TextTable:
     devices = ", ".join(dict.fromkeys(row.device for row in timings if row.device))
     title = f"medians of paired calls{f', {devices}' if devices else ''}"
     return TextTable(columns, rows, words=("setting", "speed"), title=title)
+
+
+SIZES = {"parameters": "parameters", "kv_bytes_per_token": "KV cache bytes per token"}
+
+
+def cost_table(summary: RunSummary) -> TextTable:
+    """List every number that was taken both before and after the cut."""
+    metric = summary.trajectory.judged_by
+    rows = [[str(metric), number(summary.before), number(summary.after), retained(summary)]]
+    ends = [summary.interval(which) for which in ("dense", "pruned")]
+    if any(ends):
+        cells = [f"{number(e[0])} to {number(e[1])}" if e else NOTHING for e in ends]
+        rows.append([f"{metric.name}, 95% interval", *cells, ""])
+    dense, pruned = (summary.evaluation.get(which) or {} for which in ("dense", "pruned"))
+    for name in dense | pruned:
+        if name != metric.name:
+            rows.append([str(name), *(number(values.get(name)) for values in (dense, pruned)), ""])
+    for key, label in SIZES.items():
+        before, after = (summary.model.get(f"{key}_{when}") for when in ("before", "after"))
+        if before is not None and after is not None:
+            rows.append([label, f"{before:,}", f"{after:,}", size_change(before, after)])
+    for timing in summary.speed:
+        label = f"ms, {timing.setting} at batch {timing.batch} x {timing.length}"
+        rows.append([label, f"{timing.ms_before:.2f}", f"{timing.ms_after:.2f}", timing.words])
+    return TextTable(("", "before", "after", "change"), rows, words=("", "change"))
+
+
+def _amount(heads: Any) -> str | None:
+    return f"{heads:.1%}" if isinstance(heads, float) else None if heads is None else str(heads)
+
+
+def _grouping(plan: PruningPlan) -> str | None:
+    """Say how heads were grouped, if they were."""
+    how = plan.provenance.get("clustering")
+    if plan.provenance.get("strategy") != "clusters" or not isinstance(how, Mapping):
+        return None
+    names = ("grouping", "distance", "representative", "unit", "ward_on", "first_token")
+    return ", ".join(f"{name} {how[name]}" for name in names if name in how)
+
+
+def distillation(run: Mapping[str, Any]) -> str | None:
+    """Say how long a model was trained, and what that brought; None if it was not."""
+    made = run.get("distillation")
+    if not isinstance(made, Mapping):
+        return None
+    why = {"done": "all steps done", "seconds": "time limit", "patience": "no more improvement"}
+    before, after = number(made["before"]), number(made["after"])
+    return (
+        f"{made['steps']} of {made['planned']} steps in {made['seconds']:.0f} s"
+        f" ({why[made['stopped']]}), step {made['best_step']} kept;"
+        f" {made['metric']} {before} → {after} on the set that decides when to stop"
+    )
+
+
+def run_facts(summary: RunSummary) -> dict[str, Any]:
+    """Return what identifies the run, for its provenance."""
+    model, plan, run = summary.model, summary.plan, summary.run
+    return {
+        "model": model.get("name"),
+        "model type": model.get("model_type"),
+        "criterion": None if summary.scores is None else summary.scores.criterion,
+        "heads to remove": _amount(plan.provenance.get("heads")),
+        "heads removed": f"{len(plan.mask.dropped)} of {plan.mask.n_heads}"
+        f" ({plan.mask.sparsity:.1%})",
+        "action": plan.action,
+        "grouping": _grouping(plan),
+        "shared key/value heads": plan.gqa,
+        **{key: plan.provenance.get(key) for key in ("strategy", "repair", "revision")},
+        "chosen by auto": (run.get("decision") or {}).get("said"),
+        "distillation": distillation(run),
+        "curve evaluated on": run.get("evaluated_on"),
+    }
+
+
+REGAINED = "repair regained"
+
+
+def removed_table(explanation: Explanation, criteria: Sequence[str] = ()) -> TextTable:
+    """List the removed heads in order: what each cost, then what `criteria` say of it.
+
+    A criterion's cell is its score of the dense model and the rank of it, 1 = least important.
+    """
+    shared = any(row.together > 1 for row in explanation.rows)
+    columns = ["head", "step"]
+    columns += ["as"] if _copies(explanation) else []
+    columns += ["score then", f"{explanation.metric} change"]
+    columns += _measures(explanation)
+    rows = []
+    for row in explanation.rows:
+        cells = [str(row.head), f"{row.step} ({row.together} heads)" if shared else str(row.step)]
+        if _copies(explanation):
+            cells.append(NOTHING if row.source is None else str(row.source))
+        cells += [_value(row.score), _change(row)]
+        if explanation.measured:
+            cells += [_value(row.before), _value(row.after)]
+        if REGAINED in columns:
+            cells.append(_value(row.given_back))
+        rows.append([*cells, *_scores(row, criteria)])
+    return TextTable((*columns, *short_names(criteria).values()), rows)
+
+
+def legend(explanation: Explanation) -> list[str]:
+    """Explain the columns of the table, and what is missing."""
+    lines = []
+    if explanation.chosen_by:
+        lines.append(
+            f"Score then: by {short_name(explanation.chosen_by)}, when the head was chosen."
+        )
+    if any(row.change_over > 1 for row in explanation.rows):
+        lines.append("A change over several heads counts from the last evaluated step.")
+    if explanation.criteria:
+        lines.append(
+            "Scores are of the dense model; in brackets the rank among its"
+            f" {explanation.n_heads} heads, 1 = least important{_of_losses(explanation)}."
+        )
+    if explanation.measured:
+        repaired = (
+            f", repaired by {explanation.repair}; {REGAINED}: how much larger it is after the step"
+            " without the repair"
+        )
+        lines.append(
+            "KL: divergence from the dense model before and after the step, in nats, on"
+            f" {explanation.measured} calibration samples"
+            f"{repaired if explanation.repair != 'none' else ''}."
+        )
+    return [*lines, *(f"Note: {note}." for note in explanation.notes)]
+
+
+def _of_losses(explanation: Explanation) -> str:
+    by_loss: dict[str, list[str]] = {}
+    for name, loss in explanation.criteria.items():
+        if loss is not None:
+            by_loss.setdefault(loss, []).append(name)
+    return "".join(f"; {', '.join(names)} by the loss {loss}" for loss, names in by_loss.items())
+
+
+def _copies(explanation: Explanation) -> bool:
+    return any(row.source is not None for row in explanation.rows)
+
+
+def _measures(explanation: Explanation) -> list[str]:
+    if not explanation.measured:
+        return []
+    return ["KL before", "KL after", *([REGAINED] if explanation.repair != "none" else [])]
+
+
+def _scores(row: RemovedHead, criteria: Sequence[str]) -> list[str]:
+    return [
+        f"{_value(row.scores[name])} ({row.ranks.get(name, NOTHING)})" if name in row.scores else ""
+        for name in criteria
+    ]
+
+
+def _change(row: RemovedHead) -> str:
+    """Print the change of the metric, and over how many heads if they are several."""
+    return signed(row.change) + (f" ({row.change_over} heads)" if row.change_over > 1 else "")
+
+
+def _value(value: float) -> str:
+    return NOTHING if math.isnan(value) else f"{value:.3g}"
+
+
+def diagnosis_table(found: Diagnosis) -> list[Any]:
+    """Return what to print: gradient norms per block and projection, then what to do."""
+    columns = ("block", "projection", "smallest", "median", "largest", "zero heads")
+    rows = [
+        [
+            str(row.block),
+            row.projection,
+            *(f"{x:.2e}" for x in (row.smallest, row.median, row.largest)),
+            str(row.zero),
+        ]
+        for row in found.rows
+    ]
+    title = f"gradient norms of {found.loss} per head, {found.samples} samples, {found.dtype}"
+    shown = found.not_finite[:8]
+    more = len(found.not_finite) - len(shown)
+    return [
+        TextTable(columns, rows, words=("projection",), title=title, keys=2),
+        *(f"not finite: {line}" for line in shown),
+        *([f"not finite: and {more} more places"] if more > 0 else []),
+        *(f"advice: {line}" for line in found.advice),
+    ]

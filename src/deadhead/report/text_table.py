@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.display.html import Html, table_html
 from deadhead.files import printable
 

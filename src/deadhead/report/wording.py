@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from deadhead.display.words import NOTHING, number, size_change
+from deadhead.display import NOTHING, number, size_change
 from deadhead.report.summary import RunSummary
 
 DONE = {

@@ -13,7 +13,7 @@ from torch import Tensor
 from deadhead.checkpoints import Loaded
 from deadhead.data.batching import context_length
 from deadhead.data.inputs import call, to_device
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError, HeadError, ScoreError
 from deadhead.models.heads import HeadModel
 from deadhead.models.maps import hook_maps

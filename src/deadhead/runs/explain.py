@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from deadhead.checkpoints import Loaded
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError, DeadheadError, FileFormatError
 from deadhead.files import one_line, read_json
 from deadhead.models.heads import HeadModel

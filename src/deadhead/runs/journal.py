@@ -1,11 +1,11 @@
-"""What a run has done so far, a line at a time, so that it can be stopped and go on."""
+"""What a run reports while it works, and has done so far, so that it can be stopped and go on."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,23 @@ from deadhead.pruning.progress import Completed
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.trajectory import Step
 from deadhead.types import HeadScores
+
+
+@dataclass
+class Watch:
+    """Callbacks of a run; all optional.
+
+    Attributes:
+        on_total: called with the number of pieces of work to come; again when that changes.
+        on_work: called after every piece of work, with its name.
+        on_note: called with a line that people should read: what is going to be done, what was
+            decided.
+    """
+
+    on_total: Callable[[int], None] = lambda total: None
+    on_work: Callable[[str], None] = lambda what: None
+    on_note: Callable[[str], None] = lambda line: None
+
 
 JOURNAL = "journal.jsonl"
 

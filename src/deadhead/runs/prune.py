@@ -10,7 +10,7 @@ from torch import nn
 
 from deadhead.checkpoints import save_model
 from deadhead.data.inputs import to_device
-from deadhead.display.words import short_name
+from deadhead.display import short_name
 from deadhead.errors import BudgetError, CheckpointError, DataError, OutputExistsError
 from deadhead.files import check_empty, locked, whole_folder, write_json
 from deadhead.measure import SpeedRow, Timer, measure_all, model_size
@@ -25,10 +25,9 @@ from deadhead.repair import Fits, fit, repaired
 from deadhead.report import RunSummary, model_card, write_report
 from deadhead.runs.explain import explained
 from deadhead.runs.facts import data_facts, model_facts, occasion, provenance_of
-from deadhead.runs.journal import Journal
-from deadhead.runs.prune_settings import RunSettings
+from deadhead.runs.journal import Journal, Watch
+from deadhead.runs.run_settings import RunSettings
 from deadhead.runs.settings import table_fingerprint
-from deadhead.runs.watch import Watch
 from deadhead.studies.baseline import RandomBaseline, random_baseline
 from deadhead.tasks import Task
 from deadhead.types import HeadMask, PruningPlan

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from deadhead.errors import DataError
 from deadhead.files import as_path
-from deadhead.options.choices import Dtype, Kind
 from deadhead.options.fields import check_choices, option, settings
-from deadhead.options.flags import (
+from deadhead.options.settings import (
+    DATA,
+    MODEL,
+    PROMPTS,
     batch_size_option,
     max_length_option,
     seed_option,
@@ -20,7 +22,7 @@ from deadhead.options.flags import (
     strict_option,
     trust_option,
 )
-from deadhead.options.panels import DATA, MODEL, PROMPTS
+from deadhead.options.values import Dtype, Kind
 
 if TYPE_CHECKING:
     from deadhead.checkpoints import Loaded

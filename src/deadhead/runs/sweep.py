@@ -1,8 +1,8 @@
-"""A whole sweep: load once, judge every plan, write one folder."""
+"""A whole sweep: load once, judge every plan by tasks and lm-eval, write one folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,7 @@ from torch import nn
 
 from deadhead.checkpoints import Loaded
 from deadhead.data.prompts import Prompts
-from deadhead.display.words import short_name, short_names
+from deadhead.display import short_name, short_names
 from deadhead.errors import CheckpointError, DataError, UnknownNameError
 from deadhead.files import check_empty, locked, whole_folder, write_json
 from deadhead.measure import measure_all, model_size
@@ -21,20 +21,84 @@ from deadhead.pruning.auto import AutoSelector
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.repair.distill import Distillation, DistillReport, check_packages, distill_
 from deadhead.report.sweep_page import SweepSummary, write_sweep_page
-from deadhead.runs.comparing import check_room, to_drop
 from deadhead.runs.facts import data_facts, provenance_of, size_facts
-from deadhead.runs.journal import Journal
-from deadhead.runs.judging import lm_eval_judge, lm_eval_names, task_judge
+from deadhead.runs.journal import Journal, Watch
 from deadhead.runs.prune import longest_input
+from deadhead.runs.run_settings import LmEvalSettings, SweepSettings
 from deadhead.runs.settings import table_fingerprint
-from deadhead.runs.sweep_settings import SweepSettings
-from deadhead.runs.watch import Watch
+from deadhead.runs.similarity import check_room, to_drop
 from deadhead.scoring import ScorerGroup
 from deadhead.similarity import Clustering, HeadGrams, head_grams
 from deadhead.strategies import droppable, shortfall
-from deadhead.studies.readings import Line, Point, table_lines
-from deadhead.studies.sweep import SweepGrid, count_points, sweep
+from deadhead.studies.grid import Line, Point, Reading, table_lines
+from deadhead.studies.sweep import Judge, SweepGrid, count_points, sweep
 from deadhead.tasks import Task, TaskSet
+from deadhead.tasks.lm_eval import (
+    check_lm_eval_tasks,
+    higher_is_better,
+    interval,
+    members,
+    primary,
+    run_lm_eval,
+)
+
+
+def task_judge(task: Task, name: str) -> Judge:
+    """Judge by a task's metric, with its interval; `name` is what the reading is called."""
+
+    def judge(model: nn.Module) -> dict[str, Reading]:
+        found = task.evaluate(model)
+        ends = found.interval()
+        return {name: Reading(found.metric, found.value, *ends, task.greater_is_better)}
+
+    return judge
+
+
+def lm_eval_names(settings: LmEvalSettings | None) -> tuple[str, ...]:
+    """Look the names up, before any model is loaded; see `check_lm_eval_tasks`."""
+    if settings is None:
+        return ()
+    return check_lm_eval_tasks(settings.tasks, settings.include_path)
+
+
+def lm_eval_results(
+    names: Sequence[str], settings: LmEvalSettings, model: nn.Module, tokenizer: Any
+) -> dict[str, Any]:
+    """Judge a model by tasks of lm-eval."""
+    return run_lm_eval(
+        model,
+        tokenizer,
+        names,
+        include_path=settings.include_path,
+        num_fewshot=settings.num_fewshot,
+        limit=settings.limit,
+        batch_size=settings.batch_size or "auto",
+        seed=settings.seed,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def lm_eval_judge(name: str, settings: LmEvalSettings, loaded: Loaded) -> Judge:
+    """Judge by a task of lm-eval, or by a group: its own metric, or those of its tasks.
+
+    Raises:
+        DataError: when judging, no metric is found.
+    """
+
+    def judge(model: nn.Module) -> dict[str, Reading]:
+        results = lm_eval_results([name], settings, model, loaded.tokenizer)
+        found = primary(results)
+        readings = {}
+        for task in members(name, results):
+            metric, value, error = found[task]
+            ends = interval(metric, value, error)
+            higher = higher_is_better(results, task, metric)
+            readings[f"lm-eval {task}"] = Reading(metric, value, *ends, higher)
+        if not readings:
+            raise DataError(f"lm-eval {name!r} gives no number; name a task with a metric")
+        return readings
+
+    return judge
 
 
 def run_sweep(

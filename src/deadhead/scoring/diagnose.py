@@ -12,7 +12,7 @@ from torch import nn
 
 from deadhead.criteria.gradient_norm import weight_gradient_norms
 from deadhead.data.inputs import Batch, ready
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError
 from deadhead.losses.losses import Loss, loss_named
 from deadhead.models.architectures import PARTS

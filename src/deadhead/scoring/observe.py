@@ -11,7 +11,7 @@ import torch
 
 from deadhead.criteria.base import Observer, ObservesTrials, SumsOverBatch, UsesMoments
 from deadhead.data.inputs import Batch, ready, samples_in
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError
 from deadhead.losses.losses import Loss, loss_named
 from deadhead.measure import Timer

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from deadhead.files.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from deadhead.options.clustering import Clustering
+    from deadhead.options.settings import Clustering
     from deadhead.similarity.agreement import adjusted_rand, removed_share
     from deadhead.similarity.clustering import GramFn, check_units, cluster, measured, unmeasured
     from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON, cut_tree, linkage

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deadhead.errors import BudgetError, DataError, HeadError
-from deadhead.options.amounts import count_heads
+from deadhead.options.values import count_heads
 from deadhead.similarity.distances import Unit
 from deadhead.similarity.groups import Group, labels_of, named, unit_importance
 from deadhead.types import Head, HeadScores

@@ -9,7 +9,7 @@ import numpy as np
 
 from deadhead.errors import HeadError
 from deadhead.models.heads import HeadModel
-from deadhead.options.clustering import Clustering
+from deadhead.options.settings import Clustering
 from deadhead.similarity.distances import HeadDistances, distances, kv_units
 from deadhead.similarity.gram import HeadGrams
 from deadhead.similarity.groupings import group

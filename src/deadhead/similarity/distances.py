@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError, HeadError, check_name
 from deadhead.files import as_json, read_json, refusing, write_json
 from deadhead.files.reading import MIB

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import BudgetError, DataError, HeadError, ScoreError
 from deadhead.similarity.distances import Unit
 from deadhead.types import Head, HeadScores

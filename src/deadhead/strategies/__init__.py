@@ -1,6 +1,6 @@
 """Strategies: from scores to masks. Each is a lazy stream of moves; rules say what may go."""
 
-from deadhead.display.names import Names, listed_when_called
+from deadhead.display import Names, listed_when_called
 from deadhead.strategies.base import (
     STRATEGIES,
     Move,

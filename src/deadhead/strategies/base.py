@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.models.heads import HeadModel
 from deadhead.models.registry import Registry
 from deadhead.strategies.units import Rules, Unit, sums_from, units

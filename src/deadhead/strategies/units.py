@@ -9,8 +9,8 @@ import numpy as np
 
 from deadhead.errors import BudgetError, unknown_name
 from deadhead.models.heads import HeadModel
-from deadhead.options.amounts import Amount, count_heads, parse_amount
-from deadhead.options.clustering import Clustering
+from deadhead.options.settings import Clustering
+from deadhead.options.values import Amount, count_heads, parse_amount
 from deadhead.surgery.groups import members_of, policy_named
 from deadhead.types import Head, HeadMask, HeadScores
 

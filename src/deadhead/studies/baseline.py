@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.models.heads import HeadModel
 from deadhead.scoring import score
 from deadhead.strategies import STRATEGIES, Rules, StrategyContext, reachable

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.files import json_number
 from deadhead.types import Head
 

@@ -30,8 +30,15 @@ from deadhead.scoring import Scorer
 from deadhead.similarity import Clustering, GramFn
 from deadhead.strategies import STRATEGIES, droppable
 from deadhead.studies.baseline import random_masks
-from deadhead.studies.grid import SweepGrid, count_points, method_name
-from deadhead.studies.readings import RANDOM_GROUPS, RANDOM_HEADS, Point, Reading
+from deadhead.studies.grid import (
+    RANDOM_GROUPS,
+    RANDOM_HEADS,
+    Point,
+    Reading,
+    SweepGrid,
+    count_points,
+    method_name,
+)
 from deadhead.surgery.fold import removal_of
 from deadhead.surgery.remove import cuts_of
 from deadhead.types import PruningPlan

@@ -3,7 +3,7 @@
 A task is data of one kind with a metric; `open_task` makes the three disjoint ones of a run.
 """
 
-from deadhead.display.names import Names, listed_when_called
+from deadhead.display import Names, listed_when_called
 from deadhead.tasks.classification import ClassificationTask
 from deadhead.tasks.evaluation import Evaluation
 from deadhead.tasks.given import as_tasks

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError
 
 # numbers drawn at once by the bootstrap; bounds its memory, not its result

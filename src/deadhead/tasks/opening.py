@@ -13,10 +13,10 @@ from deadhead.data.overlap import keep_disjoint
 from deadhead.data.rows import PAIR_COLUMNS, Columns, Rows
 from deadhead.data.splits import ROLES, Spec, find_splits, read_split
 from deadhead.data.texts import label_column, read_texts
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError
 from deadhead.models.purpose import Purpose, purpose_of
-from deadhead.options.arguments import check_arguments
+from deadhead.options.fields import check_arguments
 from deadhead.tasks.classification import can_judge
 from deadhead.tasks.sentences import Sentences
 from deadhead.tasks.task import KINDS, BatchedTask, Task

@@ -25,7 +25,7 @@ from deadhead.data.batching import (
 )
 from deadhead.data.examples import Examples
 from deadhead.data.rows import Columns, Rows
-from deadhead.display.brief import brief
+from deadhead.display import brief
 from deadhead.errors import DataError
 from deadhead.losses.divergence import Probe, held_out
 from deadhead.models.registry import Registry

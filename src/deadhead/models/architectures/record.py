@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures.layouts import Layout, separate
 from deadhead.models.registry import Registry

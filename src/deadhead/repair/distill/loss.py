@@ -15,7 +15,7 @@ from deadhead.data.inputs import Batch, call, to_device, valid_tokens
 from deadhead.errors import HeadError
 from deadhead.losses.answers import answers_of, has_head, widened
 from deadhead.models.heads import HeadModel
-from deadhead.options.distillation import Distillation
+from deadhead.options.settings import Distillation
 
 Outputs = dict[int, list[Tensor]]
 

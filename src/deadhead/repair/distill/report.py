@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 from deadhead.data.inputs import Batch
 from deadhead.errors import HeadError, MissingDependencyError, ScoreError
 from deadhead.models.heads import HeadModel
-from deadhead.options.distillation import Distillation
+from deadhead.options.settings import Distillation
 from deadhead.repair.distill.batches import HasBatches, training_batches
 from deadhead.repair.distill.judge import Best, Judge, Selection, judge_of, judge_of_distance
 from deadhead.repair.distill.loss import Distance, output_paths

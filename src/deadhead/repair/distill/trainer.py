@@ -14,7 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from deadhead.data.inputs import Batch
 from deadhead.errors import ScoreError
 from deadhead.measure import Timer
-from deadhead.options.distillation import Distillation
+from deadhead.options.settings import Distillation
 from deadhead.repair.distill.loss import Distance
 from deadhead.repair.distill.pace import Pace
 

@@ -1,11 +1,44 @@
-"""Amounts as people type them: heads, shares of the heads, numbers of examples, lists of names."""
+"""Values that options take: choices, which editors complete, and amounts as people type them."""
 
 from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+from typing import Literal
 
 from deadhead.errors import BudgetError
+
+CriterionName = Literal[
+    "ablation",
+    "attention_entropy",
+    "confidence",
+    "file",
+    "fisher",
+    "gradient_norm",
+    "magnitude",
+    "output_norm",
+    "random",
+    "reconstruction",
+    "shapley",
+    "taylor",
+]
+Strategy = Literal["auto", "one_shot", "greedy", "second_look", "search", "clusters"]
+Repair = Literal["auto", "none", "bias", "least_squares", "least_squares_sequential", "distill"]
+RepairAt = Literal["step", "end"]
+Scope = Literal["global", "per_block"]
+Gqa = Literal["whole_groups", "equalize", "ungroup"]
+Action = Literal["remove", "mask", "duplicate", "fold"]
+Slope = Literal["target", "source"]
+Loss = Literal["task", "kl", "logit_norm"]
+Kind = Literal["classification", "minimal_pairs", "perplexity"]
+Dtype = Literal["float32", "bfloat16", "float16", "float64"]
+Distance = Literal["cosine", "euclidean"]
+Grouping = Literal["balanced", "nearest_pairs", "importance_budget", "global", "random"]
+Representative = Literal["medoid", "random"]
+ClusterUnit = Literal["head", "kv"]
+WardOn = Literal["unit", "raw"]
+FirstToken = Literal["keep", "drop", "renormalize"]
+
 
 Amount = int | float | str  # of heads: `36`, `0.5` or `"50%"`
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from deadhead import Head, HeadModel, PruningPlan, remove_
+from deadhead.runs.journal import Watch
+from deadhead.runs.run_settings import SimilaritySettings
 from deadhead.runs.settings import ModelSettings
 from deadhead.runs.similarity import run_similarity
-from deadhead.runs.similarity_settings import SimilaritySettings
-from deadhead.runs.watch import Watch
 from deadhead.similarity import Clustering, head_grams
 from deadhead.similarity.gram import per_block
 from models import batch, make
@@ -55,7 +55,7 @@ def asked(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("grouping", ["balanced", "global"])
 def test_every_draw_is_run_once(asked, monkeypatch, grouping):
-    module = importlib.import_module("deadhead.runs.comparing")
+    module = importlib.import_module("deadhead.runs.similarity")
     seen = []
     monkeypatch.setattr(
         module, "head_grams", lambda view, batches, **how: seen.append(batches) or head_grams(
