@@ -11,7 +11,7 @@ from torch import nn
 
 from deadhead import HeadModel
 from deadhead.moments import Moments
-from deadhead.scoring.observe import observe_all
+from deadhead.scoring.passes import observe_all
 from deadhead.scoring.spec import make_criterion
 
 

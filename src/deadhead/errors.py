@@ -84,6 +84,13 @@ class MissingDependencyError(DeadheadError, ImportError):
     """An optional package that is not installed."""
 
 
+def not_finite(what: str) -> ScoreError:
+    """Build the error for numbers that are not finite."""
+    return ScoreError(
+        f"{what}; look with 'deadhead score --diagnose', or compute with --dtype float32"
+    )
+
+
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for a name that `known` does not hold, with the nearest one."""
     names = sorted(known)

@@ -11,6 +11,7 @@ from deadhead.errors import BudgetError, DataError, ScoreError, UnknownNameError
 from deadhead.losses.losses import kl
 from deadhead.repair import fit, repaired
 from deadhead.scoring import Scorer, ScorerGroup
+from deadhead.scoring.passes import PassSettings
 from deadhead.scoring.spec import make_criterion
 from explicit import each_alone, in_batches, refit_error, seen_alone
 from masks import random_mask
@@ -237,14 +238,18 @@ def test_a_block_that_says_nothing_is_told_or_refused():
     assert scorers.of("reconstruction")().provenance["notes"] == [note]
     assert "notes" not in scorers.of("magnitude")().provenance
     assert scorers.of("magnitude").notes == []
-    strict = Scorer(constant_block(2), [batch(LENGTHS)], "reconstruction", strict=True)
+    strict = Scorer(
+        constant_block(2), [batch(LENGTHS)], "reconstruction", settings=PassSettings(strict=True)
+    )
     for _ in range(2):
         with pytest.raises(
             DataError, match=r"block 2 give the same output .* without strict$"
         ) as error:
             strict()
         assert "\n" not in str(error.value)
-    healthy = Scorer(make("bert"), [batch(LENGTHS)], "reconstruction", strict=True)
+    healthy = Scorer(
+        make("bert"), [batch(LENGTHS)], "reconstruction", settings=PassSettings(strict=True)
+    )
     assert "notes" not in healthy().provenance
     assert healthy.notes == []
 

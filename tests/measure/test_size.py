@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from deadhead import HeadModel
-from deadhead.measure import Metric, Timer, cut_summary, model_size
+from deadhead.measure import Timer, cut_summary, model_size
 from deadhead.measure.latency import SpeedRow, speed_words, verdict
+from deadhead.pruning.trajectory import Metric
 from deadhead.surgery import remove_
 from deadhead.types import PruningPlan
 from models import make

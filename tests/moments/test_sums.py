@@ -11,7 +11,7 @@ from deadhead.errors import ScoreError
 from deadhead.models.observation import Observation
 from deadhead.moments import MomentSums
 from deadhead.scoring import Scorer
-from deadhead.scoring.observe import observe_all
+from deadhead.scoring.passes import PassSettings, observe_all
 from explicit import class_loss, in_batches, plain_moments, seen_alone
 from masks import random_mask
 from models import MODEL_TYPES, batch, make
@@ -179,8 +179,8 @@ def test_half_precision_is_summed_in_double():
 @pytest.mark.parametrize("model_type", ("bert", "llama"))
 def test_sums_in_float32_score_the_same_to_a_thousandth(model_type, name):
     model, batches = make(model_type), in_batches(batch(LENGTHS * 4), 8)
-    how = {"moments_dtype": torch.float32, "moments_device": "cpu"}
-    single, double = (Scorer(model, batches, name, **h) for h in (how, {}))
+    how = PassSettings(moments_dtype=torch.float32, moments_device="cpu")
+    single, double = (Scorer(model, batches, name, settings=s) for s in (how, None))
     mask = random_mask(HeadModel(model).mask, 1)
     for given in (None, mask):
         one, other = (np.stack(scorer(given).values) for scorer in (single, double))
@@ -233,7 +233,12 @@ def test_moments_come_with_the_dense_pass_or_in_one_of_their_own():
     model = make("bert")
     tick = lambda: seen.append(1)  # noqa: E731
     scorer = Scorer(
-        model, [batch(), batch(seed=2)], "taylor", loss="kl", moments=True, on_batch=tick
+        model,
+        [batch(), batch(seed=2)],
+        "taylor",
+        loss="kl",
+        moments=True,
+        settings=PassSettings(on_batch=tick),
     )
     scorer()
     shared = scorer.moments

@@ -19,14 +19,14 @@ from deadhead.errors import BudgetError, DataError
 from deadhead.losses.divergence import Probe, held_out, preference_from
 from deadhead.moments.sums import HELD_OUT_EVERY
 from deadhead.pruning.auto import ORDERS, AutoChoice, AutoSelector
-from deadhead.pruning.choose import choose, choose_plan
-from deadhead.pruning.judging import divergences_of
 from deadhead.pruning.moves import context_of, moves_to
-from deadhead.pruning.progress import Completed, Progress
-from deadhead.pruning.prune import prune
+from deadhead.pruning.prune import choose, choose_plan, prune
 from deadhead.pruning.recipe import Recipe
+from deadhead.pruning.result import divergences_of
+from deadhead.pruning.trajectory import Completed, Progress
 from deadhead.repair import apply_repaired_, fit, repaired
 from deadhead.scoring import Scorer
+from deadhead.scoring.passes import PassSettings
 from deadhead.strategies import STRATEGIES
 from deadhead.studies.sweep import SweepGrid
 from deadhead.types import Head, HeadScores, PruningPlan
@@ -314,7 +314,9 @@ def test_the_second_look_is_made_once(monkeypatch):
     model, seen = make("bert"), []
     monkeypatch.setattr("deadhead.pruning.auto.ORDERS", (ORDERS[1], ORDERS[2]))
     monkeypatch.setattr("deadhead.pruning.auto._clearly_nearer", lambda new, old: False)
-    decider = AutoSelector(HeadModel(model), DATA, on_batch=lambda: seen.append(1))
+    decider = AutoSelector(
+        HeadModel(model), DATA, settings=PassSettings(on_batch=lambda: seen.append(1))
+    )
     decision = decider(Recipe(heads=0.75), 14)
     assert decision.recipe.strategy == "second_look"
     assert len(seen) == 2 * len(DATA)

@@ -5,8 +5,8 @@ import pytest
 from deadhead.errors import BudgetError, UnknownNameError
 from deadhead.measure import parameter_count
 from deadhead.models.heads import HeadModel
-from deadhead.pruning.budgets import Budget, BudgetMeter
-from deadhead.pruning.choose import choose
+from deadhead.pruning.moves import Budget, BudgetMeter
+from deadhead.pruning.prune import choose
 from deadhead.pruning.recipe import Recipe
 from deadhead.scoring import Scorer
 from deadhead.surgery import remove_

@@ -9,8 +9,8 @@ import pytest
 
 from deadhead import Head, HeadMask, HeadModel, HeadScores, Recipe, TaskSet, prune
 from deadhead.errors import BudgetError, HeadError, ScoreError
-from deadhead.pruning.choose import choose
-from deadhead.pruning.progress import Progress
+from deadhead.pruning.prune import choose
+from deadhead.pruning.trajectory import Progress
 from deadhead.similarity import Clustering
 from deadhead.surgery import remove_
 from deadhead.types import PruningPlan

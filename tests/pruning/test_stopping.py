@@ -11,7 +11,7 @@ from deadhead import HeadModel, prune
 from deadhead.errors import BudgetError, UnknownNameError
 from deadhead.pruning.loop import PruneLoop
 from deadhead.pruning.recipe import Recipe
-from deadhead.pruning.stopping import StopRules
+from deadhead.pruning.trajectory import StopRules
 from deadhead.tasks import Evaluation, TaskSet
 from models import make
 

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from deadhead import Head, HeadModel, PruningPlan, remove_
 from deadhead.repair.distill import Distillation, distill_
-from deadhead.repair.distill.batches import training_batches
 from deadhead.repair.distill.loss import Distance, output_paths, relative_error, soft_divergence
-from deadhead.repair.distill.pace import Pace
+from deadhead.repair.distill.run import Pace, training_batches
 from models import CONFIGS, MODEL_TYPES, batch, make
 
 

@@ -11,7 +11,7 @@ import torch
 from deadhead import HeadModel, PruningPlan, score_all
 from deadhead.criteria import CRITERIA
 from deadhead.losses import divergence
-from deadhead.repair.fitting import fit
+from deadhead.repair.base import fit
 from deadhead.scoring import Scorer
 from deadhead.scoring.diagnose import diagnose
 from deadhead.similarity import head_grams

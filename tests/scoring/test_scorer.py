@@ -10,7 +10,8 @@ from deadhead import HeadModel, score, score_all
 from deadhead.criteria import CRITERIA
 from deadhead.errors import DataError, DeadheadError, ScoreError
 from deadhead.scoring import Scorer, ScorerGroup
-from deadhead.scoring.shared import SharedPass
+from deadhead.scoring.passes import PassSettings
+from deadhead.scoring.scorer import SharedPass
 from deadhead.scoring.spec import CriterionSpec
 from masks import random_mask
 from models import batch, make
@@ -45,7 +46,11 @@ def test_criteria_that_last_look_at_the_data_once_whatever_the_number_of_masks(n
     model, ticks = make("bert"), []
     whole = HeadModel(model).mask
     scorers = ScorerGroup(
-        model, [batch(), batch(seed=2)], names, moments=True, on_batch=lambda: ticks.append(1)
+        model,
+        [batch(), batch(seed=2)],
+        names,
+        moments=True,
+        settings=PassSettings(on_batch=lambda: ticks.append(1)),
     )
     assert ticks == []
     for mask in (None, whole, *(random_mask(whole, seed) for seed in range(4))):
@@ -60,7 +65,9 @@ def test_criteria_that_last_look_at_the_data_once_whatever_the_number_of_masks(n
 def test_criteria_that_do_not_last_look_again_for_every_mask():
     model, ticks = make("bert"), []
     whole = HeadModel(model).mask
-    scorer = Scorer(model, [batch()], "taylor", on_batch=lambda: ticks.append(1))
+    scorer = Scorer(
+        model, [batch()], "taylor", settings=PassSettings(on_batch=lambda: ticks.append(1))
+    )
     for mask in (whole, random_mask(whole, 1), random_mask(whole, 2), None):
         found = scorer(mask)
         alone = score(model, [batch()], "taylor", mask=mask)

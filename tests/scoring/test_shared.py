@@ -10,6 +10,7 @@ import torch
 
 from deadhead import HeadModel, score
 from deadhead.scoring import Scorer, ScorerGroup
+from deadhead.scoring.passes import PassSettings
 from masks import random_mask
 from models import batch, make
 
@@ -40,7 +41,7 @@ def test_the_whole_model_is_looked_at_once_per_loss(loss, passes):
         NAMES,
         loss=loss,
         moments=True,
-        on_batch=lambda: ticks.append(1),
+        settings=PassSettings(on_batch=lambda: ticks.append(1)),
     )
     for name in (*NAMES, *NAMES):
         scorers.of(name)()

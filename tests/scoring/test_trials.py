@@ -12,8 +12,7 @@ from deadhead import Architecture, HeadModel, PruningPlan, register_architecture
 from deadhead.data.by_length import parts_of
 from deadhead.data.inputs import aligned, call
 from deadhead.errors import DataError
-from deadhead.scoring.last_layer import one_token
-from deadhead.scoring.replay import Recording
+from deadhead.scoring.replay import Recording, one_token
 from deadhead.scoring.trials import Trials
 from masks import random_mask
 from models import batch, make

@@ -12,8 +12,7 @@ from deadhead import Head, HeadScores
 from deadhead.errors import BudgetError, DataError, HeadError, ScoreError
 from deadhead.similarity.agreement import adjusted_rand, agreement, removed_share
 from deadhead.similarity.distances import HeadDistances
-from deadhead.similarity.groupings import group
-from deadhead.similarity.groups import Group
+from deadhead.similarity.groupings import Group, group
 
 
 def clustering(*blocks):

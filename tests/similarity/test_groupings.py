@@ -10,8 +10,7 @@ from deadhead import Head, HeadScores
 from deadhead.errors import BudgetError, DataError, HeadError, ScoreError, UnknownNameError
 from deadhead.similarity.clusters import linkage
 from deadhead.similarity.distances import HeadDistances
-from deadhead.similarity.groupings import GROUPINGS, group
-from deadhead.similarity.groups import Group, copies_of, labels_of
+from deadhead.similarity.groupings import GROUPINGS, Group, copies_of, group, labels_of
 
 SCORES = "importance_budget"
 

@@ -11,8 +11,8 @@ import torch
 
 from deadhead import Head, HeadModel, Recipe, load_model, open_task, prune
 from deadhead.errors import BudgetError, DataError, HeadError, UnknownNameError
-from deadhead.pruning.choose import choose_plan
-from deadhead.pruning.progress import Completed
+from deadhead.pruning.prune import choose_plan
+from deadhead.pruning.trajectory import Completed
 from deadhead.similarity import Clustering, head_grams, measured
 from deadhead.surgery import applied, fold_, remove_
 from deadhead.types import PruningPlan

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from deadhead import Head, HeadModel, masked
 from deadhead.errors import BudgetError, ScoreError
-from deadhead.pruning.choose import choose
+from deadhead.pruning.prune import choose
 from deadhead.pruning.recipe import Recipe
 from deadhead.scoring import Scorer
 from deadhead.scoring.spec import make_criterion

@@ -64,7 +64,7 @@ class EvaluateSettings:
         return idle | ({"lm-eval": NO_LM_EVAL} if self.lm_eval is None else {})
 
 
-def evaluate(asked: EvaluateSettings, screen: Screen) -> None:
+def evaluate_command(asked: EvaluateSettings, screen: Screen) -> None:
     """Judge a model, cut or uncut, on a task's test set, with a 95% interval, or with lm-eval.
 
     Examples:

@@ -11,7 +11,7 @@ def list_names(screen: Screen) -> None:
     from deadhead.pruning import names
     from deadhead.report.text_table import TextTable
     from deadhead.similarity import METRICS
-    from deadhead.strategies.units import SCOPES
+    from deadhead.strategies.base import SCOPES
 
     known = {
         "criteria": names.criteria(),

@@ -87,7 +87,7 @@ def plan(asked: PlanSettings, screen: Screen) -> None:
     Example: deadhead plan bundled:encoder --task bundled:sentiment --heads 50%
     """
     from deadhead.models.heads import HeadModel
-    from deadhead.repair.stored import fits_file, save_fits
+    from deadhead.repair.write import fits_file, save_fits
 
     given = None if asked.scores is None else read_scores(asked.scores, asked.recipe.criterion)
     recipe = asked.method(given)
@@ -138,8 +138,8 @@ def _chosen(
     hidden: bool,
 ) -> tuple[PruningPlan, AutoChoice | None]:
     """Choose behind a progress bar; say what auto decided and where heads fall short."""
-    from deadhead.pruning.choose import choose_plan
     from deadhead.pruning.moves import count_scorings
+    from deadhead.pruning.prune import choose_plan
     from deadhead.strategies import shortfall
 
     batches = None if source is None else source.batches()

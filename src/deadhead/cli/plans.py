@@ -116,7 +116,7 @@ def fits_of(
             `strict`, and there are fewer tokens than unknowns.
     """
     from deadhead.models.heads import HeadModel
-    from deadhead.repair.stored import fits_file, read_fits
+    from deadhead.repair.write import fits_file, read_fits
 
     view = HeadModel(loaded.model)
     if any(plan.repair == "distill" for _, plan in plans):

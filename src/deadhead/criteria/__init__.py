@@ -4,13 +4,4 @@ from deadhead.criteria.base import CRITERIA, Criterion, SampleMean, register_cri
 from deadhead.display import Names, listed_when_called
 from deadhead.models.observation import Observation, Projected
 
-__all__ = [
-    "CRITERIA",
-    "Criterion",
-    "Observation",
-    "Projected",
-    "SampleMean",
-    "register_criterion",
-]
-
 listed_when_called(__name__, lambda: Names(CRITERIA.described()))

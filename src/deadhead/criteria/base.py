@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deadhead.errors import ScoreError
+from deadhead.errors import ScoreError, not_finite
 from deadhead.models.registry import Registry
 from deadhead.options.values import CriterionName
 from deadhead.types import Head, HeadMask
@@ -218,9 +218,8 @@ class SampleMean:
         if not torch.isfinite(row).all():
             at = int(torch.nonzero(~torch.isfinite(row))[0])
             head = f"{block}.{self.view.blocks[block].original.heads[at]}"
-            raise ScoreError(
-                f"{self.criterion} of head {head} is {float(row[at])} in batch {batch};"
-                " look with 'deadhead score --diagnose', or compute with --dtype float32"
+            raise not_finite(
+                f"{self.criterion} of head {head} is {float(row[at])} in batch {batch}"
             )
         self.total[block] += row
         self.count[block] += len(values)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         paired_seconds,
         speed_words,
     )
-    from deadhead.measure.metric import Metric
     from deadhead.measure.size import (
         Countable,
         CutSummary,

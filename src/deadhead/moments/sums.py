@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from deadhead.display import Brief
-from deadhead.errors import ScoreError
+from deadhead.display.brief import Brief
+from deadhead.errors import not_finite
 from deadhead.models.heads import HeadModel
 
 if TYPE_CHECKING:
@@ -160,10 +160,9 @@ class MomentSums:
         for fold, rows in self._folds(valid):
             self._add(self._plain, block, fold, self._wide(x[rows]), None)
         if not all(sums.finite() for (n, _), sums in self._plain.items() if n == block):
-            raise ScoreError(
+            raise not_finite(
                 f"the head outputs of block {block} ({self.view.blocks[block].name}) are not finite"
-                f" in batch {batch}; look with 'deadhead score --diagnose', or"
-                " compute with --dtype float32"
+                f" in batch {batch}"
             )
         if self.loss is not None:
             self._kept.setdefault(block, []).append(x)
@@ -179,11 +178,10 @@ class MomentSums:
                     chosen = self._wide(g[rows])
                     squared = chosen.square().sum(1)
                     if not torch.isfinite(squared).all():
-                        raise ScoreError(
-                            f"the loss has a gradient at block {block}"
-                            f" ({self.view.blocks[block].name}) that is not finite in batch"
-                            f" {seen.batch}; look with 'deadhead score --diagnose', or compute"
-                            " with --dtype float32"
+                        name = f"{block} ({self.view.blocks[block].name})"
+                        raise not_finite(
+                            f"the loss has a gradient at block {name} that is not finite in batch"
+                            f" {seen.batch}"
                         )
                     self._add(self._weighted, block, fold, self._wide(x[rows]), squared)
                 self._add_gradient(block, g[seen.valid].detach())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,11 +16,12 @@ from deadhead.errors import DataError, ScoreError
 from deadhead.losses.divergence import Probe, held_out
 from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
-from deadhead.pruning.judging import divergences_of
 from deadhead.pruning.moves import context_of
 from deadhead.pruning.recipe import Recipe
+from deadhead.pruning.result import divergences_of
 from deadhead.repair import Fits, fit, repaired
 from deadhead.scoring import ScorerGroup
+from deadhead.scoring.passes import PassSettings
 from deadhead.strategies import STRATEGIES
 from deadhead.strategies.base import half_of
 from deadhead.types import HeadMask, PruningPlan
@@ -106,7 +107,7 @@ class AutoSelector:
         batches: calibration data; gone through once.
         probes: what the orders are compared on; None: the samples that fits hold out.
         loss: what gradient criteria differentiate; None: `kl`, which needs no labels.
-        seed, strict, on_batch: as of `Scorer`.
+        settings: see `PassSettings`.
     """
 
     def __init__(
@@ -116,24 +117,15 @@ class AutoSelector:
         probes: Sequence[Probe] | None = None,
         *,
         loss: str | Loss | None = None,
-        seed: int = 0,
-        strict: bool = False,
-        on_batch: Callable[[], None] | None = None,
+        settings: PassSettings | None = None,
     ):
-        self.view = view
         data = list(batches)
+        self.view, self.loss = view, loss or LOSS
         self.probes = held_out(data) if probes is None else probes
-        self.loss = loss or LOSS
-        self.strict = strict
+        self.strict = settings is not None and settings.strict
+        names = [criterion for _, criterion in ORDERS]
         self.scorers = ScorerGroup(
-            view,
-            data,
-            [criterion for _, criterion in ORDERS],
-            loss=self.loss,
-            seed=seed,
-            moments=True,
-            strict=strict,
-            on_batch=on_batch,
+            view, data, names, loss=self.loss, moments=True, settings=settings
         )
         self._tokens = _count(data)
 
@@ -142,14 +134,13 @@ class AutoSelector:
 
         Every order is repaired as the recipe says, fitted without the probes, and asked them. The
         first of `ORDERS` stands unless the answers of others are nearer by more than one standard
-        error: then the nearest of those. (The rule of Breiman et al. 1984.)
+        error: then the nearest of those (the rule of Breiman et al. 1984). The first order is taken
+        where there is nothing to ask (fewer than four samples), or all orders leave the same.
+        Orders that the data cannot make are left out.
 
         Cost: the first time a forward and backward pass, one more beyond half of the heads; then
         a forward pass over the probes for the dense model and each mask, of a quarter of the data
         (of pairs, a half).
-
-        Where there is nothing to ask (fewer than four samples), or all orders leave the same, the
-        first order is taken; orders that the data cannot make are left out.
 
         Raises:
             BudgetError: the rules do not allow removing so many heads.
@@ -195,13 +186,10 @@ class AutoSelector:
 
     def _fits(self, plan: PruningPlan) -> Fits:
         """Fit a repair without the probes, in the numbers that it will be written in."""
-        plan = replace(plan, repair=_fitted(plan.repair))
-        found = fit(self.view, plan, self.scorers.moments.fitting)
-        weights = {n: self.view.output_weight(n) for n in found}
-        return {
-            n: replace(f, weight=f.weight.to(weights[n].dtype), bias=f.bias.to(weights[n].dtype))
-            for n, f in found.items()
-        }
+        if plan.repair not in ("none", "bias"):  # moments are enough to compare orders by
+            plan = replace(plan, repair="least_squares")
+        fits = fit(self.view, plan, self.scorers.moments.fitting)
+        return {n: f.to(self.view.output_weight(n).dtype) for n, f in fits.items()}
 
     def _mask(self, recipe: Recipe, strategy: str, criterion: str, limit: int) -> HeadMask:
         mask = self.view.mask
@@ -225,20 +213,14 @@ def _nearest(apart: Mapping[tuple[str, str], Tensor]) -> tuple[str, str] | None:
 def _clearly_nearer(new: Tensor, old: Tensor) -> bool:
     """Whether answers are nearer by more than chance: a paired difference."""
     saved = old - new
-    if len(saved) < 2:
-        return False
-    return bool(saved.mean() > CLEARLY * saved.std() / len(saved) ** 0.5)
+    few = len(saved) < 2
+    return not few and bool(saved.mean() > CLEARLY * saved.std() / len(saved) ** 0.5)
 
 
 def _made(recipe: Recipe, order: tuple[str, str]) -> Recipe:
     """Return a recipe with its order named."""
     strategy, criterion = order
     return replace(recipe, strategy=strategy, criterion=criterion, loss=recipe.loss or LOSS)
-
-
-def _fitted(repair: str) -> str:
-    """Return a repair that moments are enough for: orders are compared by it."""
-    return repair if repair in ("none", "bias") else "least_squares"
 
 
 def _count(batches: Iterable[Batch]) -> int:

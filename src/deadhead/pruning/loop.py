@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -15,10 +15,8 @@ from deadhead.errors import DataError
 from deadhead.measure import Timer, model_size
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoChoice, AutoSelector
-from deadhead.pruning.judging import as_it_is, judge_for
 from deadhead.pruning.moves import (
     Limits,
-    check_met,
     context_of,
     count_moves,
     count_scorings,
@@ -26,11 +24,9 @@ from deadhead.pruning.moves import (
     moves_within,
     prompt_grams,
 )
-from deadhead.pruning.progress import Completed, Forecast, Progress
 from deadhead.pruning.recipe import Recipe
-from deadhead.pruning.result import Pruning
-from deadhead.pruning.stopping import StopRules
-from deadhead.pruning.trajectory import Step, Trajectory
+from deadhead.pruning.result import Pruning, as_it_is, judge_for
+from deadhead.pruning.trajectory import Completed, Forecast, Progress, Step, StopRules, Trajectory
 from deadhead.repair import (
     Fits,
     applied_repaired,
@@ -40,6 +36,7 @@ from deadhead.repair import (
     without_training,
 )
 from deadhead.scoring import Scorer
+from deadhead.scoring.passes import PassSettings
 from deadhead.strategies import Move, shortfall
 from deadhead.surgery import masked
 from deadhead.types import Head, HeadMask, HeadScores, PruningPlan
@@ -49,11 +46,9 @@ if TYPE_CHECKING:
 
 
 class PruneLoop:
-    """A run of `prune`, one step at a time; the model is only masked.
+    """A run of `prune`, one step at a time; the model is only masked. Arguments as of `prune`.
 
     Iterating yields every new step, the dense model first; then `outcome` returns what was found.
-
-    Args: as of `prune`.
 
     Raises:
         BudgetError, HeadError: as `prune`, before any work.
@@ -85,18 +80,16 @@ class PruneLoop:
 
     def forecast(self) -> Forecast:
         """Say what is going to be done, before anything is."""
-        moves = count_moves(self.view, self.recipe, self.limits)
+        limits = self.limits
+        moves = count_moves(self.view, self.recipe, limits)
         every = self.recipe.judged_every
         judged = min(self.judge.points, moves) if every is None else -(-moves // every)
-        first = len(self.origin.dropped)
-        extra = 0 < self.limits.plan < self.limits.curve and not self._is_point(
-            self.limits.plan - 1, self.limits.plan
-        )
+        ends = 0 < limits.plan < limits.curve and not self._is_point(limits.plan - 1, limits.plan)
         return Forecast(
-            heads=self.limits.curve - first,
+            heads=limits.curve - len(self.origin.dropped),
             n_heads=self.origin.n_heads,
             moves=moves,
-            judgments=1 + judged + extra,
+            judgments=1 + judged + ends,
             examples=self.judge.size,
             scorings=count_scorings(self.view, self.recipe),
             calibration=self.tasks.calibration.size,
@@ -107,9 +100,7 @@ class PruneLoop:
         """Yield every step that the completed part does not have."""
         if not self.steps:
             timer = Timer(self.view.model)
-            self._judged[self.origin] = self.judge.dense()
-            self.progress.on_work("evaluate")
-            dense = self._judged[self.origin].value
+            dense = self._judged_as(self.origin, self.judge.dense())
             self.steps.append(Step(self.origin, (), dense, timer.seconds))
             yield self.steps[0]
         self._set_up()
@@ -126,15 +117,15 @@ class PruneLoop:
             metric = self._metric(move) if self._is_due(move) else float("nan")
             self.steps.append(Step(move.mask, move.dropped, metric, timer.seconds, move.scores))
             yield self.steps[-1]
-        if self.limits.meter is not None and self.recipe.max_drop is None:
-            check_met(self.limits.meter, self.steps[-1].mask)
+        if self.recipe.max_drop is None:
+            self.limits.check_met(self.steps[-1].mask)
 
     def outcome(self) -> Pruning:
         """Return what the run found, its plan's repair fitted, and the model trained by `distill`.
 
         Cost: the fits and the training; another judgment where the plan's model was not judged.
         """
-        judge, dense = self.judge, self.steps[0].metric
+        judge, dense, recipe = self.judge, self.steps[0].metric, self.recipe
         better = judge.greater_is_better
         good = [
             step
@@ -143,17 +134,21 @@ class PruneLoop:
             and self.stop.acceptable(step, dense, greater_is_better=better)
         ]
         mask = (good or self.steps[:1])[-1].mask
-        copies = self._copies_of(mask)
-        fits, recipe = self._fits(mask, copies), self.recipe
+        plan = recipe.plan(mask, self._copies_of(mask))
+        fits = self._fits(plan)
+        plan = plan if fits else replace(plan, repair="none")
         notes = [*(self.scorer.notes if recipe.needs_scores else ()), *repair_notes(fits)]
         short = shortfall(self.view, self.origin, recipe.rules, recipe.heads)
         if recipe.budget is None and short:
             notes.insert(0, short)
-        plan = recipe.plan(mask, copies)
+        pruned = self._judged.get(mask)  # None if an interrupted run had asked the judge
+        fitted = without_training(plan)
+        if mask != self.origin and fits and recipe.repair_at != "step":
+            pruned = judge.changed(lambda: applied_repaired(self.view, fitted, fits))
         result = Pruning(
             trajectory=Trajectory(self.steps[0], tuple(self.steps[1:]), judge.metric, better),
             scores=self.score.first,
-            plan=plan if fits else replace(plan, repair="none"),
+            plan=plan,
             source=self.view.model,
             size=model_size(self.view.model),
             fits=fits,
@@ -162,17 +157,10 @@ class PruneLoop:
             recipe=recipe,
             choice=self.choice,
             dense=self._judged.get(self.origin),
-            pruned=self._judgement_of(plan, fits),
+            pruned=pruned,
             notes=tuple(notes),
         )
-        return self._trained(result) if without_training(result.plan) != result.plan else result
-
-    def _judgement_of(self, plan: PruningPlan, fits: Fits) -> Evaluation | None:
-        """Return what the judge says of a plan's model; None if an interrupted run had asked it."""
-        if plan.mask == self.origin or self.recipe.repair_at == "step" or not fits:
-            return self._judged.get(plan.mask)
-        fitted = without_training(plan)
-        return self.judge.changed(lambda: applied_repaired(self.view, fitted, fits))
+        return result if fitted == plan else self._trained(result)
 
     def _trained(self, result: Pruning) -> Pruning:
         """Train the cut model against the dense one; if that is in vain, the plan says so."""
@@ -197,44 +185,35 @@ class PruneLoop:
     def _set_up(self) -> None:
         """Settle the recipe, if `auto` has to, and make what scores by it."""
         # how many will be removed is not known where a metric stops it: then at half of them
-        most = self.limits.plan
+        most, view, calibration = self.limits.plan, self.view, self.tasks.calibration
         at = most if self.recipe.max_drop is None else (len(self.origin.dropped) + most + 1) // 2
-        self.scorer = self._scorer(at)
-        if self.choice is not None:
+        recipe, selector = self.recipe, None
+        settings = PassSettings(recipe.seed, recipe.strict)
+        if recipe.undecided:
+            self.choice = self.completed.choice
+            if self.choice is None:
+                batches, probes = calibration.batches(), calibration.probes()
+                selector = AutoSelector(view, batches, probes, loss=recipe.loss, settings=settings)
+                self.choice = selector(recipe, at)
+            recipe = self.recipe = self.choice.recipe
             self.progress.on_choice(self.choice)
+        if selector is not None:
+            self.scorer = selector.scorers.of(recipe.criterion)
+        else:
+            used = recipe.needs_scores or recipe.repair != "none"
+            self.scorer = Scorer(
+                view,
+                calibration.batches() if used else None,
+                recipe.spec if recipe.needs_scores else None,
+                moments=recipe.repair != "none",
+                loss=recipe.loss,
+                settings=settings,
+            )
         self.score = _Scores(self.scorer, self.origin, self.progress, self.completed.scores)
         prompts = self.prompts
-        if prompts is None and self.recipe.needs_prompts:
-            prompts = self.tasks.calibration.batches()
-        self.grams = prompt_grams(self.view, prompts, self.recipe)
-
-    def _scorer(self, at: int) -> Scorer:
-        view, calibration, recipe = self.view, self.tasks.calibration, self.recipe
-        self.choice = self.completed.choice if recipe.undecided else None
-        if recipe.undecided and self.choice is None:
-            selector = AutoSelector(
-                view,
-                calibration.batches(),
-                calibration.probes(),
-                loss=recipe.loss,
-                seed=recipe.seed,
-                strict=recipe.strict,
-            )
-            self.choice = selector(recipe, at)
-            self.recipe = self.choice.recipe
-            return selector.scorers.of(self.recipe.criterion)
-        if self.choice is not None:
-            recipe = self.recipe = self.choice.recipe
-        repairs = recipe.repair != "none"
-        return Scorer(
-            view,
-            calibration.batches() if recipe.needs_scores or repairs else None,
-            recipe.criterion if recipe.needs_scores else None,
-            moments=repairs,
-            loss=recipe.loss,
-            seed=recipe.seed,
-            strict=recipe.strict,
-        )
+        if prompts is None and recipe.needs_prompts:
+            prompts = calibration.batches()
+        self.grams = prompt_grams(view, prompts, recipe)
 
     def _moves(self, start: HeadMask, limits: Limits | None = None) -> Iterator[Move]:
         context = context_of(
@@ -250,9 +229,8 @@ class PruneLoop:
 
     def _ended(self) -> bool:
         better, dense = self.judge.greater_is_better, self.steps[0].metric
-        if self.stop.met(self.steps[1:], dense, greater_is_better=better):
-            return True
-        return self.limits.meter is not None and self.limits.meter.met(self.steps[-1].mask)
+        stopped = self.stop.met(self.steps[1:], dense, greater_is_better=better)
+        return stopped or self.limits.met(self.steps[-1].mask)
 
     def _is_due(self, move: Move) -> bool:
         """Whether the model is judged after a move: at the limits always, else at its points."""
@@ -271,29 +249,30 @@ class PruneLoop:
         return places[0] < places[1]
 
     def _metric(self, move: Move) -> float:
-        mask, copies = move.mask, move.copies
-        fits = self._fits(mask, copies) if self.recipe.repair_at == "step" else {}
-        plan = self.recipe.plan(mask, copies)
+        plan = self.recipe.plan(move.mask, move.copies)
+        fits = self._fits(plan) if self.recipe.repair_at == "step" else {}
         plan = without_training(plan) if fits else replace(plan, repair="none")
 
         def change() -> AbstractContextManager[nn.Module]:
-            if copies or fits:
+            if move.copies or fits:
                 return applied_repaired(self.view, plan, fits)
-            return masked(self.view, mask)  # no rules of surgery to check at every step
+            return masked(self.view, move.mask)  # no rules of surgery to check at every step
 
-        self._judged[mask] = self.judge.changed(change)
+        return self._judged_as(move.mask, self.judge.changed(change))
+
+    def _judged_as(self, mask: HeadMask, evaluation: Evaluation) -> float:
+        self._judged[mask] = evaluation
         self.progress.on_work("evaluate")
-        return self._judged[mask].value
+        return evaluation.value
 
-    def _fits(self, mask: HeadMask, copies: Mapping[Head, Head]) -> Fits:
-        recipe = self.recipe
-        if recipe.repair == "none" or mask == self.origin:
+    def _fits(self, plan: PruningPlan) -> Fits:
+        if plan.repair == "none" or plan.mask == self.origin:
             return {}
-        if self._fitted is None or self._fitted[0] != mask:
+        if self._fitted is None or self._fitted[0] != plan.mask:
+            moments, strict = self.scorer.moments, self.recipe.strict
             batches = self.tasks.calibration.batches()
-            plan = recipe.plan(mask, copies)
-            fits = fit(self.view, plan, self.scorer.moments, batches=batches, strict=recipe.strict)
-            self._fitted = mask, fits
+            fits = fit(self.view, plan, moments, batches=batches, strict=strict)
+            self._fitted = plan.mask, fits
         return self._fitted[1]
 
     def _copies_of(self, mask: HeadMask) -> Mapping[Head, Head]:
@@ -310,17 +289,14 @@ class PruneLoop:
         return move.copies
 
 
+@dataclass
 class _Scores:
     """The scores of a run: those of the dense model are reported once, and kept."""
 
-    def __init__(
-        self,
-        scorer: Scorer,
-        origin: HeadMask,
-        progress: Progress,
-        first: HeadScores | None,
-    ):
-        self.scorer, self.origin, self.progress, self.first = scorer, origin, progress, first
+    scorer: Scorer
+    origin: HeadMask
+    progress: Progress
+    first: HeadScores | None
 
     def __call__(self, mask: HeadMask) -> HeadScores:
         if mask == self.origin and self.first is not None:

@@ -1,27 +1,156 @@
-"""The moves that a recipe makes on a model: how far they go, and what they are."""
+"""The moves that a recipe makes on a model: how far they go, by heads or by a budget."""
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+from torch import Tensor
 
 from deadhead.data.inputs import Batch
-from deadhead.errors import BudgetError, ScoreError
+from deadhead.errors import BudgetError, ScoreError, check_name
 from deadhead.models.heads import HeadModel
-from deadhead.options.values import count_heads
-from deadhead.pruning.budgets import Budget, BudgetMeter, BudgetMeters
+from deadhead.options.amounts import count_heads
 from deadhead.pruning.recipe import AUTO, Recipe
-from deadhead.scoring.spec import CriterionSpec
-from deadhead.strategies import STRATEGIES, Move, ScoreFn, StrategyContext, droppable, units
-from deadhead.types import HeadMask, HeadScores
+from deadhead.strategies import STRATEGIES, Move, ScoreFn, StrategyContext, droppable, removable
+from deadhead.surgery.groups import policy_named
+from deadhead.types import HeadMask, PruningPlan
 
 if TYPE_CHECKING:
+    from deadhead.measure import Countable
     from deadhead.scoring import Scorer
     from deadhead.similarity import GramFn, HeadGrams
+
+Measured = Literal["parameters", "kv_bytes", "flops", "latency"]
+MEASURES: tuple[Measured, ...] = get_args(Measured)
+REPEATS = 7
+
+Inputs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of the dense model may stay: `parameters=80%`.
+
+    Attributes:
+        of: `parameters` (all of the model's), `kv_bytes` (cache per token), `flops`
+            (multiplications and additions per token, for sequences of 512), `latency` (measured:
+            the median time of a forward pass of the model, really cut).
+        keep: share of the dense model's, in (0, 1).
+
+    Raises:
+        UnknownNameError: another measure.
+        BudgetError: a share outside (0, 1).
+    """
+
+    of: Measured
+    keep: float
+
+    def __post_init__(self) -> None:
+        check_name("budget", self.of, MEASURES)
+        if not 0 < self.keep < 1:
+            raise BudgetError(f"{self.of}={self.keep:g}: a budget keeps a share in (0, 1), as 80%")
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read `parameters=80%` or `parameters=0.8`."""
+        of, _, share = text.partition("=")
+        named: Any = of  # checked by the constructor
+        try:
+            keep = float(share[:-1]) / 100 if share.endswith("%") else float(share)
+        except ValueError as error:
+            raise BudgetError(
+                f"{text!r} is not a budget; write what may stay, as parameters=80%"
+                f" ({', '.join(MEASURES)})"
+            ) from error
+        return cls(named, keep)
+
+    @classmethod
+    def parse_all(cls, text: str) -> tuple[Budget, ...]:
+        """Read one budget, or several of different measures: `parameters=80%,kv_bytes=50%`."""
+        found = tuple(cls.parse(part.strip()) for part in text.split(","))
+        for of in MEASURES:
+            if sum(budget.of == of for budget in found) > 1:
+                raise BudgetError(f"budget {text!r} has {of} twice; give each measure once")
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.of}={self.keep:.4g}"
+
+
+class BudgetMeter:
+    """Measure what a mask would leave of a model, as a share of what the model has now.
+
+    Args:
+        view: the model.
+        budget: what is measured.
+        gqa: policy for shared key/value heads, which says which of them stay.
+        inputs: of the forward pass that `latency` times.
+
+    Cost: arithmetic; for `latency` a copy of the model and `2 * REPEATS` forward passes a mask.
+
+    Raises:
+        BudgetError: latency without inputs, or kv_bytes of a model without a cache.
+    """
+
+    def __init__(self, view: HeadModel, budget: Budget, *, gqa: str, inputs: Inputs | None = None):
+        if budget.of == "latency" and inputs is None:
+            raise BudgetError("a latency budget needs inputs to time; give data, or another budget")
+        taken = inspect.signature(view.model.forward).parameters
+        caches = "past_key_values" in taken or not hasattr(view.model, "config")
+        if budget.of == "kv_bytes" and not caches:
+            raise BudgetError(
+                f"budget {budget}: {type(view.model).__name__} keeps no keys and values from token"
+                " to token; give parameters=, flops= or latency="
+            )
+        self.view, self.budget, self.gqa, self.inputs = view, budget, gqa, inputs
+        self._timed: dict[HeadMask, float] = {}
+        self._dense = 1.0 if budget.of == "latency" else self._count(view.mask, budget.of)
+
+    def share(self, mask: HeadMask) -> float:
+        """Return what a mask leaves, as a share of the dense model's."""
+        of = self.budget.of
+        if of != "latency":
+            return self._count(mask, of) / self._dense if self._dense else 0.0
+        if mask not in self._timed:
+            self._timed[mask] = self._latency(mask)
+        return self._timed[mask]
+
+    def met(self, mask: HeadMask) -> bool:
+        """Whether no more than the budget is left."""
+        return self.share(mask) <= self.budget.keep + 1e-12
+
+    def check(self, mask: HeadMask) -> None:
+        """Refuse a budget that is not met where every removable head is removed."""
+        if not self.met(mask):
+            raise BudgetError(
+                f"budget {self.budget} cannot be reached: removing every removable head still"
+                f" leaves {self.share(mask):.1%}; ask for more, or change the rules"
+            )
+
+    def _count(self, mask: HeadMask, of: Countable) -> float:
+        from deadhead.measure.size import count_left
+
+        policy = policy_named(self.gqa)
+        heads = []
+        for number, block in enumerate(self.view.blocks):
+            kept = tuple(i for i in mask.kept_in(number) if i in block.original.heads)
+            heads.append((len(kept), len(policy(number, block, kept)) if kept else 0))
+        return count_left(self.view, of, heads)
+
+    def _latency(self, mask: HeadMask) -> float:
+        from deadhead.measure.latency import paired_seconds
+        from deadhead.surgery.remove import remove_
+
+        cut = remove_(copy.deepcopy(self.view.model), PruningPlan(mask, gqa=self.gqa))
+        times = paired_seconds(self.view.model, cut, self.inputs or {}, repeats=REPEATS)
+        dense, left = np.median(times, axis=0)
+        return float(left / dense)
 
 
 @dataclass(frozen=True)
@@ -31,17 +160,20 @@ class Limits:
     Attributes:
         plan: heads that are removed in the plan, at most.
         curve: heads that are removed at the end of the curve.
-        meter: measures the recipe's budgets; None if it has none.
+        meters: measure the recipe's budgets; all have to be met.
     """
 
     plan: int
     curve: int
-    meter: BudgetMeters | None = None
+    meters: tuple[BudgetMeter, ...] = ()
+
+    def met(self, mask: HeadMask) -> bool:
+        """Whether there are budgets, and no more than any of them is left."""
+        return bool(self.meters) and all(meter.met(mask) for meter in self.meters)
 
     def reached(self, mask: HeadMask) -> bool:
         """Whether a mask is the end of the curve."""
-        met = self.meter is not None and self.meter.met(mask)
-        return met or len(mask.dropped) >= self.curve
+        return self.met(mask) or len(mask.dropped) >= self.curve
 
     def check(self, mask: HeadMask) -> None:
         """Refuse a mask that the moves ended on without reaching the end.
@@ -50,10 +182,14 @@ class Limits:
             BudgetError: a budget is not met; says what is left.
             ScoreError: the other heads have no score.
         """
-        if self.meter is not None:
-            check_met(self.meter, mask)
-        else:
+        self.check_met(mask)
+        if not self.meters:
             check_reached(mask, self.curve)
+
+    def check_met(self, mask: HeadMask) -> None:
+        """Refuse a mask that does not meet the budgets."""
+        for meter in self.meters:
+            meter.check(mask)
 
 
 def limits_of(
@@ -66,61 +202,32 @@ def limits_of(
         HeadError: `unit="kv"` and key/value heads with unequal numbers of query heads.
     """
     if recipe.makes_groups:
-        from deadhead.similarity.clustering import check_units  # other strategies need none of it
+        from deadhead.similarity.distances import check_units  # other strategies need none of it
 
         check_units(view, recipe.clustering)
     origin, rules = view.mask, recipe.rules
     curve = droppable(view, origin, rules, recipe.heads if recipe.budget is None else 1.0)
-    meter = _meter_of(view, recipe, batches)
+    budgets, inputs = Budget.parse_all(recipe.budget) if recipe.budget is not None else (), None
+    if any(budget.of == "latency" for budget in budgets):
+        longest = max(batches() or (), key=lambda b: b["input_ids"].shape[1], default=None)
+        if longest is not None:
+            inputs = {k: v[:1].to(view.device) for k, v in longest.items() if k != "labels"}
+    meters = [BudgetMeter(view, budget, gqa=recipe.gqa, inputs=inputs) for budget in budgets]
+    everything = (head for unit in removable(view, origin, rules) for head in unit)
+    barest = origin.drop(*everything) if meters else origin
+    for meter in meters:
+        if meter.budget.of != "latency":
+            meter.check(barest)  # refused before any work
     plan = curve if recipe.cut is None else droppable(view, origin, rules, recipe.cut)
     if plan > curve:
         raise BudgetError(
             f"cut={recipe.cut!r} is more than the heads={recipe.heads!r} of the curve; ask for less"
         )
-    return Limits(plan, curve, meter)
-
-
-def _meter_of(
-    view: HeadModel, recipe: Recipe, batches: Callable[[], Iterable[Batch] | None]
-) -> BudgetMeters | None:
-    if recipe.budget is None:
-        return None
-    budgets, inputs = Budget.parse_all(recipe.budget), None
-    if any(budget.of == "latency" for budget in budgets):
-        longest = max(batches() or (), key=lambda b: b["input_ids"].shape[1], default=None)
-        if longest is not None:
-            inputs = {k: v[:1].to(view.device) for k, v in longest.items() if k != "labels"}
-    meters = BudgetMeters(
-        [BudgetMeter(view, each, gqa=recipe.gqa, inputs=inputs) for each in budgets]
-    )
-    counted = BudgetMeters([meter for meter in meters.each if meter.budget.of != "latency"])
-    if counted.each:  # refused before any work
-        alike = HeadScores(tuple(np.zeros(n) for n in view.mask.counts), "alike")
-        everything = (h for unit in units(view, alike, view.mask, recipe.rules) for h in unit)
-        check_met(counted, view.mask.drop(*everything))
-    return meters
-
-
-def check_met(meters: BudgetMeters, mask: HeadMask) -> None:
-    """Refuse a budget that is not met when every removable head is removed.
-
-    Raises:
-        BudgetError: says what is left.
-    """
-    for meter in meters.each:
-        if not meter.met(mask):
-            raise BudgetError(
-                f"budget {meter.budget} cannot be reached: removing every removable head still"
-                f" leaves {meter.share(mask):.1%}; ask for more, or change the rules"
-            )
+    return Limits(plan, curve, tuple(meters))
 
 
 def check_reached(mask: HeadMask, limit: int) -> None:
-    """Refuse a mask that a strategy left short of its limit.
-
-    Raises:
-        ScoreError: the other heads have no score.
-    """
+    """Refuse a mask that a strategy left short of its limit, as the other heads have no score."""
     if len(mask.dropped) < limit:
         raise ScoreError(
             f"only {len(mask.dropped)} of {limit} heads can be removed: the others have no score;"
@@ -186,10 +293,10 @@ def moves_within(context: StrategyContext, strategy: str, limits: Limits) -> Ite
     meet it.
     """
     ends: tuple[int, ...] = (limits.plan, limits.curve)
-    meter = limits.meter
-    if meter is not None and not STRATEGIES[strategy].nested and not meter.met(context.start):
+    single = limits.meters and not STRATEGIES[strategy].nested
+    if single and not limits.met(context.start):
         for move in moves_to(context, "greedy", ends):
-            if meter.met(move.mask):
+            if limits.met(move.mask):
                 ends = (len(move.mask.dropped),)
                 break
     return moves_to(context, strategy, ends)
@@ -211,8 +318,7 @@ def count_moves(view: HeadModel, recipe: Recipe, limits: Limits) -> int:
     ends = sorted({limits.plan, limits.curve})
     if recipe.strategy != AUTO and not STRATEGIES[recipe.strategy].nested:
         return len(ends)
-    alike = HeadScores(tuple(np.zeros(n) for n in view.mask.counts), "alike")
-    sizes = map(len, units(view, alike, view.mask, recipe.rules))
+    sizes = map(len, removable(view, view.mask, recipe.rules))
     size = max(1, count_heads(recipe.per_step, view.mask.n_heads), *sizes)
     starts = [len(view.mask.dropped), *ends]
     return sum(math.ceil((end - start) / size) for start, end in zip(starts, ends, strict=False))
@@ -222,9 +328,8 @@ def count_scorings(view: HeadModel, recipe: Recipe) -> int:
     """Count the passes over the calibration data that choosing makes, as far as that is known."""
     if not recipe.needs_scores:
         return 0
-    if recipe.undecided or not STRATEGIES[recipe.strategy].rescores:
-        return 1
-    if CriterionSpec.parse(recipe.criterion).scores_masks:
+    spec = recipe.spec
+    if spec is None or not STRATEGIES[recipe.strategy].rescores or spec.scores_masks:
         return 1
     heads = recipe.heads if recipe.budget is None else 1.0
     limit = droppable(view, view.mask, recipe.rules, heads)

@@ -64,7 +64,7 @@ def actions() -> Names:
 
 def budgets() -> Names:
     """List the quantities that a budget bounds: `budget="parameters=80%"`."""
-    from deadhead.pruning.budgets import MEASURES
+    from deadhead.pruning.moves import MEASURES
 
     said = {
         "parameters": "parameters of the whole model",

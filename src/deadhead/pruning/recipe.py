@@ -1,36 +1,25 @@
-"""What a pruning run does, as plain values."""
+"""What a pruning run does, as plain values, and whether it can be done."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from deadhead.options.fields import option, part, settings
-from deadhead.options.settings import (
-    CLUSTERS,
-    LIMITS,
-    METHOD,
-    Clustering,
-    Distillation,
-    seed_option,
-    strict_option,
-)
-from deadhead.options.values import (
-    Action,
-    Amount,
-    Gqa,
-    Loss,
-    Repair,
-    RepairAt,
-    Scope,
-    Slope,
-    Strategy,
-    parse_amount,
-)
-from deadhead.types import Head, HeadMask, PruningPlan
+from deadhead.errors import ArgumentError, BudgetError, unknown_name
+from deadhead.options.amounts import Amount, parse_amount
+from deadhead.options.choices import Action, Gqa, Loss, Repair, RepairAt, Scope, Slope, Strategy
+from deadhead.options.clustering import Clustering
+from deadhead.options.distillation import Distillation
+from deadhead.options.fields import check_choices, option, part, settings
+from deadhead.options.flags import seed_option, strict_option
+from deadhead.options.panels import CLUSTERS, LIMITS, METHOD
+from deadhead.types import COPYING, Head, HeadMask, PruningPlan
 
 if TYPE_CHECKING:
+    from deadhead.scoring.spec import CriterionSpec
     from deadhead.strategies import Rules
 
 AUTO = "auto"
@@ -163,8 +152,6 @@ class Recipe:
     distillation: Distillation = part(factory=Distillation)
 
     def __post_init__(self) -> None:
-        from deadhead.pruning.checks import check_recipe  # the registries, which take seconds
-
         for name in ("heads", "cut", "per_step"):
             object.__setattr__(self, name, parse_amount(getattr(self, name)))
 
@@ -191,12 +178,12 @@ class Recipe:
         named = self.budget is not None or self.inverse
         return self.criterion == self.strategy == AUTO and not named
 
-    @property
-    def judged_every(self) -> int | None:
-        """After how many moves the model is judged; None: at about ten points of the curve."""
-        if self.every_step or (self.evaluate_every is None and self.max_drop is not None):
-            return 1
-        return self.evaluate_every
+    @cached_property
+    def spec(self) -> CriterionSpec | None:
+        """The criterion, parsed; None if `auto` picks it."""
+        from deadhead.scoring.spec import CriterionSpec
+
+        return None if self.undecided else CriterionSpec.parse(self.settled().criterion)
 
     @property
     def makes_groups(self) -> bool:
@@ -204,6 +191,13 @@ class Recipe:
         from deadhead.strategies import STRATEGIES
 
         return self.strategy != AUTO and STRATEGIES[self.strategy].makes_groups
+
+    @property
+    def judged_every(self) -> int | None:
+        """After how many moves the model is judged; None: at about ten points of the curve."""
+        if self.every_step or (self.evaluate_every is None and self.max_drop is not None):
+            return 1
+        return self.evaluate_every
 
     @property
     def rules(self) -> Rules:
@@ -233,3 +227,98 @@ class Recipe:
             gqa = self.rules.gqa  # single heads are grouped: their groups do not stay whole
         repair = self.settled().repair
         return PruningPlan(mask, copies or {}, self.action, gqa, self.slope, repair)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe whose parts contradict each other, before any work.
+
+    Raises:
+        UnknownNameError: a name that no registry holds.
+        BudgetError: an amount or a combination that makes no sense.
+    """
+    from deadhead.pruning.moves import Budget  # with the registries, which take seconds
+    from deadhead.pruning.trajectory import StopRules
+    from deadhead.repair.base import REPAIRS, UNREPAIRABLE
+    from deadhead.strategies import STRATEGIES
+
+    chosen = recipe.settled()
+    strategy = None if chosen.undecided else STRATEGIES[chosen.strategy]
+    _ = chosen.spec, REPAIRS[chosen.repair], recipe.rules  # check themselves
+    check_choices(recipe, but=("strategy", "repair", "gqa"))  # open registries, checked otherwise
+    StopRules(0, recipe.max_drop, recipe.patience)
+    every = recipe.evaluate_every
+    if every is not None and every < 1:
+        raise BudgetError(f"evaluate_every is {every}; give 1 or more moves")
+    if recipe.every_step and every not in (None, 1):
+        raise _twice("every_step", f"evaluate_every={every}", "which steps are judged")
+    recipe.plan(HeadMask(()))  # checks itself
+    for budget in () if recipe.budget is None else Budget.parse_all(recipe.budget):
+        single = strategy is not None and not strategy.nested
+        if strategy and single and (strategy.makes_groups or budget.of == "latency"):
+            nested = " or ".join(name for name, other in STRATEGIES.items() if other.nested)
+            raise BudgetError(
+                f"budget {budget} is met step by step, and strategy {chosen.strategy!r} makes one;"
+                f" choose {nested}, or say how many --heads"
+            )
+        if recipe.cut is not None:
+            raise _twice(f"cut={recipe.cut!r}", f"budget {budget}", "where to end")
+    if strategy is not None and strategy.minimizes_error and recipe.inverse:
+        raise _idle("inverse", chosen, "looks for the smallest error of the whole mask")
+    if strategy is not None and strategy.makes_groups:
+        for name in ("cut", "inverse", "scope", "keep_at_least"):
+            if getattr(recipe, name) != getattr(Recipe(), name):
+                asked = f"{name}={getattr(recipe, name)!r}"
+                raise _idle(asked, chosen, "groups all heads at once")
+    elif recipe.action in COPYING:
+        raise BudgetError(
+            f"action {recipe.action!r} needs to know which head a copy comes from, and strategy"
+            f" {chosen.strategy!r} does not say; choose strategy clusters, or action remove, mask"
+        )
+    if recipe.action == "duplicate" and chosen.repair != "none":
+        raise BudgetError(UNREPAIRABLE)
+
+
+def _twice(one: str, other: str, what: str) -> BudgetError:
+    return BudgetError(f"{one} and {other} both say {what}; leave one out")
+
+
+def _idle(option: str, recipe: Recipe, why: str) -> BudgetError:
+    return BudgetError(
+        f"{option} means nothing to strategy {recipe.strategy!r}, which {why}; leave it out, or"
+        " choose strategy greedy"
+    )
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def with_options(settings: Callable[..., Any], function: Function) -> Function:
+    """Show options in a function's signature, and refuse any other argument by its nearest name."""
+    own = inspect.signature(function).parameters
+    named = [p for p in own.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    options = inspect.signature(settings).parameters.values()
+    known = [parameter.name for parameter in (*named, *options)]
+
+    @wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        for name in given:
+            if name not in known:
+                raise ArgumentError(f"{function.__name__}: {unknown_name('argument', name, known)}")
+        return function(*args, **given)
+
+    made: Any = checked
+    made.__signature__ = inspect.Signature([*named, *options])
+    made.__qualname__ = function.__name__
+    return made
+
+
+def recipe_of(
+    recipe: Recipe | None, positional: tuple[Any, ...], options: Mapping[str, Any]
+) -> Recipe:
+    """Return a recipe with some of its fields changed; refuse what is given in place of one."""
+    if positional or not isinstance(recipe, Recipe | None):
+        odd = positional[0] if positional else recipe
+        raise ArgumentError(
+            f"{odd!r:.80} is not a recipe; give a deadhead.Recipe, or its fields by name: heads=0.5"
+        )
+    return replace(recipe or Recipe(), **options)

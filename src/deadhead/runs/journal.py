@@ -13,9 +13,8 @@ from typing import Any
 from deadhead.errors import CheckpointError, DataError, DeadheadError, OutputExistsError
 from deadhead.files import as_path, check_empty, decode, one_line, parse_json, write_json
 from deadhead.pruning.auto import AutoChoice
-from deadhead.pruning.progress import Completed
 from deadhead.pruning.recipe import Recipe
-from deadhead.pruning.trajectory import Step
+from deadhead.pruning.trajectory import Completed, Step
 from deadhead.types import HeadScores
 
 

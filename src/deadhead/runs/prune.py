@@ -16,10 +16,9 @@ from deadhead.files import check_empty, locked, whole_folder, write_json
 from deadhead.measure import SpeedRow, Timer, measure_all, model_size
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoChoice
-from deadhead.pruning.judging import as_it_is, judge_for
 from deadhead.pruning.loop import Progress, PruneLoop
 from deadhead.pruning.recipe import Recipe
-from deadhead.pruning.result import Pruning
+from deadhead.pruning.result import Pruning, as_it_is, judge_for
 from deadhead.pruning.trajectory import Step
 from deadhead.repair import Fits, fit, repaired
 from deadhead.report import RunSummary, model_card, write_report

@@ -28,6 +28,7 @@ from deadhead.runs.run_settings import LmEvalSettings, SweepSettings
 from deadhead.runs.settings import table_fingerprint
 from deadhead.runs.similarity import check_room, to_drop
 from deadhead.scoring import ScorerGroup
+from deadhead.scoring.passes import PassSettings
 from deadhead.similarity import Clustering, HeadGrams, head_grams
 from deadhead.strategies import droppable, shortfall
 from deadhead.studies.grid import Line, Point, Reading, table_lines
@@ -221,9 +222,8 @@ class _SweepRun:
             calibration.batches() if names or repairs else [],
             names,
             loss=grid.loss,
-            seed=grid.seed,
             moments=repairs,
-            strict=grid.strict,
+            settings=PassSettings(grid.seed, grid.strict),
         )
         said: dict[str, str] = {}  # one note per block: others differ by the ridge
 
@@ -253,8 +253,9 @@ class _SweepRun:
 def _selector(view: HeadModel, calibration: Task, grid: SweepGrid) -> AutoSelector | None:
     if all(strategy != AUTO for strategy, _ in grid.chosen):
         return None
-    how = {"loss": grid.loss, "seed": grid.seed, "strict": grid.strict}
-    return AutoSelector(view, calibration.batches(), calibration.probes(), **how)
+    settings = PassSettings(grid.seed, grid.strict)
+    probes = calibration.probes()
+    return AutoSelector(view, calibration.batches(), probes, loss=grid.loss, settings=settings)
 
 
 def frame(lines: list[Line]) -> pd.DataFrame:

@@ -8,19 +8,49 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deadhead.criteria.gradient_norm import weight_gradient_norms
-from deadhead.data.inputs import Batch, ready
-from deadhead.display import Brief
+from deadhead.data.inputs import Batch, call, ready, valid_tokens
+from deadhead.display.brief import Brief
 from deadhead.errors import DataError
+from deadhead.losses.answers import logits_of
 from deadhead.losses.losses import Loss, loss_named
 from deadhead.models.architectures import PARTS
 from deadhead.models.heads import HeadModel
 from deadhead.models.observation import Observation
-from deadhead.scoring.not_finite import where_not_finite
 from deadhead.scoring.passes import Backward, run_batch
 from deadhead.surgery.plans import as_view
+
+
+def where_not_finite(view: HeadModel, batch: Batch) -> str | None:
+    """Name the first block and head whose output is not finite, or the logits; None if all are.
+
+    Looks at real tokens only. If every head of the block is affected, what came into the block is.
+
+    Cost: one forward pass.
+    """
+    found: list[str] = []
+    valid = valid_tokens(batch)
+
+    def look(number: int, z: Tensor) -> None:
+        seen = z[valid] if z.shape[:2] == valid.shape else z.flatten(0, 1)
+        finite = torch.isfinite(seen).all(-1).all(0)  # (heads there now,)
+        if found or finite.all():
+            return
+        held = view.blocks[number].original.heads
+        heads = [f"{number}.{held[at]}" for at in torch.nonzero(~finite).flatten().tolist()]
+        all_of_several = len(heads) == len(held) > 1
+        found.append(
+            f"block {number}: head outputs are not finite"
+            + (" (all of them)" if all_of_several else f" (head {', '.join(heads)})")
+        )
+
+    with torch.no_grad(), view.hook_heads(look):
+        logits = logits_of(call(view.model, batch))
+    if not found and not torch.isfinite(logits).all():
+        found.append("after the last block: logits are not finite")
+    return found[0] if found else None
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,28 @@
-"""Scoring: one criterion on any mask of a model, or several criteria that share their passes."""
+"""Scoring: criteria on any mask of a model, in as few passes as possible."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from deadhead.criteria.base import CanRescore, Criterion, HasErrors, HasGains, HasGroupErrors
+from deadhead.criteria.base import CanRescore, HasErrors, HasGains, HasGroupErrors
 from deadhead.data.inputs import Batch
 from deadhead.errors import ScoreError
 from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
-from deadhead.options.fields import check_arguments
-from deadhead.options.values import CriterionName
-from deadhead.options.values import Loss as LossName
-from deadhead.scoring.observe import PassSettings
-from deadhead.scoring.shared import SharedPass, in_original_order, notes_of
-from deadhead.scoring.spec import CriterionSpec
+from deadhead.options.arguments import check_arguments
+from deadhead.options.choices import CriterionName
+from deadhead.options.choices import Loss as LossName
+from deadhead.scoring.passes import PassSettings
+from deadhead.scoring.spec import CriterionSpec, SharedPass, in_original_order, notes_of
 from deadhead.surgery.plans import PlanLike, as_mask, as_view
 from deadhead.types import Head, HeadMask, HeadScores
 
 MASKS_PER_PASS = 8  # whose errors a criterion that needs trials computes together
+Ability = TypeVar("Ability")
 
 
 @check_arguments
@@ -47,10 +46,8 @@ def score(
         >>> len(scores.ranking())
         24
     """
-    scores = score_all(
-        model, data, [criterion], tokenizer=tokenizer, mask=mask, loss=loss, seed=seed
-    )
-    return scores[criterion]
+    given = {"tokenizer": tokenizer, "mask": mask, "loss": loss, "seed": seed}
+    return score_all(model, data, [criterion], **given)[criterion]
 
 
 @check_arguments
@@ -68,8 +65,7 @@ def score_all(
     """Score the heads of a model by several criteria that share their passes.
 
     All gradient criteria of one call differentiate the same loss: `loss` if it is named; else
-    `task` if any of them is defined on it (taylor), else `kl`, else `logit_norm`. So `taylor` and
-    `gradient_norm` together cost one forward and one backward pass per batch.
+    `task` if any of them is defined on it (taylor), else `kl`, else `logit_norm`.
 
     Args:
         model: the model; comes back exactly as it was.
@@ -115,11 +111,8 @@ class Scorer:
         data: calibration batches; None if the criterion uses no data.
         criterion: a name with options, as of `score_all`; None: for `moments` alone.
         loss: as of `score_all`.
-        seed: for criteria that draw.
         moments: sum moments in the dense pass, whether or not the criterion needs them.
-        moments_device, moments_dtype: see `MomentSums`.
-        strict: raise what `notes` would warn of.
-        on_batch: called after every batch, for progress.
+        settings: see `PassSettings`.
         shared: a pass that this scorer shares with others, instead of one of its own; the other
             arguments are then those of the pass.
     """
@@ -131,23 +124,17 @@ class Scorer:
         criterion: CriterionName | str | CriterionSpec | None,
         *,
         loss: str | Loss | None = None,
-        seed: int = 0,
         moments: bool = False,
-        moments_device: str | None = None,
-        moments_dtype: torch.dtype = torch.float64,
-        strict: bool = False,
-        on_batch: Callable[[], None] | None = None,
+        settings: PassSettings | None = None,
         shared: SharedPass | None = None,
     ):
         self.spec = CriterionSpec.parse(criterion) if isinstance(criterion, str) else criterion
-        if shared is None:
-            settings = PassSettings(seed, strict, moments_device, moments_dtype, on_batch)
-            specs = [] if self.spec is None else [self.spec]
-            shared = SharedPass(model, data, specs, loss=loss, moments=moments, settings=settings)
-        self.shared = shared
-        self.view, self.loss = shared.view, shared.loss
-        texts = [] if self.spec is None else [part.text for part in self.spec.parts]
-        self._criteria = [shared.criteria[text] for text in texts]
+        specs = [] if self.spec is None else [self.spec]
+        self.shared = shared or SharedPass(
+            model, data, specs, loss=loss, moments=moments, settings=settings
+        )
+        self.view, self.loss = self.shared.view, self.shared.loss
+        self._criteria = [self.shared.criteria[part.text] for spec in specs for part in spec.parts]
         self._rescored: dict[HeadMask, Scorer] = {}
 
     def __call__(self, mask: HeadMask | None = None) -> HeadScores:
@@ -178,26 +165,18 @@ class Scorer:
         return self.shared.moments
 
     @property
-    def needs_trials(self) -> bool:
-        """Whether the criterion evaluates many masks."""
-        return any("trials" in c.needs for c in self._criteria)
-
-    @property
     def masks_per_pass(self) -> int:
         """How many masks to give to `errors` at once: more than 1 if they share a pass."""
-        return MASKS_PER_PASS if self.needs_trials else 1
+        return MASKS_PER_PASS if any("trials" in c.needs for c in self._criteria) else 1
 
     def gains(self, mask: HeadMask) -> HeadScores | None:
-        """Return what taking back each dropped head would save; NaN for the heads kept.
-
-        Cost: algebra, after the dense pass.
-        """
-        criterion = self._single
-        if not isinstance(criterion, HasGains) or self.spec is None:
+        """Return what taking back each dropped head would save; NaN for the heads kept."""
+        criterion = self._able(HasGains)
+        if criterion is None or self.spec is None:
             return None
-        self.shared.run()
-        rows = in_original_order(self.view, criterion.gains_of(mask), None)
-        return HeadScores(rows, self.spec.text)
+        return HeadScores(
+            in_original_order(self.view, criterion.gains_of(mask), None), self.spec.text
+        )
 
     def error(self, mask: HeadMask) -> float | None:
         """Return the criterion's error of a whole mask."""
@@ -209,27 +188,18 @@ class Scorer:
 
         Cost: algebra; of `ablation`, a forward pass and part of one per mask.
         """
-        criterion = self._single
-        if not isinstance(criterion, HasErrors):
-            return None
-        self.shared.run()
-        return criterion.errors_of(masks)
+        criterion = self._able(HasErrors)
+        return None if criterion is None else criterion.errors_of(masks)
 
     def group_errors(self, mask: HeadMask, units: Sequence[Sequence[Head]]) -> list[float] | None:
-        """Return the criterion's error of dropping each of some groups of heads from a mask.
-
-        Cost: algebra, after the dense pass.
-        """
-        criterion = self._single
-        if not isinstance(criterion, HasGroupErrors):
-            return None
-        self.shared.run()
-        return criterion.group_errors_of(mask, units)
+        """Return the criterion's error of dropping each of some groups of heads from a mask."""
+        criterion = self._able(HasGroupErrors)
+        return None if criterion is None else criterion.group_errors_of(mask, units)
 
     @property
     def can_rescore(self) -> bool:
         """Whether `rescore` works: a single criterion that needs only one pass."""
-        return isinstance(self._single, CanRescore)
+        return len(self._criteria) == 1 and isinstance(self._criteria[0], CanRescore)
 
     def rescore(self, mask: HeadMask, weights: Mapping[int, Tensor]) -> Scorer:
         """Make a pass over the model as it is at this moment, and return a scorer of what it saw.
@@ -242,24 +212,97 @@ class Scorer:
             ScoreError: the criterion cannot.
         """
         if mask not in self._rescored:
-            shared = SharedPass(
-                self.view,
-                self.shared.data,
-                [] if self.spec is None else [self.spec],
-                loss=self.loss,
-                moments=self.shared.sums_moments,
-                settings=self.shared.settings,
+            moments, settings = self.shared.sums_moments, self.shared.settings
+            data, loss = self.shared.data, self.loss
+            scorer = Scorer(
+                self.view, data, self.spec, loss=loss, moments=moments, settings=settings
             )
-            scorer = Scorer(self.view, None, self.spec, shared=shared)
-            criterion = scorer._single
+            criterion = scorer._criteria[0] if scorer.can_rescore else None
             if not isinstance(criterion, CanRescore):
                 raise ScoreError(f"criterion {self.spec} cannot rescore a changed model")
             criterion.rescore_with(mask, weights)
-            shared.run()
+            scorer.shared.run()
             self._rescored[mask] = scorer
         return self._rescored[mask]
 
+    def _able(self, ability: type[Ability]) -> Ability | None:
+        """Return the criterion, which has seen the data, if it is a single one that can do this."""
+        (criterion, *others) = self._criteria or [None]
+        if others or not isinstance(criterion, ability):
+            return None
+        self.shared.run()
+        return criterion
+
+
+class ScorerGroup:
+    """Scorers of several criteria that share the passes over the dense model.
+
+    Criteria with the same loss share a pass; those without a loss join the first. Criteria that
+    need trials (`ablation`, `shapley`) have their own. Unlike in `score_all`, each criterion keeps
+    its own default loss. Nothing is run until a criterion is used.
+
+    Args:
+        model: the model; comes back exactly as it was.
+        data: calibration batches.
+        criteria: names with options, as of `score_all`.
+        loss: for all criteria; None: each its own.
+        moments: whether moments will be asked for: then the pass of `kl` sums them too.
+        settings: see `PassSettings`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | HeadModel,
+        data: Iterable[Batch],
+        criteria: Sequence[str],
+        *,
+        loss: str | Loss | None = None,
+        moments: bool = False,
+        settings: PassSettings | None = None,
+    ):
+        self.view = as_view(model)
+        self._loss, self._settings = loss, settings
+        self._batches = list(data)
+        self._specs = {text: CriterionSpec.parse(text) for text in dict.fromkeys(criteria)}
+        self._passes = {
+            (loss, trials): self._pass(specs, loss, moments=moments and not trials)
+            for (loss, trials), specs in self._by_loss().items()
+        }
+        self._scorers: dict[str, Scorer] = {}
+        self._moments: Moments | None = None
+
+    def of(self, criterion: str) -> Scorer:
+        """Return the scorer of one criterion."""
+        if criterion not in self._scorers:
+            spec = self._specs[criterion]
+            shared = next(p for p in self._passes.values() if spec in p.specs)
+            self._scorers[criterion] = Scorer(self.view, self._batches, spec, shared=shared)
+        return self._scorers[criterion]
+
     @property
-    def _single(self) -> Criterion | None:
-        """The criterion, unless there are several."""
-        return self._criteria[0] if len(self._criteria) == 1 else None
+    def moments(self) -> Moments:
+        """Moments of the dense model; tokens are weighted by the loss that was named, or `kl`."""
+        if self._moments is None:
+            shared = self._passes.get((self._loss or "kl", False))
+            self._moments = (shared or self._pass([], self._loss)).moments
+        return self._moments
+
+    def _by_loss(self) -> dict[tuple[str | Loss | None, bool], list[CriterionSpec]]:
+        """Group the criteria by their loss, and whether they need trials."""
+        groups: dict[tuple[str | Loss | None, bool], list[CriterionSpec]] = {}
+        for spec in self._specs.values():
+            alone = self._pass([spec], self._loss)
+            groups.setdefault((alone.loss, alone.needs_trials), []).append(spec)
+        lossless = groups.pop((None, False), [])
+        if lossless:
+            first = next((key for key in groups if not key[1]), (None, False))
+            groups.setdefault(first, []).extend(lossless)
+        return groups
+
+    def _pass(
+        self, specs: Sequence[CriterionSpec], loss: str | Loss | None, *, moments: bool = False
+    ) -> SharedPass:
+        wanted = moments and loss in ("kl", self._loss)
+        return SharedPass(
+            self.view, self._batches, specs, loss=loss, moments=wanted, settings=self._settings
+        )

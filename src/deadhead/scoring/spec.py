@@ -1,29 +1,29 @@
-"""A criterion as people write it, parsed once: `taylor`, `gradient_norm:reduction=batch`, `a+b`."""
+"""Criteria as people write them, parsed once, and the pass over a model that they share."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from deadhead.criteria.base import CRITERIA, Criterion, ScoresMasks
-from deadhead.errors import UnknownNameError, unknown_name
+from deadhead.criteria.base import CRITERIA, Criterion, HasFacts, HasNotes, ScoresMasks
+from deadhead.data.inputs import Batch
+from deadhead.errors import DataError, UnknownNameError, unknown_name
+from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
-from deadhead.types import HeadScores
+from deadhead.moments import Moments
+from deadhead.scoring.passes import PassResult, PassSettings, observe_all, shared_loss
+from deadhead.surgery.plans import as_view
+from deadhead.types import HeadMask, HeadScores
 
 
 @dataclass(frozen=True, eq=False)
 class CriterionPart:
-    """One criterion of a spec, with its options.
-
-    Attributes:
-        text: as it was written.
-        kind: the registered class.
-        options: what it is made with.
-    """
+    """One criterion of a spec: as it was written, the registered class, and its options."""
 
     text: str
     kind: Any
@@ -39,10 +39,6 @@ class CriterionPart:
 class CriterionSpec:
     """One criterion, or several joined by `+`, whose ranks are averaged.
 
-    Attributes:
-        text: as it was written.
-        parts: the criteria.
-
     Example:
         >>> spec = CriterionSpec.parse("taylor+attention_entropy:normalized=true")
         >>> [part.text for part in spec.parts], spec.losses
@@ -57,9 +53,7 @@ class CriterionSpec:
 
     @classmethod
     def parse(cls, text: str) -> CriterionSpec:
-        """Read a spec.
-
-        A `+` that no criterion's name follows is part of an option: of a path, or of `1e+2`.
+        """Read a spec. A `+` that no criterion's name follows is part of an option, as in `1e+2`.
 
         Raises:
             UnknownNameError: a criterion or an option is not known, or a name is empty.
@@ -105,9 +99,6 @@ class CriterionSpec:
 
         Ranks run over all scored heads, from 0 (least important) to 1; ties share the mean of their
         ranks. A head that one of the criteria did not score is not scored.
-
-        Args:
-            scores: of each part, by its text.
         """
         parts = [part.text for part in self.parts]
         if len(parts) == 1:
@@ -117,12 +108,152 @@ class CriterionSpec:
         return HeadScores(tuple(rows), self.text, {part: scores[part].provenance for part in parts})
 
 
-def make_criterion(text: str, view: HeadModel, *, seed: int = 0) -> Any:
-    """Make one criterion from `name` or `name:option=value:option=value`.
+class SharedPass:
+    """Score what masks leave of a model by criteria that differentiate the same loss.
 
-    Raises:
-        UnknownNameError: there is no such criterion, or it has no such option.
+    Most criteria need a pass over the masked model for every mask. Those that `ScoresMasks` need
+    one pass over the dense model, which is made once, when something first needs it.
+
+    Args:
+        model: the model; comes back exactly as it was.
+        data: calibration batches; None if no criterion uses data.
+        specs: the criteria.
+        loss: as of `score_all`.
+        moments: sum moments in the dense pass, whether or not a criterion needs them.
+        settings: see `PassSettings`.
     """
+
+    def __init__(
+        self,
+        model: nn.Module | HeadModel,
+        data: Iterable[Batch] | None,
+        specs: Sequence[CriterionSpec],
+        *,
+        loss: str | Loss | None = None,
+        moments: bool = False,
+        settings: PassSettings | None = None,
+    ):
+        self.view = as_view(model)
+        self.data = list(data) if isinstance(data, Iterator) else data  # used more than once
+        self.specs = tuple(specs)
+        self.settings = settings or PassSettings()
+        self.criteria = self._made(specs)
+        self.loss = shared_loss(self.criteria.values(), loss)
+        self.needs_trials = any("trials" in c.needs for c in self.criteria.values())
+        if self.loss is not None and self.needs_trials:
+            from deadhead.scoring.trials import check_value  # most criteria need none
+
+            check_value(self.loss)
+        self._moments_loss = loss or "kl"
+        summed = any(c.needs >= {"moments", "output_gradients"} for c in self.criteria.values())
+        same = (self.loss or self._moments_loss) == self._moments_loss
+        self.sums_moments = (moments or summed) and same
+        self._result: PassResult | None = None
+        self._moments: Moments | None = None
+
+    def run(self) -> PassResult:
+        """Make the pass over the dense model, unless it has been made.
+
+        Raises:
+            DataError: `strict`, and a criterion has a warning about the data.
+        """
+        if self._result is None:
+            result = self._observed(self.criteria, moments=self.sums_moments)
+            notes = notes_of(self.criteria.values()) if self.settings.strict else []
+            if notes:
+                raise DataError(f"{notes[0]}; or continue without strict")
+            self._result = result
+        return self._result
+
+    def scores(
+        self, specs: Sequence[CriterionSpec], mask: HeadMask | None = None
+    ) -> dict[str, HeadScores]:
+        """Score the heads that a mask leaves by some of the criteria, by their text.
+
+        Cost: one pass over the masked model for all criteria that are not `ScoresMasks`.
+        """
+        chosen = {part.text: self.criteria[part.text] for spec in specs for part in spec.parts}
+        whole = mask is None or mask == self.view.mask
+        fresh = [text for text, c in chosen.items() if not isinstance(c, ScoresMasks)]
+        result = self.run() if whole or len(fresh) < len(chosen) else None
+        if not whole and fresh:
+            made = self._made(specs)
+            chosen |= {text: made[text] for text in fresh}
+            result = self._observed({text: made[text] for text in fresh}, mask=mask)
+        scores: dict[str, HeadScores] = {}
+        for text, criterion in chosen.items():
+            by_mask = mask is not None and isinstance(criterion, ScoresMasks)
+            values = criterion.scores_of(mask) if by_mask else criterion.scores()
+            rows = in_original_order(self.view, values, mask)
+            scores[text] = HeadScores(rows, text, self._provenance(criterion, result))
+        return {spec.text: spec.combined(scores) for spec in specs}
+
+    @property
+    def moments(self) -> Moments:
+        """Moments of the dense model for repairs, weighted by the loss that was named, or `kl`.
+
+        Cost: none if they were asked for and the criteria differentiate that loss; else a pass.
+        """
+        if self._moments is None:
+            measured = self.run() if self.sums_moments else self._observed({}, moments=True)
+            if measured.moments is None:
+                raise DataError("there are no moments without calibration samples; give some")
+            self._moments = measured.moments
+        return self._moments
+
+    def _made(self, specs: Iterable[CriterionSpec]) -> dict[str, Criterion]:
+        """Make criteria that have seen no data yet, by their text."""
+        parts = {part.text: part for spec in specs for part in spec.parts}
+        return {text: part.make(self.view, self.settings.seed) for text, part in parts.items()}
+
+    def _observed(
+        self,
+        criteria: Mapping[str, Criterion],
+        *,
+        mask: HeadMask | None = None,
+        moments: bool = False,
+    ) -> PassResult:
+        return observe_all(
+            self.view,
+            self.data,
+            list(criteria.values()),
+            mask=mask,
+            loss=self.loss if criteria else self._moments_loss,
+            moments=moments,
+            settings=self.settings,
+        )
+
+    def _provenance(self, criterion: Criterion, result: PassResult | None) -> dict[str, Any]:
+        provenance: dict[str, Any] = {"seed": self.settings.seed}
+        if criterion.needs and result is not None:
+            provenance["samples"] = result.samples
+        if criterion.loss is not None and self.loss is not None:
+            name = getattr(self.loss, "__name__", type(self.loss).__name__)
+            provenance["loss"] = self.loss if isinstance(self.loss, str) else name
+        return provenance | (dict(criterion.facts) if isinstance(criterion, HasFacts) else {})
+
+
+def notes_of(criteria: Iterable[Criterion]) -> list[str]:
+    """Return what criteria warn of, a line each."""
+    return [note for c in criteria if isinstance(c, HasNotes) for note in c.notes]
+
+
+def in_original_order(
+    view: HeadModel, values: Sequence[np.ndarray], mask: HeadMask | None
+) -> tuple[np.ndarray, ...]:
+    """Return one row per block with a value per original head; NaN where there is none."""
+    rows = []
+    for number, (block, there) in enumerate(zip(view.blocks, values, strict=True)):
+        row = np.full(block.original.n_heads, np.nan)
+        row[list(block.original.heads)] = there
+        if mask is not None:
+            row[~np.array(mask.kept[number], dtype=bool)] = np.nan
+        rows.append(row)
+    return tuple(rows)
+
+
+def make_criterion(text: str, view: HeadModel, *, seed: int = 0) -> Any:
+    """Make one criterion from `name` or `name:option=value:option=value`."""
     return _part(text).make(view, seed)
 
 

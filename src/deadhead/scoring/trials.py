@@ -12,14 +12,13 @@ from torch import Tensor
 
 from deadhead.data.by_length import Part, parts_of
 from deadhead.data.inputs import Batch, call, check_batch, to_device, valid_tokens, vocabulary_of
-from deadhead.errors import DataError, ScoreError
+from deadhead.errors import DataError, ScoreError, not_finite
 from deadhead.losses.divergence import divergence_from
 from deadhead.losses.losses import Loss, loss_named
 from deadhead.models.blocks import output_rows
 from deadhead.models.heads import HeadModel
-from deadhead.scoring.last_layer import OneToken, one_token
-from deadhead.scoring.passes import check_shape, check_value, not_finite_loss
-from deadhead.scoring.replay import Recording, repeated, tensors_in
+from deadhead.scoring.passes import check_shape, not_finite_loss
+from deadhead.scoring.replay import OneToken, Recording, one_token, repeated, tensors_in
 from deadhead.types import HeadMask
 
 # in one forward pass, all its trials together
@@ -28,6 +27,15 @@ HIDDEN = 1 << 24  # tokens * features
 CPU_HIDDEN = 1 << 18  # per thread: more run out of the cache
 MAX_LOGITS = 1 << 26  # 256 MiB in float32
 _TRIALS = 4  # as many fit in, at least, unless a single sample is too long
+
+
+def check_value(loss: str | Loss) -> None:
+    """Refuse a loss that does not say how good a model is."""
+    if loss_named(loss) is loss_named("logit_norm"):
+        raise ScoreError(
+            "the loss 'logit_norm' does not say how good a model is; choose 'kl', which needs no"
+            " labels, or 'task'"
+        )
 
 
 class Trials:
@@ -114,7 +122,7 @@ class Trials:
             losses = loss(view.model, outputs, inputs)
             check_shape(losses, samples)
             if not torch.isfinite(losses).all():
-                raise ScoreError(not_finite_loss(view, inputs, _batch(losses, part)))
+                raise not_finite_loss(view, inputs, _batch(losses, part))
             token = self._token_of(part, inputs, outputs, recording)
         largest = max((x.numel() for x in tensors_in(outputs)), default=1)
         most = min(self.max_tokens // part.tokens, MAX_LOGITS // max(1, largest))
@@ -130,7 +138,7 @@ class Trials:
                 check_shape(losses, len(some) * samples)
                 losses = losses.unflatten(0, (len(some), samples))
                 if not torch.isfinite(losses).all():
-                    raise ScoreError(plan.not_finite(some, losses, part))
+                    raise plan.not_finite(some, losses, part)
                 yield some, _wide(losses)
 
     def _token_of(self, part: Part, inputs: Batch, outputs: Any, recording: Recording) -> OneToken:
@@ -168,15 +176,14 @@ class _Plan:
         gates = [on[rows].repeat_interleave(samples, 0) for on in self._on]
         return self.view.gated([gate.to(self.view.device) for gate in gates])
 
-    def not_finite(self, trials: list[int], losses: Tensor, part: Part) -> str:
+    def not_finite(self, trials: list[int], losses: Tensor, part: Part) -> ScoreError:
         """Say which trial of which batch is not finite."""
         trial = int(torch.nonzero(~torch.isfinite(losses).all(1))[0])
         gone = set(self.always.heads) - set(self.masks[trials[trial]].heads)
         names = ", ".join(map(str, sorted(gone)[:3])) + (", ..." if len(gone) > 3 else "")
-        return (
-            f"the loss of batch {_batch(losses[trial], part)} is {float(losses[trial].sum())}"
-            f" without head {names}; look with 'deadhead score --diagnose', or compute with"
-            " --dtype float32"
+        loss = float(losses[trial].sum())
+        return not_finite(
+            f"the loss of batch {_batch(losses[trial], part)} is {loss} without head {names}"
         )
 
 

@@ -7,18 +7,20 @@ from deadhead.files.lazy import lazy_exports
 if TYPE_CHECKING:
     from deadhead.options.settings import Clustering
     from deadhead.similarity.agreement import adjusted_rand, removed_share
-    from deadhead.similarity.clustering import GramFn, check_units, cluster, measured, unmeasured
     from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON, cut_tree, linkage
     from deadhead.similarity.distances import (
         METRICS,
+        GramFn,
         HeadDistances,
         Unit,
+        check_units,
         kv_units,
+        measured,
         read_distances,
         save_distances,
+        unmeasured,
     )
     from deadhead.similarity.gram import FIRST_TOKEN, GRAM_SCOPES, HeadGrams, head_grams
-    from deadhead.similarity.groupings import GROUPINGS, group
-    from deadhead.similarity.groups import Group, copies_of, labels_of
+    from deadhead.similarity.groupings import GROUPINGS, Group, cluster, copies_of, group, labels_of
 
 __getattr__, __dir__ = lazy_exports(__name__, __file__)

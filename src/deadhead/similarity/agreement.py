@@ -16,7 +16,7 @@ import numpy as np
 from deadhead.errors import BudgetError, DataError, HeadError
 from deadhead.options.values import count_heads
 from deadhead.similarity.distances import Unit
-from deadhead.similarity.groups import Group, labels_of, named, unit_importance
+from deadhead.similarity.groupings import Group, labels_of, named, unit_importance
 from deadhead.types import Head, HeadScores
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens, without_empty
-from deadhead.display import Brief
-from deadhead.errors import DataError, ScoreError, check_name
+from deadhead.display.brief import Brief
+from deadhead.errors import DataError, check_name, not_finite
 from deadhead.models.heads import HeadModel
 from deadhead.models.maps import hook_maps
 from deadhead.surgery.plans import as_view
@@ -185,10 +185,10 @@ class _PerBlock:
             finite = torch.isfinite(total.diagonal())
             if not finite.all():
                 head = heads[int((~finite).int().argmax())]
-                raise ScoreError(
-                    f"the attention maps of head {head}, block {self.view.blocks[head.block].name}"
-                    f" are not finite in batch {number}; look with 'deadhead score --diagnose', or"
-                    " compute with --dtype float32"
+                name = self.view.blocks[head.block].name
+                raise not_finite(
+                    f"the attention maps of head {head}, block {name} are not finite in batch"
+                    f" {number}"
                 )
 
     def matrices(self) -> tuple[np.ndarray, ...]:

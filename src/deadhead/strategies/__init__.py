@@ -4,25 +4,16 @@ from deadhead.display import Names, listed_when_called
 from deadhead.strategies.base import (
     STRATEGIES,
     Move,
+    Rules,
     ScoreFn,
     Strategy,
     StrategyContext,
+    droppable,
+    reachable,
     register_strategy,
+    removable,
+    shortfall,
+    units,
 )
-from deadhead.strategies.units import Rules, droppable, reachable, shortfall, units
-
-__all__ = [
-    "STRATEGIES",
-    "Move",
-    "Rules",
-    "ScoreFn",
-    "Strategy",
-    "StrategyContext",
-    "droppable",
-    "reachable",
-    "register_strategy",
-    "shortfall",
-    "units",
-]
 
 listed_when_called(__name__, lambda: Names(STRATEGIES.described()))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from deadhead.errors import DataError
 from deadhead.interop.importance import read_importance, split_key
-from deadhead.similarity.clustering import cluster, measured, unmeasured
-from deadhead.similarity.groups import copies_of
+from deadhead.similarity.distances import measured, unmeasured
+from deadhead.similarity.groupings import cluster, copies_of
 from deadhead.strategies.base import Move, StrategyContext, register_strategy
 from deadhead.types import HeadScores
 

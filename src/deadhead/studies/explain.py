@@ -26,6 +26,7 @@ from deadhead.pruning.result import Pruning
 from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.repair import REPAIRS, Fits, fit, repaired
 from deadhead.scoring import ScorerGroup
+from deadhead.scoring.passes import PassSettings
 from deadhead.scoring.spec import CriterionSpec
 from deadhead.studies.explanation import NAN, Explanation, RemovedHead
 from deadhead.surgery import applied, masked
@@ -107,8 +108,8 @@ def explain(
     measured_repair = REPAIRS[plan.repair].needs_moments
     needs_moments = measured_repair and samples != 0 and bool(steps) and moments is None
     names = names if steps else []
-    how = {"loss": loss, "seed": seed, "moments": needs_moments}
-    scorers = ScorerGroup(view, data, names, on_batch=lambda: on_work("score"), **how)
+    settings = PassSettings(seed, on_batch=lambda: on_work("score"))
+    scorers = ScorerGroup(view, data, names, loss=loss, moments=needs_moments, settings=settings)
     found = {} if scores is None else {scores.criterion: scores}
     found |= _scored(scorers, names if steps else [], notes)
     if needs_moments:

@@ -15,8 +15,8 @@ from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
 from deadhead.pruning.auto import AutoSelector
-from deadhead.pruning.choose import choose_plan
 from deadhead.pruning.moves import check_reached, context_of, moves_to
+from deadhead.pruning.prune import choose_plan
 from deadhead.pruning.recipe import AUTO
 from deadhead.repair import (
     REPAIRS,

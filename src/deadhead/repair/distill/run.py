@@ -3,23 +3,192 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from deadhead.data.inputs import Batch
-from deadhead.errors import HeadError, MissingDependencyError, ScoreError
+from deadhead.data.inputs import LABELS, Batch, aligned, valid_tokens, without_empty
+from deadhead.display.brief import Brief
+from deadhead.errors import DataError, HeadError, MissingDependencyError, ScoreError
+from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel
-from deadhead.options.settings import Distillation
-from deadhead.repair.distill.batches import HasBatches, training_batches
-from deadhead.repair.distill.judge import Best, Judge, Selection, judge_of, judge_of_distance
+from deadhead.options.distillation import Distillation
 from deadhead.repair.distill.loss import Distance, output_paths
-from deadhead.repair.distill.pace import Pace
-from deadhead.repair.distill.report import DistillPoint, DistillReport
-from deadhead.repair.distill.state import same_surroundings
-from deadhead.repair.distill.weights import Weights
+from deadhead.repair.distill.weights import (
+    Best,
+    Judge,
+    Selection,
+    Weights,
+    judge_of,
+    judge_of_distance,
+    same_surroundings,
+)
+
+
+@dataclass(frozen=True)
+class DistillPoint:
+    """One look at the model.
+
+    Attributes:
+        step: optimizer steps done.
+        value: the selection metric.
+        divergence: mean over the steps since the last look of the divergence from the dense logits,
+            in nats (half the squared error of a regression, the relative error without a head).
+        error: likewise, of the attention blocks' outputs, relative to their variance.
+    """
+
+    step: int
+    value: float
+    divergence: float
+    error: float
+
+
+@dataclass(frozen=True, repr=False)
+class DistillReport(Brief):
+    """What a distillation did.
+
+    Attributes:
+        metric: what `before` and `after` are; `divergence` if there was no selection set.
+        greater_is_better: of the metric.
+        before: value of the model as it was given.
+        after: value of the model as it is left; not worse than `before`.
+        best_step: step whose weights were kept; 0 are those that it came with.
+        steps: optimizer steps done.
+        planned: optimizer steps asked for.
+        stopped: `done`, `seconds` or `patience`.
+        trained: number of weights that were trained.
+        seconds: wall clock.
+        points: every look, in order.
+    """
+
+    metric: str
+    greater_is_better: bool
+    before: float
+    after: float
+    best_step: int
+    steps: int
+    planned: int
+    stopped: str
+    trained: int
+    seconds: float
+    points: tuple[DistillPoint, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**self.__dict__, "points": [dict(p.__dict__) for p in self.points]}
+
+
+LOOKING = 1 / 3  # of the time at most
+
+
+@dataclass
+class Pace:
+    """How far a run is: by steps or, if that ends sooner, by the clock.
+
+    Attributes:
+        total: steps asked for.
+        seconds: when to end; None: never.
+        looks: evaluations to come.
+        step: steps done.
+        stepping: seconds that they took.
+        looking: seconds that an evaluation takes.
+    """
+
+    total: int
+    seconds: float | None
+    looks: int
+    step: int = 0
+    stepping: float = 0.0
+    looking: float = 0.0
+    timer: Timer = field(default_factory=Timer)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return self.timer.seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds left for steps."""
+        if self.seconds is None:
+            return math.inf
+        return self.seconds - self.elapsed - self.looks * self.looking
+
+    @property
+    def planned(self) -> int:
+        """Steps that fit: all, or as many as there is time for, at the rate so far."""
+        if self.left == math.inf or not self.step:
+            return self.total if self.left > 0 else 0
+        more = self.left / (self.stepping / self.step)
+        return min(self.total, self.step + max(0, math.floor(more)))
+
+    @property
+    def share(self) -> float:
+        """Fraction done, in [0, 1]."""
+        return self.step / max(1, self.planned)
+
+    def time_looks(self, seconds: float, after: int) -> None:
+        """Say what an evaluation takes, before the first step; fewer are made if that is much.
+
+        `after` more are to be made after the last step, whatever they take.
+        """
+        self.looking = seconds
+        if self.seconds is not None:
+            most = math.floor(self.seconds * LOOKING / max(seconds, 1e-9)) - after
+            self.looks = max(1, min(self.looks, most))
+        self.looks += after
+
+
+class HasBatches(Protocol):
+    """A task, or whatever else has padded batches."""
+
+    def batches(self) -> Iterable[Batch]:
+        """Return them."""
+        ...
+
+
+def training_batches(data: HasBatches | Iterable[Batch], most: int) -> list[Batch]:
+    """Split batches evenly into ones of at most `most` samples of like length, without labels.
+
+    Shape: every tensor of one row per sample is split, and every one of (batch, tokens) loses the
+    padding that is left over.
+
+    Raises:
+        DataError: there are no samples.
+    """
+    batches = data.batches() if hasattr(data, "batches") else data  # type: ignore[union-attr]
+    pieces = [piece for batch in batches for piece in _split(batch, most)]  # type: ignore[union-attr]
+    if not pieces:
+        raise DataError("there is no text to distill on; give batches with at least one sample")
+    return pieces
+
+
+def _split(batch: Batch, most: int) -> list[Batch]:
+    batch = aligned(without_empty({k: v for k, v in batch.items() if k not in LABELS}))
+    valid = valid_tokens(batch)
+    lengths = valid.sum(1)
+    order = torch.argsort(lengths, descending=True, stable=True)
+    return [_rows(batch, rows, lengths, valid.shape) for rows in _runs(order, most)]
+
+
+def _runs(order: torch.Tensor, most: int) -> Iterable[torch.Tensor]:
+    return order.tensor_split(math.ceil(len(order) / most)) if len(order) else ()
+
+
+def _rows(batch: Batch, rows: torch.Tensor, lengths: torch.Tensor, shape: torch.Size) -> Batch:
+    width = int(lengths[rows].max().clamp(min=1))
+    piece = {}
+    for name, tensor in batch.items():
+        of_samples = tensor.dim() > 0 and len(tensor) == shape[0]
+        taken = tensor[rows.to(tensor.device)] if of_samples else tensor
+        piece[name] = taken[:, :width] if tensor.shape[:2] == shape else taken
+    return piece
+
 
 JUDGE_EVERY = 8  # without a selection set, every eighth batch judges and does not train
 

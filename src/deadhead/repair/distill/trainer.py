@@ -16,7 +16,7 @@ from deadhead.errors import ScoreError
 from deadhead.measure import Timer
 from deadhead.options.settings import Distillation
 from deadhead.repair.distill.loss import Distance
-from deadhead.repair.distill.pace import Pace
+from deadhead.repair.distill.run import Pace
 
 
 class Student(nn.Module):

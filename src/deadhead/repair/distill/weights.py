@@ -1,18 +1,261 @@
-"""The weights that a distillation trains: those of the model, or adapters on its projections."""
+"""The weights that a distillation trains, which of them are kept, and what comes back as it was."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import os
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
+from deadhead.data.inputs import Batch
 from deadhead.errors import HeadError
+from deadhead.models.blocks import is_conv1d, output_rows
 from deadhead.models.heads import HeadModel
-from deadhead.repair.distill.adapters import adapted, cut_projections
-from deadhead.repair.distill.judge import Best
-from deadhead.repair.distill.state import Sleepers, copies, put_back_, wide
+from deadhead.models.modes import eval_mode
+from deadhead.repair.distill.loss import Distance, output_paths
+from deadhead.tasks import Task
+
+
+@contextmanager
+def same_surroundings(seed: int) -> Iterator[None]:
+    """Seed every random generator; give them, the environment and the current GPU back."""
+    states, environment = (random.getstate(), np.random.get_state()), dict(os.environ)
+    gpus = range(torch.cuda.device_count())
+    current = torch.cuda.current_device() if gpus else None
+    try:
+        with torch.random.fork_rng(list(gpus)):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        if current is not None:
+            torch.cuda.set_device(current)
+        for name in [n for n in os.environ if n not in environment]:
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+@contextmanager
+def wide(model: nn.Module) -> Iterator[bool]:
+    """Hold half-precision numbers in float32; yields whether there are any.
+
+    Flags, gradients, dtypes and devices are as before when the context is left, and every
+    parameter is the same object.
+    """
+    training = [(m, m.training) for m in model.modules()]
+    tensors = [*model.parameters(), *model.buffers()]
+    found = [(t, t.dtype, t.device, t.requires_grad) for t in tensors]
+    half = [t for t in tensors if t.is_floating_point() and t.element_size() < 4]
+    try:
+        for tensor in half:
+            tensor.data = tensor.data.float()
+        yield bool(half)
+    finally:
+        for tensor, dtype, device, flag in found:
+            tensor.data = tensor.data.to(device, dtype)
+            tensor.grad = None
+            tensor.requires_grad_(flag)
+        for module, flag in training:
+            module.training = flag
+
+
+class Sleepers:
+    """Heads that a mask has zeroed: they are there, with an output slice of zeros.
+
+    Training would bring them back to life.
+    """
+
+    def __init__(self, view: HeadModel):
+        self.view, self.paths = view, output_paths(view)
+        self.columns = [_zero_columns(block.output, block.head_dim) for block in view.blocks]
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Keep what they make from their output projection, so that they get no gradient.
+
+        Enter it once adapters are there: they are silenced as well.
+        """
+        with ExitStack() as stack:
+            for path, columns in zip(self.paths, self.columns, strict=True):
+                if columns.any():
+                    module = self.view.model.get_submodule(path)
+                    stack.callback(module.register_forward_pre_hook(_silence(columns)).remove)
+            yield
+
+    def zero_(self) -> None:
+        """Make their output slices zero again: merged adapters have none."""
+        with torch.no_grad():
+            for block, columns in zip(self.view.blocks, self.columns, strict=True):
+                if columns.any():
+                    output_rows(block.output).detach()[:, columns] = 0
+
+
+def _zero_columns(output: nn.Module, head_dim: int) -> Tensor:
+    """Return which input features belong to heads whose whole slice is zero; shape (width,)."""
+    slices = output_rows(output).detach().unflatten(1, (-1, head_dim))
+    return (slices == 0).all(2).all(0).repeat_interleave(head_dim)
+
+
+def _silence(columns: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return args[0].masked_fill(columns.to(args[0].device), 0), *args[1:]
+
+    return hook
+
+
+def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copy tensors as they are now."""
+    return [t.detach().clone() for t in tensors]
+
+
+def put_back_(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Put copies back, bit for bit."""
+    with torch.no_grad():
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.copy_(value)
+
+
+Selection = Task | Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A number that says how good a model is.
+
+    Attributes:
+        metric: its name.
+        greater_is_better: False for perplexity, and for the distance from the dense model.
+        measure: the number.
+    """
+
+    metric: str
+    greater_is_better: bool
+    measure: Callable[[nn.Module], float]
+
+    def __call__(self, model: nn.Module) -> float:
+        """Judge a model without gradients; it is left as found."""
+        with eval_mode(model), torch.no_grad():
+            return float(self.measure(model))
+
+    def better(self, new: float, old: float) -> bool:
+        """Whether a value is better than another; NaN is worse than anything."""
+        if math.isnan(new) or math.isnan(old):
+            return not math.isnan(new)
+        return new > old if self.greater_is_better else new < old
+
+
+def judge_of(selection: Selection) -> Judge:
+    """Judge by a task, or by a function of which more is better."""
+    given: Any = selection
+    if hasattr(given, "evaluate"):
+        return Judge(given.metric, given.greater_is_better, lambda m: given.evaluate(m).value)
+    return Judge(getattr(given, "__name__", "selection"), True, given)
+
+
+def judge_of_distance(distance: Distance, held_out: Sequence[Batch]) -> Judge:
+    """Judge by the training loss on batches that are not trained on."""
+
+    def measure(model: nn.Module) -> float:
+        return sum(float(distance.weighted(*distance(b))) for b in held_out) / len(held_out)
+
+    return Judge("distance", False, measure)
+
+
+@dataclass
+class Best:
+    """The best weights so far.
+
+    Attributes:
+        judge: what is best.
+        before: value of the weights that the model came with.
+        value: of the best.
+        step: where they were; 0 is before training.
+        weights: copies of them; None are those that it came with.
+        in_vain: looks since then.
+    """
+
+    judge: Judge
+    before: float
+    value: float = math.nan
+    step: int = 0
+    weights: list[Tensor] | None = field(default=None, repr=False)
+    in_vain: int = 0
+
+    def __post_init__(self) -> None:
+        self.value = self.before
+
+    def consider(self, step: int, value: float, trained: Sequence[Tensor]) -> None:
+        """Keep weights if they are better; of trained ones that are as good, the later."""
+        better = self.judge.better(value, self.value)
+        self.in_vain = 0 if better else self.in_vain + 1
+        if better or (self.weights is not None and value == self.value):
+            self.value, self.step, self.weights = value, step, copies(trained)
+
+
+def cut_projections(view: HeadModel, sleepers: Sleepers) -> dict[str, nn.Module]:
+    """Return the projections, by path, of the blocks that lost heads; those of no head left out.
+
+    Raises:
+        HeadError: no block has lost a head, or each that has lost them all.
+    """
+    paths = {module: path for path, module in view.model.named_modules()}
+    found: dict[str, nn.Module] = {}
+    for block, columns in zip(view.blocks, sleepers.columns, strict=True):
+        if block.n_heads == block.original.n_heads and not columns.any():
+            continue
+        for module in (block.query, block.key, block.value, block.output):
+            if block.n_heads:
+                found[paths[module]] = module
+    if not found:
+        raise HeadError(
+            "no projection can have an adapter: no block lost some of its heads only; train the"
+            " weights themselves (lora=0)"
+        )
+    return found
+
+
+@dataclass
+class Adapters:
+    """Adapters that are in a model.
+
+    Attributes:
+        merge: whether they are added to the weights when the context is left, or thrown away.
+    """
+
+    merge: bool = False
+
+
+@contextmanager
+def adapted(model: nn.Module, projections: dict[str, nn.Module], rank: int) -> Iterator[Adapters]:
+    """Put adapters on projections; only they are trained. No trace of them is left afterwards.
+
+    They are scaled by 2, as is usual. Source: Hu et al. 2021 (arXiv 2106.09685).
+    """
+    from peft import LoraConfig, LoraModel
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="|".join(map(re.escape, projections)),
+        fan_in_fan_out=any(map(is_conv1d, projections.values())),
+    )
+    tuned = LoraModel(model, config, "default")
+    adapters = Adapters()
+    try:
+        yield adapters
+    finally:
+        (tuned.merge_and_unload if adapters.merge else tuned.unload)()
 
 
 class Weights:
