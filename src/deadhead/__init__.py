@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from deadhead.models.architectures import Architecture, register_architecture
     from deadhead.models.heads import HeadModel
     from deadhead.options.settings import Clustering, Distillation
-    from deadhead.pruning.choose import choose
     from deadhead.pruning.names import (
         actions,
         architectures,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
         strategies,
         tasks,
     )
-    from deadhead.pruning.prune import prune
+    from deadhead.pruning.prune import choose, evaluate, prune
     from deadhead.pruning.recipe import Recipe
     from deadhead.pruning.result import Pruning
     from deadhead.pruning.trajectory import Step, Trajectory

@@ -243,7 +243,7 @@ def test_moments_come_with_the_dense_pass_or_in_one_of_their_own():
     scorer()
     shared = scorer.moments
     assert len(seen) == 2
-    own = Scorer(model, [batch(), batch(seed=2)], "taylor", on_batch=tick)
+    own = Scorer(model, [batch(), batch(seed=2)], "taylor", settings=PassSettings(on_batch=tick))
     own()  # by the task's loss; repairs are weighted by kl
     for kind in ("blocks", "gradient_weighted"):
         for one, other in zip(getattr(own.moments, kind), getattr(shared, kind), strict=True):

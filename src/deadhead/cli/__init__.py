@@ -28,7 +28,7 @@ class _Group(TyperGroup):
 
 def command() -> typer.Typer:
     """Put all commands together."""
-    from deadhead.cli.evaluate import evaluate
+    from deadhead.cli.evaluate import evaluate_command
     from deadhead.cli.explain import explain_run
     from deadhead.cli.listing import list_names
     from deadhead.cli.plan import apply, plan
@@ -64,7 +64,7 @@ def command() -> typer.Typer:
             "score": score_command,
             "plan": plan,
             "apply": apply,
-            "evaluate": evaluate,
+            "evaluate": evaluate_command,
         },
         "Look closer": {
             "explain": explain_run,

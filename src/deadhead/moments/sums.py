@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import not_finite
 from deadhead.models.heads import HeadModel
 

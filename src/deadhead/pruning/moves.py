@@ -15,7 +15,7 @@ from torch import Tensor
 from deadhead.data.inputs import Batch
 from deadhead.errors import BudgetError, ScoreError, check_name
 from deadhead.models.heads import HeadModel
-from deadhead.options.amounts import count_heads
+from deadhead.options.values import count_heads
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.strategies import STRATEGIES, Move, ScoreFn, StrategyContext, droppable, removable
 from deadhead.surgery.groups import policy_named

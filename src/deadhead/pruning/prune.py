@@ -13,7 +13,7 @@ from deadhead.data.inputs import Batch
 from deadhead.errors import DataError, HeadError
 from deadhead.losses.divergence import Probe
 from deadhead.models.heads import HeadModel
-from deadhead.options.arguments import check_arguments
+from deadhead.options.fields import check_arguments
 from deadhead.pruning.auto import AutoChoice, AutoSelector
 from deadhead.pruning.loop import PruneLoop
 from deadhead.pruning.moves import context_of, limits_of, moves_within, prompt_grams

@@ -9,13 +9,28 @@ from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deadhead.errors import ArgumentError, BudgetError, unknown_name
-from deadhead.options.amounts import Amount, parse_amount
-from deadhead.options.choices import Action, Gqa, Loss, Repair, RepairAt, Scope, Slope, Strategy
-from deadhead.options.clustering import Clustering
-from deadhead.options.distillation import Distillation
 from deadhead.options.fields import check_choices, option, part, settings
-from deadhead.options.flags import seed_option, strict_option
-from deadhead.options.panels import CLUSTERS, LIMITS, METHOD
+from deadhead.options.settings import (
+    CLUSTERS,
+    LIMITS,
+    METHOD,
+    Clustering,
+    Distillation,
+    seed_option,
+    strict_option,
+)
+from deadhead.options.values import (
+    Action,
+    Amount,
+    Gqa,
+    Loss,
+    Repair,
+    RepairAt,
+    Scope,
+    Slope,
+    Strategy,
+    parse_amount,
+)
 from deadhead.types import COPYING, Head, HeadMask, PruningPlan
 
 if TYPE_CHECKING:

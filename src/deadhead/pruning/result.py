@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.data.inputs import call, ready
-from deadhead.display.head_map import head_map_html
-from deadhead.display.words import number
+from deadhead.display import number
+from deadhead.display.html import head_map_html
 from deadhead.errors import BudgetError, HeadError
 from deadhead.losses.divergence import Probe
 from deadhead.measure import CutSummary, ModelSize, cut_summary

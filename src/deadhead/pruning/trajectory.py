@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deadhead.display.brief import Brief
-from deadhead.display.head_map import head_map_html
-from deadhead.display.words import NOTHING, number
+from deadhead.display import NOTHING, Brief, number
+from deadhead.display.html import head_map_html
 from deadhead.errors import BudgetError, DataError
 from deadhead.files import json_number, refusing
 from deadhead.types import Head, HeadMask, HeadScores

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deadhead.data.inputs import Batch
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError, HeadError, ScoreError
 from deadhead.models.blocks import Block
 from deadhead.models.heads import HeadModel

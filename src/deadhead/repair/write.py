@@ -23,8 +23,8 @@ from deadhead.losses.losses import Loss
 from deadhead.models.blocks import output_rows
 from deadhead.models.heads import HeadModel
 from deadhead.models.manifest import record_in_config
-from deadhead.options.arguments import check_arguments
-from deadhead.options.distillation import Distillation
+from deadhead.options.fields import check_arguments
+from deadhead.options.settings import Distillation
 from deadhead.repair.base import REPAIRS, Fit, Fits, fit, losing, without_training
 from deadhead.scoring import Scorer
 from deadhead.surgery.apply import applied, apply_

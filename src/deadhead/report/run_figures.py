@@ -10,8 +10,7 @@ import numpy as np
 
 from deadhead.display import number, short_names
 from deadhead.errors import DataError
-from deadhead.measure import Metric
-from deadhead.pruning.trajectory import Trajectory
+from deadhead.pruning.trajectory import Metric, Trajectory
 from deadhead.report.style import (
     COLORS,
     GRAY,

@@ -22,7 +22,7 @@ from deadhead.report.similarity_figures import (
 from deadhead.report.text_table import TextTable
 from deadhead.similarity import Clustering, Group, HeadDistances, linkage
 from deadhead.similarity.agreement import RemovedShare
-from deadhead.similarity.groups import named
+from deadhead.similarity.groupings import named
 from deadhead.types import PruningPlan
 
 if TYPE_CHECKING:

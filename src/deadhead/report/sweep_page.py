@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deadhead.display import NOTHING, Brief, number, short_name
-from deadhead.measure import Metric, speed_words
+from deadhead.measure import speed_words
+from deadhead.pruning.trajectory import Metric
 from deadhead.report.page import Page, Plot, add_provenance
 from deadhead.report.style import (
     COLORS,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deadhead.criteria.gradient_norm import weight_gradient_norms
 from deadhead.data.inputs import Batch, call, ready, valid_tokens
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError
 from deadhead.losses.answers import logits_of
 from deadhead.losses.losses import Loss, loss_named

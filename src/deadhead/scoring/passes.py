@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deadhead.criteria.base import Observer, ObservesTrials, SumsOverBatch, UsesMoments
 from deadhead.data.inputs import Batch, call, ready, samples_in, valid_tokens
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError, ScoreError, not_finite
 from deadhead.losses.losses import Loss, logit_norm, loss_named
 from deadhead.measure import Timer
@@ -330,7 +330,8 @@ def _observe(
         if observer.loss is not None and loss is not None:
             reduction = observer.reduction if isinstance(observer, SumsOverBatch) else "sample"
             groups.setdefault(reduction, []).append(observer)
-    backwards = [Backward(loss_named(loss), how, group) for how, group in groups.items()]
+    named = loss_named(loss) if loss is not None else logit_norm
+    backwards = [Backward(named, how, group) for how, group in groups.items()]
     watchers = [c for c in observers if c.needs & {"maps", "heads"}]
     samples = 0
     with view.at_rest(), nullcontext() if mask is None else masked(view, mask):

@@ -13,9 +13,9 @@ from deadhead.errors import ScoreError
 from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
 from deadhead.moments import Moments
-from deadhead.options.arguments import check_arguments
-from deadhead.options.choices import CriterionName
-from deadhead.options.choices import Loss as LossName
+from deadhead.options.fields import check_arguments
+from deadhead.options.values import CriterionName
+from deadhead.options.values import Loss as LossName
 from deadhead.scoring.passes import PassSettings
 from deadhead.scoring.spec import CriterionSpec, SharedPass, in_original_order, notes_of
 from deadhead.surgery.plans import PlanLike, as_mask, as_view

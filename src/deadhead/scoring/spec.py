@@ -182,8 +182,10 @@ class SharedPass:
             result = self._observed({text: made[text] for text in fresh}, mask=mask)
         scores: dict[str, HeadScores] = {}
         for text, criterion in chosen.items():
-            by_mask = mask is not None and isinstance(criterion, ScoresMasks)
-            values = criterion.scores_of(mask) if by_mask else criterion.scores()
+            if mask is not None and isinstance(criterion, ScoresMasks):
+                values = criterion.scores_of(mask)
+            else:
+                values = criterion.scores()
             rows = in_original_order(self.view, values, mask)
             scores[text] = HeadScores(rows, text, self._provenance(criterion, result))
         return {spec.text: spec.combined(scores) for spec in specs}

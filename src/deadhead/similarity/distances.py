@@ -14,7 +14,7 @@ from deadhead.errors import DataError, HeadError, check_name
 from deadhead.files import as_json, read_json, refusing, write_json
 from deadhead.files.reading import MIB
 from deadhead.models.heads import HeadModel
-from deadhead.options.clustering import Clustering
+from deadhead.options.settings import Clustering
 from deadhead.similarity.gram import HeadGrams
 from deadhead.surgery.groups import members_of
 from deadhead.types import Head

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens, without_empty
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError, check_name, not_finite
 from deadhead.models.heads import HeadModel
 from deadhead.models.maps import hook_maps

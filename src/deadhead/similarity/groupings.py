@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import BudgetError, DataError, HeadError, ScoreError, check_name
-from deadhead.options.clustering import Clustering
+from deadhead.options.settings import Clustering
 from deadhead.similarity import clusters
 from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON, cut_tree, linkage
 from deadhead.similarity.distances import HeadDistances, Unit

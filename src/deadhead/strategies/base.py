@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import BudgetError, check_name
 from deadhead.models.heads import HeadModel
 from deadhead.models.registry import Registry
-from deadhead.options.amounts import Amount, count_heads, parse_amount
-from deadhead.options.clustering import Clustering
+from deadhead.options.settings import Clustering
+from deadhead.options.values import Amount, count_heads, parse_amount
 from deadhead.surgery.groups import members_of, policy_named
 from deadhead.types import Head, HeadMask, HeadScores
 

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from deadhead.data.inputs import LABELS, Batch, aligned, valid_tokens, without_empty
-from deadhead.display.brief import Brief
+from deadhead.display import Brief
 from deadhead.errors import DataError, HeadError, MissingDependencyError, ScoreError
 from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel
-from deadhead.options.distillation import Distillation
+from deadhead.options.settings import Distillation
 from deadhead.repair.distill.loss import Distance, output_paths
 from deadhead.repair.distill.weights import (
     Best,
