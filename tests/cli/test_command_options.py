@@ -48,7 +48,7 @@ class Outer:
     command: str = field(default="", compare=False)
 
     def idle(self):
-        return {"plan": "does nothing here"} if self.plain else {}
+        return {"plan"} if self.plain else set()
 
 
 def run(*typed, monkeypatch):

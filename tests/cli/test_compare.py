@@ -89,7 +89,7 @@ def test_options_of_distill_are_refused_without_it(deadhead):
     data = ("-t", "bundled:sentiment", "--repair", "none,bias")
     for option in (("--seconds", "5"), ("--distill-of", "all"), ("--train", "texts.txt")):
         said = deadhead("compare", MODEL, *data, *option).refused()
-        assert f"{option[0]} is for --repair distill" in said
+        assert f"{option[0]} does nothing here: it is for --repair distill" in said
     said = deadhead("compare", MODEL, "--repair", "distill", "--distill-of", "tailor").refused()
     assert "method to distill 'tailor' is not known; did you mean 'taylor'" in said
 

@@ -24,7 +24,7 @@ def test_a_cut_model_is_trained_on_text_without_labels(deadhead, tmp_path):
 
 def test_text_to_train_on_is_refused_where_nothing_is_trained(deadhead):
     said = deadhead("prune", MODEL, *DATA, "--train", "texts.txt").refused()
-    assert "--train is for --repair distill" in said
+    assert "--train does nothing here: it is for --repair distill" in said
 
 
 @pytest.mark.parametrize(("package", "how"), [("accelerate", ()), ("peft", ("--lora", "4"))])

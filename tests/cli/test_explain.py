@@ -177,7 +177,7 @@ def test_other_data_or_weights_are_refused(deadhead, copied, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nowhere",), "is not a folder"),
+        (("nowhere",), "it has no run.json"),
         (("empty",), "it has no run.json"),
         (("broken",), "cannot be read as a run"),
         (("RUN", "-c", "tayler"), "did you mean 'taylor'"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from deadhead import Head, HeadModel, PruningPlan, load_model, save_model
 from deadhead.data.prompts import open_prompts
+from deadhead.report.page import Page
 from deadhead.similarity import Clustering, HeadDistances, cluster, copies_of, measured
 from deadhead.similarity import head_grams as grams_of
 from deadhead.surgery import applied
@@ -25,8 +25,7 @@ SMALL = (MODEL, "-n", "6", "--draws", "1", "-o", "out")
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    module = importlib.import_module("deadhead.runs.similarity")
-    monkeypatch.setattr(module, "write_similarity_report", lambda summary, folder: None)
+    monkeypatch.setattr(Page, "write", lambda page, folder: None)
 
 
 @pytest.fixture

@@ -25,33 +25,36 @@ OF_CLUSTERS = [
     ("--prompts", "p.txt"),
     *PROMPTS,
 ]
-NO_PROMPTS = "is about prompts, and without --prompts heads are compared on the calibration data"
-NO_STRATEGY = "is for strategy 'clusters', and the strategy is 'one_shot'; leave it out, or choose"
-NO_GROUPS = "is for groupings, and there is none to look at; leave it out, or name --grouping"
-NO_BUDGET = "is for grouping 'importance_budget', and there is balanced only; leave it out, or"
-NO_SCORES = "is for scoring heads, and grouping 'balanced' looks at no scores; leave it out, or"
-NO_PLAN = "changes what a plan says, and there is none; name one with --plan"
-NO_LM_EVAL = "is for lm-eval, and no task of it is named; name one with --lm-eval"
-NO_DATA = "is about data, and lm-eval alone judges here; name data with --task, or leave it out"
+NO_PROMPTS = "it is for --prompts; leave it out"
+NO_STRATEGY = "it is for "
+NO_GROUPS = "it is for "
+NO_BUDGET = "it is for --grouping importance_budget; leave it out"
+NO_SCORES = "it is for choices that look at scores"
+NO_PLAN = "it is for --plan; leave it out"
+NO_LM_EVAL = "it is for --lm-eval; leave it out"
+NO_DATA = "it is for data that judge (--task); leave it out"
 
 REFUSED = [
     *(((c, *CLUSTERS), o, NO_PROMPTS) for c in ("prune", "plan") for o in PROMPTS),
     *((("sweep",), o, NO_PROMPTS) for o in (*PROMPTS, ("--strict",))),
     *(((c, "-s", "one_shot"), o, NO_STRATEGY) for c in ("prune", "plan") for o in OF_CLUSTERS),
-    *(((c, *CLUSTERS), ("--per-step", "2"), "removes all heads in one") for c in ("prune", "plan")),
+    *(
+        ((c, *CLUSTERS), ("--per-step", "2"), "in several moves; leave it out")
+        for c in ("prune", "plan")
+    ),
     *(((c, *CLUSTERS), ("--importance", "t.npy"), NO_BUDGET) for c in ("prune", "plan")),
     (("sweep", "--grouping", "balanced"), ("--importance", "t.npy"), NO_BUDGET),
     *((("sweep", "--grouping", "none"), o, NO_GROUPS) for o in OF_CLUSTERS[1:]),
-    (("plan", *BLIND), ("--prompts", "p.txt"), "compare none; leave it out"),
+    (("plan", *BLIND), ("--prompts", "p.txt"), "groupings that compare heads; leave it out"),
     (("plan", *CLUSTERS), ("--scores", "s.json"), NO_SCORES),
     (("plan", *CLUSTERS), ("-c", "taylor"), NO_SCORES),
     (("prune", *CLUSTERS), ("--loss", "task"), NO_SCORES),
     (
         ("plan", *CLUSTERS, *BUDGET, "--importance", "t.npy"),
         ("--scores", "s.json"),
-        "is for scoring heads, and --importance has their scores; leave one of them out",
+        NO_SCORES,
     ),
-    (("similarity",), ("--important", "25%"), "counts heads by --importance, which is not given"),
+    (("similarity",), ("--important", "25%"), "it is for --importance; leave it out"),
     *((("evaluate",), o, NO_PLAN) for o in (("--action", "fold"), ("--slope", "source"))),
     (("evaluate",), ("--gqa", "ungroup"), NO_PLAN),
     *((("evaluate",), o, NO_LM_EVAL) for o in (("--limit", "3"), ("--num-fewshot", "1"))),
@@ -79,7 +82,7 @@ def test_an_option_that_does_nothing_is_refused(unloaded, tmp_path, command, opt
     data = () if name == "similarity" or said == NO_DATA else DATA
     line = unloaded(name, MODEL, *data, *options, *option).refused()
     flag = {"-n": "--n-prompts", "-c": "--criterion"}.get(option[0], option[0])
-    assert line.startswith(f"error: {flag} "), line
+    assert line.startswith(f"error: {flag} does nothing here: "), line
     assert said in line
     assert list(tmp_path.iterdir()) == []
 

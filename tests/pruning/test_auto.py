@@ -28,7 +28,7 @@ from deadhead.repair import apply_repaired_, fit, repaired
 from deadhead.scoring import Scorer
 from deadhead.scoring.passes import PassSettings
 from deadhead.strategies import STRATEGIES
-from deadhead.studies.sweep import SweepGrid
+from deadhead.studies.grid import SweepGrid
 from deadhead.types import Head, HeadScores, PruningPlan
 from models import batch, make
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from deadhead.errors import BudgetError, DataError
+from deadhead.errors import DataError
 from deadhead.report import save_figure
 from deadhead.report.similarity_figures import (
     Dendrogram,
@@ -117,9 +117,9 @@ def test_neither_pyplot_nor_the_palette_of_scipy_is_touched(monkeypatch):
 
 
 def test_trees_that_do_not_fit_are_refused():
-    with pytest.raises(DataError, match="3 labels for a tree of 8 units"):
+    with pytest.raises(DataError, match=r"3 labels .* for a tree of 8 units"):
         Dendrogram(tree_of(8), names(3))
-    with pytest.raises(BudgetError, match="9 groups of 8 units; ask for 1 to 8"):
+    with pytest.raises(DataError, match=r"9 groups for a tree of 8 units; .*ask for 1 to 8"):
         Dendrogram(tree_of(8), names(8), 9)
     with pytest.raises(DataError, match="no tree to draw"):
         dendrogram_figure([])

@@ -131,7 +131,9 @@ def wide_tables(full):
     for key in ("speedup", "speedup low", "speedup high", "ceiling"):
         sizes |= {f"prefill {key}": 1.06, f"decode {key}": 1.0601}
     judged = {f"{LONG_NAME}/{i}.tsv": Reading("perplexity", 12345.6, 1.0, 2.0) for i in range(3)}
-    line = Line(METHOD, "duplicate", 0.25, 123, 0.25, 20, judged, "", 12.0, sizes)
+    line = Line(
+        METHOD, "duplicate", 0.25, 123, 0.25, readings=judged, seconds=12.0, size=sizes, draws=20
+    )
     refused = replace(line, readings={}, reason=f"gqa policy forbids it: {METHOD}")
     heads = tuple(
         replace(row, scores={f"{LONG_NAME}{i}": 1.23e-7 for i in range(9)}, source=Head(11, 10))

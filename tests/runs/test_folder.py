@@ -15,8 +15,8 @@ from small_run import outcome, settings
 from deadhead import HeadModel, HeadScores, PruningPlan, Trajectory, open_task
 from deadhead.errors import BudgetError, OutputExistsError, ScoreError
 from deadhead.report import RunSummary, caveats
-from deadhead.runs.journal import Watch
 from deadhead.runs.prune import run_prune
+from deadhead.runs.run_settings import Watch
 from deadhead.runs.settings import DataSettings, ModelSettings
 
 FILES = {

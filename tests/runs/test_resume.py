@@ -18,9 +18,9 @@ import torch
 from small_run import outcome, settings
 
 from deadhead.errors import CheckpointError, DataError, OutputExistsError
-from deadhead.runs.journal import Journal, Watch, partial_folder
+from deadhead.runs.journal import Journal, partial_folder
 from deadhead.runs.prune import run_prune
-from deadhead.runs.run_settings import RunSettings
+from deadhead.runs.run_settings import RunSettings, Watch
 from deadhead.runs.settings import ModelSettings
 
 
@@ -167,7 +167,7 @@ def test_other_weights_and_versions_are_refused(finished, no_figures, monkeypatc
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
     with monkeypatch.context() as patch:
         module = importlib.import_module("deadhead.runs.facts")
-        patch.setattr(module, "versions", lambda: {"torch": "0"})
+        patch.setattr(module, "version", lambda package: "0")
         with pytest.raises(DataError, match="started with another versions; give the same"):
             run_prune(asked, resume=True)
     run_prune(asked, resume=True)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from deadhead import Head, HeadModel, PruningPlan, remove_
-from deadhead.runs.journal import Watch
-from deadhead.runs.run_settings import SimilaritySettings
+from deadhead.report.page import Page
+from deadhead.runs.run_settings import SimilaritySettings, Watch
 from deadhead.runs.settings import ModelSettings
 from deadhead.runs.similarity import run_similarity
 from deadhead.similarity import Clustering, head_grams
@@ -42,8 +42,7 @@ def test_blocks_are_slices_of_the_whole_model(model_type, drops, first_token):
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    module = importlib.import_module("deadhead.runs.similarity")
-    monkeypatch.setattr(module, "write_similarity_report", lambda summary, folder: None)
+    monkeypatch.setattr(Page, "write", lambda page, folder: None)
     return SimilaritySettings(
         model=ModelSettings("bundled:decoder"),
         clustering=Clustering(),

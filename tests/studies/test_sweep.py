@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import sys
@@ -22,15 +21,15 @@ from deadhead.errors import (
     MissingDependencyError,
     UnknownNameError,
 )
+from deadhead.report.page import Page
 from deadhead.report.sweep_page import MANY, SweepSummary, sweep_figure, sweep_table
-from deadhead.runs.journal import Watch
-from deadhead.runs.run_settings import LmEvalSettings, SweepSettings
+from deadhead.runs.run_settings import LmEvalSettings, SweepSettings, Watch
 from deadhead.runs.settings import DataSettings, ModelSettings
 from deadhead.runs.sweep import run_sweep
 from deadhead.scoring import Scorer, ScorerGroup
 from deadhead.similarity import Clustering, head_grams
-from deadhead.studies.grid import Point, Reading, table_lines
-from deadhead.studies.sweep import SweepGrid, count_points, sweep
+from deadhead.studies.grid import Point, Reading, SweepGrid, count_points, table_lines
+from deadhead.studies.sweep import sweep
 from deadhead.surgery import mask_
 from deadhead.types import HeadScores
 from models import batch, make, outputs
@@ -65,7 +64,7 @@ def test_seconds_have_the_whole_pass_that_is_shared(monkeypatch):
     asked = SweepGrid(
         fractions=(0.5,), criteria=("taylor", "fisher", "magnitude"), actions=("mask",)
     )
-    points = sweep(view, asked, [judged], scorer_of=scorers.of, grams=None)
+    points = sweep(view, asked, [judged], scorer_of=scorers.of, grams=lambda scope: None)
     looked = {point.method: point.seconds // 100 for point in points}
     assert looked == {"dense": 0, "taylor": 1, "fisher": 1, "magnitude": 0}
 
@@ -321,8 +320,7 @@ def small(tmp_path):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    module = importlib.import_module("deadhead.runs.sweep")
-    monkeypatch.setattr(module, "write_sweep_page", lambda summary, folder: None)
+    monkeypatch.setattr(Page, "write", lambda page, folder: None)
 
 
 def write_rows(file, **columns):

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from deadhead.cli.console import fail, say, show
-from deadhead.cli.options import command_of
+from deadhead.cli.options import Screen, command_of
 from deadhead.errors import DeadheadError
 
 UsageError: Any = typer.BadParameter.__base__  # of click, wherever Typer keeps it
@@ -30,7 +30,6 @@ def command() -> typer.Typer:
     """Put all commands together."""
     from deadhead.cli.evaluate import evaluate_command
     from deadhead.cli.explain import explain_run
-    from deadhead.cli.listing import list_names
     from deadhead.cli.plan import apply, plan
     from deadhead.cli.prune import demo, prune_command
     from deadhead.cli.score import score_command
@@ -78,6 +77,40 @@ def command() -> typer.Typer:
         for name, function in commands.items():
             app.command(name, rich_help_panel=panel)(command_of(function))
     return app
+
+
+def list_names(screen: Screen) -> None:
+    """List criteria, strategies, groupings, actions, tasks, model types and policies."""
+    from deadhead.pruning import names
+    from deadhead.report.text_table import TextTable
+    from deadhead.similarity import METRICS
+    from deadhead.strategies.base import SCOPES
+
+    known = {
+        "criteria": names.criteria(),
+        "strategies": names.strategies(),
+        "repairs": names.repairs(),
+        "groupings": names.groupings(),
+        "distances": dict.fromkeys(METRICS, ""),
+        "budgets": names.budgets(),
+        "actions": names.actions(),
+        "losses": names.losses(),
+        "tasks": names.tasks(),
+        "model types": names.architectures(),
+        "gqa policies": names.gqa_policies(),
+        "scopes": dict.fromkeys(SCOPES, ""),
+        "bundled models": {
+            "bundled:encoder": "task bundled:sentiment",
+            "bundled:decoder": "tasks bundled:agreement, bundled:text",
+        },
+    }
+    tables = []
+    for kind, entries in known.items():
+        rows = [[name, line] for name, line in entries.items()]
+        if not any(entries.values()):
+            rows = [[", ".join(entries), ""]]
+        tables.append(TextTable((kind, ""), rows, words=(kind, ""), keys=2))
+    screen.end({kind: sorted(entries) for kind, entries in known.items()}, *tables)
 
 
 def _version(shown: bool) -> None:

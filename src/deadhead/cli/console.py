@@ -25,7 +25,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from deadhead.files import printable
-from deadhead.runs.journal import Watch
+from deadhead.runs.run_settings import Watch
 
 
 class _PrintableConsole(Console):
@@ -62,6 +62,18 @@ def show(*what: Any) -> None:
     """Print results to stdout: tables fit the terminal, lines of text are never broken."""
     for item in what:
         OUT.print(item, soft_wrap=isinstance(item, str))
+
+
+def files_of(folder: Path, *names: str) -> dict[str, Any]:
+    """Return what the JSON object of every command that writes a folder begins with."""
+    files = {name.split(".")[0]: str(folder / name) for name in names if (folder / name).exists()}
+    return {"output": str(folder), "files": files}
+
+
+def load_line(folder: Path, model: Mapping[str, Any]) -> str:
+    """Say where a model lies and how it is loaded."""
+    needs = "import deadhead, then " if model["needs_deadhead"] else ""
+    return f"model: {folder}  ({needs}{model['auto_class']}.from_pretrained)"
 
 
 def show_json(value: Any) -> None:

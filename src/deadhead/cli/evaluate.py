@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deadhead.cli.console import progress_bar, show, show_json
+from deadhead.cli.console import progress_bar
 from deadhead.cli.options import Screen
 from deadhead.cli.plans import PlanChanges, check_plan_files, fits_of, read_plan
 from deadhead.display import NOTHING
 from deadhead.options.fields import option, part, settings
 from deadhead.options.settings import LM_EVAL
-from deadhead.runs.run_settings import NO_LM_EVAL, LmEvalSettings
+from deadhead.runs.run_settings import LmEvalSettings
 from deadhead.runs.settings import DataSettings, ModelSettings
 
 if TYPE_CHECKING:
     from deadhead.checkpoints import Loaded
-    from deadhead.report.text_table import TextTable
     from deadhead.tasks import Task
 
 
@@ -49,19 +47,12 @@ class EvaluateSettings:
         """Whether a task judges, and not lm-eval alone."""
         return self.lm_eval is None or (self.data.spec, self.data.test) != (None, None)
 
-    def idle(self) -> Mapping[str, str]:
-        """Say of each group of options that does nothing here, why."""
-        idle = {}
-        if not self.plan:
-            none = "there is none; name one with --plan, or leave it out"
-            idle["plan"] = f"changes what a plan says, and {none}"
-            idle["calibration"] = f"is for the repair of a plan, and {none}"
+    def idle(self) -> set[str]:
+        """Return the groups of options that do nothing here."""
+        idle = set() if self.plan else {"plan", "calibration"}
         if not self.judges:
-            idle["data"] = (
-                "is about data, and lm-eval alone judges here; name data with --task, or leave it"
-                " out"
-            )
-        return idle | ({"lm-eval": NO_LM_EVAL} if self.lm_eval is None else {})
+            idle.add("data")
+        return idle | {"lm-eval"} if self.lm_eval is None else idle
 
 
 def evaluate_command(asked: EvaluateSettings, screen: Screen) -> None:
@@ -81,13 +72,12 @@ def evaluate_command(asked: EvaluateSettings, screen: Screen) -> None:
     loaded = asked.model.load()
     view = HeadModel(loaded.model)
     plans = [read_plan(file, loaded, view.mask, asked.changes) for file in asked.plan]
-    data = replace(asked.data, allow_overlap=True)  # no other set is used
     judge = None
     if asked.judges:
-        judge = data.open_one("test", loaded.tokenizer, loaded.model.config)
+        judge = asked.data.open_one("test", loaded.tokenizer, loaded.model.config)
     files = list(zip(asked.plan, plans, strict=True))
-    fits = fits_of(loaded, files, data)
-    rows = []
+    fits = fits_of(loaded, files, asked.data)
+    rows, lines = [], []
     for number, (file, plan) in enumerate(files or [(None, None)]):
         row: dict[str, Any] = {"model": loaded.name, "plan": None}
         if plan is not None:
@@ -99,14 +89,13 @@ def evaluate_command(asked: EvaluateSettings, screen: Screen) -> None:
             if names:
                 row |= _judged_by_lm_eval(names, asked, loaded, number)
         rows.append(row)
-    if screen.as_json:
-        show_json(rows[0] if len(rows) == 1 else {"results": rows})
-        return
-    for row in rows:
-        _show(row, judge)
+        lines += _lines(row)
+    screen.end(rows[0] if len(rows) == 1 else {"results": rows}, *lines)
 
 
 def _judged(loaded: Loaded, judge: Task, *, hidden: bool) -> dict[str, Any]:
+    from deadhead.runs.facts import data_facts
+
     with progress_bar("evaluating", judge.passes, hidden=hidden) as advance:
         hook = loaded.model.register_forward_hook(lambda *_: advance())
         try:
@@ -114,7 +103,7 @@ def _judged(loaded: Loaded, judge: Task, *, hidden: bool) -> dict[str, Any]:
         finally:
             hook.remove()
     return {
-        "data": {"name": judge.name, "size": judge.size, "fingerprint": judge.fingerprint},
+        "data": data_facts(test=judge)["test"],
         "metric": evaluation.metric,
         "value": evaluation.value,
         "interval": list(evaluation.interval()),
@@ -138,25 +127,23 @@ def _judged_by_lm_eval(
     return {"lm_eval": results["results"], "lm_eval_primary": primary(results)}
 
 
-def _show(row: dict[str, Any], judge: Task | None) -> None:
+def _lines(row: dict[str, Any]) -> Iterator[Any]:
+    """Yield the lines and the table that show what judged a model."""
+    from deadhead.report.text_table import TextTable
+
     plan = row["plan"]
     cut = f" with {plan['heads_dropped']} heads removed ({plan['action']})" if plan else ""
-    if judge is not None:
-        show(f"{row['model']}{cut} on {judge.size} examples of {judge.name}")
+    if "data" in row:
+        yield f"{row['model']}{cut} on {row['data']['size']} examples of {row['data']['name']}"
         low, high = row["interval"]
         for name, value in row["metrics"].items():
             of = f"  (95% interval {low:.4f} to {high:.4f})" if name == row["metric"] else ""
-            show(f"  {name}: {value:.4f}{of}")
+            yield f"  {name}: {value:.4f}{of}"
     if "lm_eval" in row:
-        show(_lm_eval_table(f"{row['model']}{cut}, lm-eval", row["lm_eval_primary"]))
-
-
-def _lm_eval_table(title: str, primary: dict[str, Any]) -> TextTable:
-    from deadhead.report.text_table import TextTable
-
-    rows = [
-        [name, metric, f"{value:.4f}", NOTHING if error is None else f"{error:.4f}"]
-        for name, (metric, value, error) in primary.items()
-    ]
-    columns = ("task", "metric", "value", "standard error")
-    return TextTable(columns, rows, words=columns[:2], title=title)
+        cells = [
+            [name, metric, f"{value:.4f}", NOTHING if error is None else f"{error:.4f}"]
+            for name, (metric, value, error) in row["lm_eval_primary"].items()
+        ]
+        columns = ("task", "metric", "value", "standard error")
+        title = f"{row['model']}{cut}, lm-eval"
+        yield TextTable(columns, cells, words=columns[:2], title=title)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from deadhead.cli.console import progress_bar, say, show, show_json
+from deadhead.cli.console import progress_bar, say
 from deadhead.cli.options import Screen
 from deadhead.errors import DataError
 from deadhead.files import replacing
@@ -83,10 +82,9 @@ class ExplainSettings:
         """The criteria; None: all that share one pass."""
         return None if self.criteria == ("all",) else self.criteria
 
-    def idle(self) -> Mapping[str, str]:
-        """Say of each group of options that does nothing here, why."""
-        why = "is for measuring; leave it or --no-measure out"
-        return {} if self.measure else {"samples": why}
+    def idle(self) -> set[str]:
+        """Return the groups of options that do nothing here."""
+        return set() if self.measure else {"samples"}
 
 
 def explain_run(asked: ExplainSettings, screen: Screen) -> None:
@@ -103,9 +101,8 @@ def explain_run(asked: ExplainSettings, screen: Screen) -> None:
 
     finished = FinishedRun.read(asked.run)
     if not finished.removed:
-        show_json({"run": str(asked.run), "rows": []}) if screen.as_json else show(
-            f"{asked.run}: the run removed no heads: there is nothing to explain"
-        )
+        said = f"{asked.run}: the run removed no heads: there is nothing to explain"
+        screen.end({"run": str(asked.run), "rows": []}, said)
         return
     with progress_bar("loading", None, hidden=screen.as_json) as advance:
         loaded = finished.open_model(
@@ -121,12 +118,9 @@ def explain_run(asked: ExplainSettings, screen: Screen) -> None:
             samples=asked.samples if asked.measure else 0,
             on_work=lambda what: advance(description=what),
         )
+    lines = [removed_table(found, [*found.criteria]), *legend(found)]
     if asked.output is not None:
         with replacing(asked.output) as temporary:
             found.to_frame().to_csv(temporary, index=False)
-    if screen.as_json:
-        show_json({"run": str(asked.run), **found.to_json()})
-        return
-    show(removed_table(found, [*found.criteria]), *legend(found))
-    if asked.output is not None:
-        show(f"table: {asked.output}")
+        lines.append(f"table: {asked.output}")
+    screen.end({"run": str(asked.run), **found.to_json()}, *lines)

@@ -11,7 +11,7 @@ import io
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import wraps
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
@@ -19,7 +19,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 import typer
 from rich.markup import escape
 
-from deadhead.cli.console import fail
+from deadhead.cli.console import fail, say, show, show_json
 from deadhead.options.fields import (
     OptionFacts,
     choices_of,
@@ -28,7 +28,7 @@ from deadhead.options.fields import (
     option_facts,
     settings,
 )
-from deadhead.options.settings import OUTPUT, PANELS
+from deadhead.options.settings import GROUPS, OUTPUT, PANELS
 from deadhead_command import leaving_on_interrupt
 
 
@@ -42,6 +42,14 @@ class Screen:
         help="Print one JSON object to stdout instead of tables.",
         panel=OUTPUT,
     )
+
+    def end(self, value: Any, *lines: Any, notes: Iterable[str] = ()) -> None:
+        """Print the results: as one JSON object, or as notes, tables and lines."""
+        if self.as_json:
+            return show_json(value)
+        for note in notes:
+            say(f"note: {note}")
+        return show(*lines)
 
 
 @settings
@@ -83,11 +91,12 @@ def command_of(run: Callable[..., None]) -> Callable[..., None]:
         _start()
         values = {name: _read(options[name], value) for name, value in typed.items()}
         made = [_build(kind, values) for kind in kinds]
-        idle: Mapping[str, str] = made[0].idle() if hasattr(made[0], "idle") else {}
+        idle = made[0].idle() if hasattr(made[0], "idle") else ()
         for each in options.values():
             source = context.get_parameter_source(each.name)
             if each.facts.group in idle and source is not None and source.name == "COMMANDLINE":
-                fail(f"{_flag(each)} {idle[each.facts.group]}")
+                why = GROUPS[each.facts.group]
+                fail(f"{_flag(each)} does nothing here: it is for {why}; leave it out")
         run(*made)
 
     parameters = [inspect.Parameter("context", _KIND, annotation=typer.Context)]

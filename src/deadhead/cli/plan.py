@@ -7,7 +7,7 @@ from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deadhead.cli.console import progress_bar, say, show, show_json
+from deadhead.cli.console import load_line, progress_bar, say
 from deadhead.cli.options import Screen
 from deadhead.cli.plans import (
     PlanChanges,
@@ -29,7 +29,6 @@ from deadhead.runs.settings import TESTING, DataSettings, ModelSettings, PromptS
 from deadhead.types import HeadMask, HeadScores, PruningPlan
 
 if TYPE_CHECKING:
-    from deadhead.checkpoints import Loaded
     from deadhead.models.heads import HeadModel
     from deadhead.pruning.auto import AutoChoice
     from deadhead.report import RunSummary
@@ -56,26 +55,23 @@ class PlanSettings:
     )
 
     def method(self, given: HeadScores | None) -> Recipe:
-        """Return the settled recipe; `given` are the scores, if they come from a file.
-
-        Raises:
-            DataError: the strategy scores again, and the scores come from a file.
-        """
+        """Return the settled recipe; `given` are the scores, if they come from a file."""
         recipe = self.recipe
         if self.scores is not None and recipe.strategy == AUTO:
             recipe = replace(recipe, strategy="one_shot")
         if given is not None:  # a method by name: no repair by itself
             recipe = replace(recipe, criterion=given.criterion)
         recipe = recipe.settled()
-        if self.scores is not None and recipe.strategy not in ("one_shot", "clusters"):
+        groups = recipe.makes_groups
+        if self.scores is not None and recipe.strategy != "one_shot" and not groups:
             raise DataError(
                 f"strategy {recipe.strategy!r} scores again after every move and cannot use"
-                f" {str(self.scores)!r}; choose one_shot or clusters, or leave out --scores"
+                f" {str(self.scores)!r}; choose one_shot, or leave out --scores"
             )
         return recipe
 
-    def idle(self) -> Mapping[str, str]:
-        """Say of each group of options that does nothing here, why."""
+    def idle(self) -> set[str]:
+        """Return the groups of options that do nothing here."""
         return idle_of_recipe(self.method(None), self.prompts)
 
 
@@ -88,6 +84,7 @@ def plan(asked: PlanSettings, screen: Screen) -> None:
     """
     from deadhead.models.heads import HeadModel
     from deadhead.repair.write import fits_file, save_fits
+    from deadhead.runs.facts import data_facts, provenance_of
 
     given = None if asked.scores is None else read_scores(asked.scores, asked.recipe.criterion)
     recipe = asked.method(given)
@@ -95,37 +92,30 @@ def plan(asked: PlanSettings, screen: Screen) -> None:
     view = HeadModel(loaded.model)
     if given is not None:
         note_other_model("scores were", given.provenance, loaded.name)
-    source, prompts = _data(asked, recipe, loaded, scores=given is not None)
+    prompts, source = None, None
+    if asked.prompts is not None:
+        prompts = asked.prompts.open(loaded.tokenizer, loaded.model.config)
+    named = asked.data.spec is not None or asked.data.calibration is not None
+    needed = needs_calibration(recipe, prompts=prompts is not None, scores=given is not None)
+    if needed or (named and recipe.repair != "none"):
+        source = asked.data.open_one("calibration", loaded.tokenizer, loaded.model.config)
     chosen, decision = _chosen(view, recipe, source, prompts, given, hidden=screen.as_json)
-    chosen = replace(
-        chosen, provenance=_provenance(asked, recipe, loaded, source, prompts, given, decision)
-    )
+    made = {**asdict(recipe), "clustering": asdict(recipe.rules.clustering)}  # with its seed
+    if asked.scores is not None and given is not None:
+        del made["seed"], made["loss"]  # the scores were made with their own
+        made["scores"] = {"file": asked.scores.name, **given.provenance}
+    if decision is not None:
+        names = ("strategy", "criterion", "loss")
+        made |= {name: getattr(decision.recipe, name) for name in names}
+    data = data_facts(calibration=source, prompts=prompts) or None
+    chosen = replace(chosen, provenance={**made, **provenance_of(model=loaded.name, data=data)})
     write_json(asked.output, chosen.to_json())
-    stored = None
+    lines = [chosen.describe(), f"plan: {asked.output}"]
     if source is not None and chosen.repair not in ("none", "distill"):
         fits = fit_plans(view, [chosen], source.batches(), strict=recipe.strict)[0]
-        stored = fits_file(asked.output)
-        save_fits(stored, view, chosen, fits)
-    if screen.as_json:
-        show_json(chosen.to_json())
-        return
-    show(chosen.describe(), f"plan: {asked.output}")
-    if stored is not None:
-        show(f"repair: {stored}")
-
-
-def _data(asked: PlanSettings, recipe: Recipe, loaded: Loaded, *, scores: bool) -> tuple[Any, Any]:
-    """Open the calibration data and the prompts, as far as they are needed."""
-    config, prompts = loaded.model.config, None
-    if asked.prompts is not None:
-        prompts = asked.prompts.open(loaded.tokenizer, config)
-    named = asked.data.spec is not None or asked.data.calibration is not None
-    if not (
-        needs_calibration(recipe, prompts=prompts is not None, scores=scores)
-        or (named and recipe.repair != "none")
-    ):
-        return None, prompts
-    return asked.data.open_one("calibration", loaded.tokenizer, config), prompts
+        save_fits(fits_file(asked.output), view, chosen, fits)
+        lines.append(f"repair: {fits_file(asked.output)}")
+    screen.end(chosen.to_json(), *lines)
 
 
 def _chosen(
@@ -142,8 +132,7 @@ def _chosen(
     from deadhead.pruning.prune import choose_plan
     from deadhead.strategies import shortfall
 
-    batches = None if source is None else source.batches()
-    shown = None if prompts is None else prompts.batches()
+    batches, shown = source and source.batches(), prompts and prompts.batches()
     total = count_scorings(view, recipe) * len(batches) if batches else len(shown or ()) or None
     decided: list[AutoChoice] = []
     with progress_bar("choosing", total, hidden=hidden) as advance:
@@ -153,7 +142,7 @@ def _chosen(
             recipe,
             scores=given,
             prompts=shown,
-            probes=None if source is None else source.probes(),
+            probes=source and source.probes(),
             on_choice=decided.append,
             on_batch=advance,
         )
@@ -163,28 +152,6 @@ def _chosen(
     if recipe.budget is None and not recipe.makes_groups and short:
         say(f"note: {short}")
     return chosen, next(iter(decided), None)
-
-
-def _provenance(
-    asked: PlanSettings,
-    recipe: Recipe,
-    loaded: Loaded,
-    source: Any,
-    prompts: Any,
-    given: HeadScores | None,
-    decision: AutoChoice | None,
-) -> dict[str, Any]:
-    from deadhead.runs.facts import data_facts, provenance_of
-
-    made = {**asdict(recipe), "clustering": asdict(recipe.rules.clustering)}  # with its seed
-    if asked.scores is not None and given is not None:
-        del made["seed"], made["loss"]  # the scores were made with their own
-        made["scores"] = {"file": asked.scores.name, **given.provenance}
-    if decision is not None:
-        names = ("strategy", "criterion", "loss")
-        made |= {name: getattr(decision.recipe, name) for name in names}
-    data = data_facts(calibration=source, prompts=prompts)
-    return {**made, **provenance_of(model=loaded.name, data=data or None)}
 
 
 def needs_calibration(recipe: Recipe, *, prompts: bool, scores: bool) -> bool:
@@ -240,18 +207,17 @@ def apply(asked: ApplySettings, screen: Screen) -> None:
     loaded = asked.model.load()
     origin, before = HeadModel(loaded.model).mask, model_size(loaded.model)
     chosen = read_plan(asked.plan, loaded, origin, asked.changes)
-    data = replace(asked.data, allow_overlap=True)  # no other set is used
-    fits = fits_of(loaded, [(asked.plan, chosen)], data, strict=asked.strict)[0]
+    fits = fits_of(loaded, [(asked.plan, chosen)], asked.data, strict=asked.strict)[0]
     apply_repaired_(loaded.model, chosen, fits)
     facts = model_facts(loaded.name, loaded.model, asked.model, before=before)
     summary = _unevaluated(chosen, origin, facts, asked.command)
     save_model(loaded.model, loaded.tokenizer, asked.output, card=model_card(summary))
-    if screen.as_json:
-        show_json({"output": str(asked.output), **facts, "plan": chosen.to_json()})
-        return
-    show(chosen.describe(), str(cut_summary(before, loaded.model)))
-    needs = "import deadhead, then " if facts["needs_deadhead"] else ""
-    show(f"model: {asked.output}  ({needs}{facts['auto_class']}.from_pretrained)")
+    screen.end(
+        {"output": str(asked.output), **facts, "plan": chosen.to_json()},
+        chosen.describe(),
+        str(cut_summary(before, loaded.model)),
+        load_line(asked.output, facts),
+    )
 
 
 def _unevaluated(

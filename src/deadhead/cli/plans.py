@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,7 @@ LOGS = (".txt", ".log", ".csv", ".tsv")  # endings of pruning logs
 
 @settings
 class PlanChanges:
-    """What to do instead of what a plan says.
-
-    Raises:
-        UnknownNameError: no such action, slope, policy or repair.
-    """
+    """What to do instead of what a plan says."""
 
     action: Action | None = option(default=None, help="Instead of the plan's action.", group="plan")
     repair: str | None = option(
@@ -62,11 +58,7 @@ def note_other_model(what: str, provenance: Mapping[str, Any], name: str) -> Non
 
 
 def check_plan_files(files: Sequence[Path]) -> None:
-    """Refuse, before anything is loaded, a plan that is not there.
-
-    Raises:
-        DataError: names the first that is missing.
-    """
+    """Refuse, before anything is loaded, a plan that is not there."""
     for file in files:
         if not file.is_file():
             raise DataError(f"{str(file)!r} is not there; give the file that holds a plan")
@@ -75,14 +67,8 @@ def check_plan_files(files: Sequence[Path]) -> None:
 def read_plan(file: Path, loaded: Loaded, mask: HeadMask, changes: PlanChanges) -> PruningPlan:
     """Read a plan.json, or a pruning log of explainabloomity, for a model that holds `mask`.
 
-    A log does not say how: it means `duplicate` with the slope of the `target`, and `ungroup`, as
-    `prune` takes for single heads. It does not say either what was cut before: heads that the model
-    has lost stay lost.
-
-    Raises:
-        DataError: there is no such file.
-        FileFormatError: it is neither.
-        HeadError: it is of another model, or a log that keeps a head which this model has lost.
+    A log does not say how: it means `duplicate` with the slope of the `target`, and `ungroup`.
+    Heads that the model has lost before stay lost.
     """
     if file.suffix.lower() in LOGS:
         plan = _of_log(file, mask)
@@ -110,10 +96,6 @@ def fits_of(
 
     All that is fitted takes one pass. Nothing is run if no plan has a repair, or each is stored.
     Says where tokens were scarce.
-
-    Raises:
-        DataError: a plan has a repair that is not stored, and no calibration data are named; or
-            `strict`, and there are fewer tokens than unknowns.
     """
     from deadhead.models.heads import HeadModel
     from deadhead.repair.write import fits_file, read_fits
@@ -136,17 +118,11 @@ def fits_of(
             " stored beside it for this model and this plan; give --calibration or --task, or"
             " leave the repair out with --repair none"
         )
-    fitted = iter(_fitted(loaded, missing, data, strict=strict) if missing else ())
+    fitted: Iterator[Fits] = iter(())
+    if missing:
+        source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
+        fitted = iter(fit_plans(view, missing, source.batches(), strict=strict))
     return [next(fitted) if known is None else known for known in fits]
-
-
-def _fitted(
-    loaded: Loaded, plans: Sequence[PruningPlan], data: DataSettings, *, strict: bool
-) -> list[Fits]:
-    from deadhead.models.heads import HeadModel
-
-    source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
-    return fit_plans(HeadModel(loaded.model), plans, source.batches(), strict=strict)
 
 
 def fit_plans(
@@ -192,10 +168,6 @@ def read_scores(file: Path, criterion: str) -> HeadScores:
     """Read the scores of one criterion from what `deadhead score -o` or a run wrote.
 
     `auto` is the only one that the file holds.
-
-    Raises:
-        FileFormatError: the file is not scores.
-        DataError: none of the criteria it holds is the one asked for.
     """
     data = read_json(file, what="scores")
     entries = [data] if "values" in data else data.values()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from collections.abc import Iterator
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deadhead.cli.console import say, show, show_json, watching
+from deadhead.cli.console import files_of, load_line, watching
 from deadhead.cli.options import Resumable
 from deadhead.display import number
 from deadhead.errors import OutputExistsError
@@ -42,10 +43,8 @@ def prune_command(settings: RunSettings, screen: Resumable) -> None:
       deadhead prune my-opt --task pairs.jsonl --strategy clusters --action fold --heads 25%
     """
     summary = run_watched(settings, screen)
-    if screen.as_json:
-        show_json(run_brief(summary, settings))
-    else:
-        show_run(summary, settings)
+    lines = run_lines(summary, settings)
+    screen.end(run_brief(summary, settings), *lines, notes=summary.run["notes"])
 
 
 def run_watched(settings: RunSettings, screen: Resumable) -> RunSummary:
@@ -58,49 +57,46 @@ def run_watched(settings: RunSettings, screen: Resumable) -> RunSummary:
         return run_prune(settings, resume=screen.resume, watch=watch)
 
 
-def show_run(summary: RunSummary, settings: RunSettings) -> None:
-    """Show the outcome of a run."""
+def run_lines(summary: RunSummary, settings: RunSettings) -> Iterator[Any]:
+    """Yield the tables and lines that show the outcome of a run."""
     from deadhead.report import outcome, speed_table, step_table, summary_table
     from deadhead.report.tables import distillation
 
-    for note in summary.run["notes"]:
-        say(f"note: {note}")
     if summary.evaluated_on == "held_out":
-        low, high = summary.evaluation["interval"]["pruned"]
-        size = summary.run["data"]["held_out"]["size"]
-        show(
-            f"divergence from the dense model's predictions on {size} held-out texts:"
-            f" {number(summary.after)} nats (95% interval {number(low)} to {number(high)})"
+        low, high = map(number, summary.evaluation["interval"]["pruned"])
+        yield (
+            "divergence from the dense model's predictions on"
+            f" {summary.run['data']['held_out']['size']} held-out texts: {number(summary.after)}"
+            f" nats (95% interval {low} to {high})"
         )
     else:
-        show(step_table(summary.trajectory), summary_table(summary.trajectory))
+        yield step_table(summary.trajectory)
+        yield summary_table(summary.trajectory)
     if summary.evaluated_on == "selection":
-        show("these steps were measured on the selection set; what follows is on the test set")
+        yield "these steps were measured on the selection set; what follows is on the test set"
     if summary.speed:
-        show(speed_table(summary.speed))
+        yield speed_table(summary.speed)
     if trained := distillation(summary.run):
-        show(f"distill: {trained}")
-    show(outcome(summary), summary.model["saved"], f"report: {settings.output / 'report.html'}")
+        yield f"distill: {trained}"
+    yield from (outcome(summary), summary.model["saved"])
+    yield f"report: {settings.output / 'report.html'}"
     if settings.save:
-        needs = "import deadhead, then " if summary.model["needs_deadhead"] else ""
-        loader = f"{needs}{summary.model['auto_class']}.from_pretrained"
-        show(f"model:  {settings.output / 'model'}  ({loader})")
+        yield load_line(settings.output / "model", summary.model)
 
 
 def run_brief(summary: RunSummary, settings: RunSettings) -> dict[str, Any]:
     """Return the numbers of a run, and where the whole of it is."""
     from deadhead.report import outcome
 
-    folder, start = settings.output, summary.trajectory.start.mask
     names = ("run.json", "plan.json", "report.html", "scores.json", "model")
     return {
-        "output": str(folder),
-        "files": {
-            name.split(".")[0]: str(folder / name) for name in names if (folder / name).exists()
-        },
+        **files_of(settings.output, *names),
         "title": summary.title,
         "outcome": outcome(summary),
-        "heads": {"before": start.n_kept, "after": summary.plan.mask.n_kept},
+        "heads": {
+            "before": summary.trajectory.start.mask.n_kept,
+            "after": summary.plan.mask.n_kept,
+        },
         "model": summary.model,
         "metric": summary.trajectory.metric,
         "evaluation": summary.evaluation,
@@ -184,34 +180,35 @@ def demo(asked: DemoSettings, screen: Resumable) -> None:
     if not screen.resume:
         check_empty(asked.output)
     run, comparison = asked.run(), asked.comparison()
-    if (run.output / "run.json").is_file() and (comparison.output / "sweep.json").is_file():
-        raise OutputExistsError(f"the demo in {str(asked.output)!r} is complete; remove it first")
     brief: dict[str, Any] = {}
     if not (run.output / "run.json").is_file():
         summary = run_watched(run, _resumed(screen, run.output))
         brief = run_brief(summary, run)
         if not screen.as_json:
-            show_run(summary, run)
+            screen.end(brief, *run_lines(summary, run), notes=summary.run["notes"])
+    elif (comparison.output / "sweep.json").is_file():
+        raise OutputExistsError(f"the demo in {str(asked.output)!r} is complete; remove it first")
     with watching("comparing", comparison.output, hidden=screen.as_json) as watch:
         resume = _resumed(screen, comparison.output).resume
         kept = kept_by(run_sweep(comparison, resume=resume, watch=watch))
     lesson = _lesson(kept)
-    if screen.as_json:
-        files = {"comparison": str(comparison.output / "sweep.json")}
-        show_json({"output": str(asked.output), "files": files, "run": brief, "lesson": lesson})
-        return
+    files = {"comparison": str(comparison.output / "sweep.json")}
     columns = ("accuracy kept, heads removed:", *(f"{share:.0%}" for share in SHARES))
     rows = [[METHODS[name], *(f"{kept[name][s]:.0%}" for s in SHARES)] for name in kept]
-    show(TextTable(columns, rows, words=columns[:1]))
-    show(f"report: {comparison.output / 'report.html'}", "", lesson)
+    screen.end(
+        {"output": str(asked.output), "files": files, "run": brief, "lesson": lesson},
+        TextTable(columns, rows, words=columns[:1]),
+        f"report: {comparison.output / 'report.html'}",
+        "",
+        lesson,
+    )
 
 
 def _resumed(screen: Resumable, output: Path) -> Resumable:
     """Resume what has begun; start what has not."""
     from deadhead.runs.journal import partial_folder
 
-    begun = screen.resume and partial_folder(output).exists()
-    return Resumable(as_json=screen.as_json, resume=begun)
+    return replace(screen, resume=screen.resume and partial_folder(output).exists())
 
 
 def kept_by(compared: SweepSummary) -> dict[str, dict[float, float]]:

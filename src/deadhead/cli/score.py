@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from deadhead.cli.console import progress_bar, say, show, show_json
+from deadhead.cli.console import progress_bar, say
 from deadhead.cli.options import Screen
 from deadhead.files import write_json
 from deadhead.options.fields import check_choices, option, part, settings
-from deadhead.options.settings import METHOD, seed_option
+from deadhead.options.settings import METHOD, loss_option, seed_option
 from deadhead.options.values import Loss
 from deadhead.runs.settings import TESTING, DataSettings, ModelSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from deadhead.models.heads import HeadModel
-    from deadhead.types import HeadScores
 
 
 @settings
@@ -42,11 +35,7 @@ class ScoreSettings:
         " projection, and say what to do.",
         panel=METHOD,
     )
-    loss: Loss | None = option(
-        default=None,
-        help="Loss of gradient criteria; by default the criterion's own.",
-        panel=METHOD,
-    )
+    loss: Loss | None = loss_option()
     seed: int = seed_option()
     command: str = field(default="", compare=False)
 
@@ -65,7 +54,11 @@ def score_command(asked: ScoreSettings, screen: Screen) -> None:
       deadhead score my-bert -t data/ -c gradient_norm --diagnose
     """
     from deadhead.models.heads import HeadModel
+    from deadhead.report import score_table
+    from deadhead.report.tables import diagnosis_table
     from deadhead.runs.facts import data_facts, provenance_of
+    from deadhead.scoring import score_all
+    from deadhead.scoring.diagnose import diagnose
     from deadhead.scoring.spec import CriterionSpec
 
     names = asked.criterion.split(",")
@@ -77,49 +70,23 @@ def score_command(asked: ScoreSettings, screen: Screen) -> None:
         batches, data = source.batches(), data_facts(calibration=source)
         say(f"scoring on {source.size} examples of {source.name}")
     view = HeadModel(loaded.model)
+    total, hidden = len(batches) or None, screen.as_json
     if asked.diagnose:
         wanted = [name for spec in specs for name in spec.losses]
-        own = "task" if "task" in wanted else next(iter(wanted), None)
-        _diagnose(view, batches, asked.loss or own, screen)
+        loss = asked.loss or ("task" if "task" in wanted else next(iter(wanted), None))
+        with progress_bar("diagnosing", total, hidden=hidden) as advance:
+            diagnosis = diagnose(view, batches, loss=loss, on_batch=advance)
+        screen.end(diagnosis.to_json(), *diagnosis_table(diagnosis))
         return
-    facts = provenance_of(model=loaded.name, command=asked.command, data=data)
-    _score(view, batches, names, asked, screen, facts)
-
-
-def _diagnose(view: HeadModel, batches: Sequence[Any], loss: str | None, screen: Screen) -> None:
-    from deadhead.report.tables import diagnosis_table
-    from deadhead.scoring.diagnose import diagnose
-
-    with progress_bar("diagnosing", len(batches), hidden=screen.as_json) as advance:
-        diagnosis = diagnose(view, batches, loss=loss, on_batch=advance)
-    show_json(diagnosis.to_json()) if screen.as_json else show(*diagnosis_table(diagnosis))
-
-
-def _score(
-    view: HeadModel,
-    batches: Sequence[Any],
-    names: Sequence[str],
-    asked: ScoreSettings,
-    screen: Screen,
-    facts: dict[str, Any],
-) -> None:
-    """Score, write and show."""
-    from deadhead.report import score_table
-    from deadhead.scoring import score_all
-
-    with progress_bar("scoring", len(batches) or None, hidden=screen.as_json) as advance:
+    with progress_bar("scoring", total, hidden=hidden) as advance:
         found = score_all(view, batches, names, loss=asked.loss, seed=asked.seed, on_batch=advance)
-    scores: dict[str, HeadScores] = {
-        name: replace(each, provenance={**each.provenance, **facts}) for name, each in found.items()
-    }
-    values = {name: each.to_json() for name, each in scores.items()}
+    facts = provenance_of(model=loaded.name, command=asked.command, data=data)
+    values, lines = {}, []
+    for name, scores in found.items():
+        loss = scores.provenance.get("loss")
+        lines += [f"{name}" + (f" (loss: {loss})" if loss else ""), score_table(scores)]
+        values[name] = replace(scores, provenance={**scores.provenance, **facts}).to_json()
     if asked.output is not None:
         write_json(asked.output, values)
-    if screen.as_json:
-        show_json(values)
-        return
-    for name, each in scores.items():
-        loss = each.provenance.get("loss")
-        show(f"{name}" + (f" (loss: {loss})" if loss else ""), score_table(each))
-    if asked.output is not None:
-        show(f"scores: {asked.output}")
+        lines.append(f"scores: {asked.output}")
+    screen.end(values, *lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from pathlib import Path
 
-from deadhead.cli.console import say, show, show_json, watching
+from deadhead.cli.console import files_of, watching
 from deadhead.cli.options import Screen
 from deadhead.files import check_empty, whole_folder, write_json
 from deadhead.options.fields import option, part, settings
@@ -31,26 +31,20 @@ def similarity(settings: SimilaritySettings, screen: Screen) -> None:
 
     with watching("comparing", settings.output, hidden=screen.as_json) as watch:
         summary = run_similarity(settings, watch=watch)
-    folder = settings.output
-    if screen.as_json:
-        names = ("run.json", "groups.json", "distances.json", "plan.json", "report.html")
-        show_json(
-            {
-                "output": str(folder),
-                "files": {name.split(".")[0]: str(folder / name) for name in names},
-                "outcome": summary.outcome(),
-                "notes": summary.notes,
-            }
-        )
-        return
-    show(block_table(summary))
+    tables = [block_table(summary)]
     if summary.agreement is not None:
-        show(agreement_table(summary.agreement))
+        tables.append(agreement_table(summary.agreement))
     if summary.removed:
-        show(removed_share_table(summary.removed, summary.importance))
-    for note in summary.notes:
-        say(f"note: {note}")
-    show(summary.outcome(), f"report: {folder / 'report.html'}")
+        tables.append(removed_share_table(summary.removed, summary.importance))
+    names = ("run.json", "groups.json", "distances.json", "plan.json", "report.html")
+    files = files_of(settings.output, *names)
+    screen.end(
+        {**files, "outcome": summary.outcome(), "notes": summary.notes},
+        *tables,
+        summary.outcome(),
+        f"report: {settings.output / 'report.html'}",
+        notes=summary.notes,
+    )
 
 
 @settings
@@ -86,9 +80,8 @@ def maps(asked: MapsSettings, screen: Screen) -> None:
     with whole_folder(folder) as working:
         write_json(working / "attention.json", values)
         save_figure(attention_figure(found.maps, found.tokens, found.names), working, "attention")
-    if screen.as_json:
-        files = {"attention": str(folder / "attention.json")}
-        show_json({"output": str(folder), "files": files, "heads": found.names})
-        return
-    show(f"{len(found.maps)} attention maps of {len(found.tokens)} tokens")
-    show(f"figure: {folder / 'attention.png'}")
+    screen.end(
+        {**files_of(folder, "attention.json"), "heads": found.names},
+        f"{len(found.maps)} attention maps of {len(found.tokens)} tokens",
+        f"figure: {folder / 'attention.png'}",
+    )

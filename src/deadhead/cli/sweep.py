@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import field, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from deadhead.cli.console import say, show, show_json, watching
+from deadhead.cli.console import files_of, watching
 from deadhead.cli.options import Resumable
 from deadhead.errors import BudgetError
 from deadhead.options.fields import option, part, settings
@@ -20,6 +19,7 @@ from deadhead.options.settings import (
     Clustering,
     Distillation,
     folder_option,
+    loss_option,
     run_folder,
     seed_option,
     speed_option,
@@ -36,28 +36,37 @@ from deadhead.options.values import (
     parse_shares,
 )
 from deadhead.pruning.recipe import AUTO
-from deadhead.runs.run_settings import (
-    NO_DISTILL,
-    NO_LM_EVAL,
-    LmEvalSettings,
-    SweepSettings,
-    idle_of_clusterings,
-)
+from deadhead.runs.run_settings import LmEvalSettings, SweepSettings, idle_of_clusterings
 from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings
 
 if TYPE_CHECKING:
     from deadhead.studies.grid import SweepGrid
+
+SECONDS = 60.0  # of distill, for each model
+
+
+def names_option(default: tuple[str, ...], help: str, flags: tuple[str, ...] = ()) -> Any:
+    """Make a field for names with commas, on how heads are chosen."""
+    shown = ",".join(default) or "none"
+    return option(
+        default=default, shown=shown, help=help, flags=flags, panel=METHOD, parse=parse_names
+    )
+
+
+def shares_option(default: tuple[float, ...]) -> Any:
+    """Make a field for `--heads` of several models."""
+    shown = ",".join(f"{share:.0%}" for share in default)
+    help = "Shares of the heads to remove."
+    return option(default=default, shown=shown, help=help, parse=parse_shares)
 
 
 @settings
 class SharedOptions:
     """What `deadhead sweep` and `deadhead compare` both take."""
 
-    loss: Loss | None = option(
-        default=None,
-        help="Loss of gradient criteria; by default the criterion's own.",
-        panel=METHOD,
-    )
+    model: ModelSettings = part()
+    output: Path = folder_option()
+    loss: Loss | None = loss_option()
     gqa: Gqa = option(default="whole_groups", help="Shared key/value heads.", panel=METHOD)
     also: tuple[str, ...] = option(
         default=(),
@@ -73,30 +82,17 @@ class SharedOptions:
 class SweepOptions(SharedOptions):
     """What `deadhead sweep` takes."""
 
-    model: ModelSettings = part()
     data: DataSettings = part(without=("selection", "train"))
-    heads: tuple[float, ...] = option(
-        default=(0.1, 0.25, 0.5, 0.75),
-        shown="10%,25%,50%,75%",
-        help="Shares of the heads to remove.",
-        parse=parse_shares,
-    )
-    output: Path = folder_option()
-    criterion: tuple[str, ...] = option(
-        default=("taylor", "gradient_norm"),
-        shown="taylor,gradient_norm",
-        flags=("--criterion", "-c"),
-        help="Criteria to compare with, with commas; or none. Each removes its lowest scores at"
+    heads: tuple[float, ...] = shares_option((0.1, 0.25, 0.5, 0.75))
+    criterion: tuple[str, ...] = names_option(
+        ("taylor", "gradient_norm"),
+        "Criteria to compare with, with commas; or none. Each removes its lowest scores at"
         " once; the first makes the budgets of importance_budget.",
-        panel=METHOD,
-        parse=parse_names,
+        ("--criterion", "-c"),
     )
-    action: tuple[Action, ...] = option(
-        default=("duplicate", "mask", "fold"),
-        shown="duplicate,mask,fold",
-        help="What happens to the chosen heads; several with commas.",
-        panel=METHOD,
-        parse=parse_names,
+    action: tuple[Action, ...] = names_option(
+        ("duplicate", "mask", "fold"),
+        "What happens to the chosen heads; several with commas.",
     )
     random: int = option(
         default=0, help="Draws of random heads, and of random groups; 20 for a band.", panel=METHOD
@@ -115,11 +111,11 @@ class SweepOptions(SharedOptions):
         help="cosine, euclidean, or both.",
         panel=CLUSTERS,
         parse=parse_names,
-        group="clusters",
+        group="groupings",
     )
     clustering: Clustering = part(factory=Clustering, without=("distance", "grouping"))
     slope: Slope = option(
-        default="target", help="ALiBi slope of a copied head.", panel=CLUSTERS, group="clusters"
+        default="target", help="ALiBi slope of a copied head.", panel=CLUSTERS, group="groupings"
     )
     prompts: PromptSettings | None = part(default=None)
     lm_eval: LmEvalSettings | None = part(default=None)
@@ -134,36 +130,10 @@ class SweepOptions(SharedOptions):
             if name != "random" or metric == self.distance[0]
         )
 
-    def idle(self) -> Mapping[str, str]:
-        """Say of each group of options that does nothing here, why."""
+    def idle(self) -> set[str]:
+        """Return the groups of options that do nothing here."""
         idle = idle_of_clusterings(self.clusterings, self.prompts)
-        return idle | ({"lm-eval": NO_LM_EVAL} if self.lm_eval is None else {})
-
-    def settings(self) -> SweepSettings:
-        """Return the sweep that is asked for."""
-        from deadhead.studies.grid import SweepGrid
-
-        return SweepSettings(
-            model=self.model,
-            data=self.data,
-            sweep=SweepGrid(
-                fractions=self.heads,
-                clusterings=self.clusterings,
-                criteria=self.criterion,
-                actions=self.action,
-                draws=self.random,
-                loss=self.loss,
-                slope=self.slope,
-                gqa=self.gqa,
-                seed=self.seed,
-            ),
-            output=run_folder(self.output, self.model.short_name, "sweep"),
-            prompts=self.prompts,
-            also=self.also,
-            lm_eval=self.lm_eval,
-            measure_speed=self.measure_speed,
-            command=self.command,
-        )
+        return idle | {"lm-eval"} if self.lm_eval is None else idle
 
 
 def sweep_command(asked: SweepOptions, screen: Resumable) -> None:
@@ -173,74 +143,59 @@ def sweep_command(asked: SweepOptions, screen: Resumable) -> None:
 
     Example: deadhead sweep my-opt --task pairs.jsonl --heads 25%,50% --random 20
     """
-    show_sweep(asked.settings(), screen)
+    from deadhead.studies.grid import SweepGrid
 
-
-def show_sweep(settings: SweepSettings, screen: Resumable) -> None:
-    """Run a sweep behind a progress bar and show its table."""
-    from deadhead.report.sweep_page import INTERVALS, sweep_table
-    from deadhead.runs.sweep import frame, run_sweep
-
-    with watching(settings.kind, settings.output, hidden=screen.as_json) as watch:
-        summary = run_sweep(settings, resume=screen.resume, watch=watch)
-    folder = settings.output
-    if screen.as_json:
-        rows = frame(list(summary.lines)).to_dict("records")
-        files = {name.split(".")[0]: str(folder / name) for name in ("sweep.json", "report.html")}
-        show_json({"output": str(folder), "files": files, "lines": rows})
-        return
-    for note in summary.run["notes"]:
-        say(f"note: {note}")
-    show(sweep_table(summary), INTERVALS)
-    show(f"report: {folder / 'report.html'}, table: {folder / 'sweep.csv'}")
-
-
-SECONDS = 60.0  # of distill, for each model
+    grid = SweepGrid(
+        fractions=asked.heads,
+        clusterings=asked.clusterings,
+        criteria=asked.criterion,
+        actions=asked.action,
+        draws=asked.random,
+        loss=asked.loss,
+        slope=asked.slope,
+        gqa=asked.gqa,
+        seed=asked.seed,
+    )
+    settings = SweepSettings(
+        model=asked.model,
+        data=asked.data,
+        sweep=grid,
+        output=run_folder(asked.output, asked.model.short_name, "sweep"),
+        prompts=asked.prompts,
+        also=asked.also,
+        lm_eval=asked.lm_eval,
+        measure_speed=asked.measure_speed,
+        command=asked.command,
+    )
+    show_sweep(settings, screen)
 
 
 @settings
 class CompareOptions(SharedOptions):
     """What `deadhead compare` takes."""
 
-    model: ModelSettings = part()
     data: DataSettings = part()
-    heads: tuple[float, ...] = option(
-        default=(0.25, 0.5, 0.75, 0.9),
-        shown="25%,50%,75%,90%",
-        help="Shares of the heads to remove.",
-        parse=parse_shares,
-    )
+    heads: tuple[float, ...] = shares_option((0.25, 0.5, 0.75, 0.9))
     repair: tuple[Repair, ...] = option(
         default=("none", "least_squares"),
         shown="none,least_squares",
         help="Each of these repairs for every criterion, with commas.",
         parse=lambda text: tuple(dict.fromkeys(text.replace(" ", "").split(","))),
     )
-    output: Path = folder_option()
-    criteria: tuple[str, ...] = option(
-        default=("all",),
-        shown="all",
-        flags=("--criteria", "-c"),
-        help="Criteria with commas, or all (but file, random, shapley). Each removes its lowest"
+    criteria: tuple[str, ...] = names_option(
+        ("all",),
+        "Criteria with commas, or all (but file, random, shapley). Each removes its lowest"
         " scores at once; reconstruction, which knows every mask from one pass, greedily; auto is"
         " what 'deadhead prune' does if no method is named.",
-        panel=METHOD,
-        parse=parse_names,
+        ("--criteria", "-c"),
     )
-    greedy: tuple[str, ...] = option(
-        default=(),
-        shown="none",
-        help="Criteria that also remove head by head and score again after each, a pass a head; or"
+    greedy: tuple[str, ...] = names_option(
+        (),
+        "Criteria that also remove head by head and score again after each, a pass a head; or"
         " none.",
-        panel=METHOD,
-        parse=parse_names,
     )
-    search: tuple[str, ...] = option(
-        default=(),
-        shown="none",
-        help="Criteria that also swap heads afterwards (reconstruction); or none.",
-        panel=METHOD,
-        parse=parse_names,
+    search: tuple[str, ...] = names_option(
+        (), "Criteria that also swap heads afterwards (reconstruction); or none."
     )
     random: int = option(
         default=20, help="Draws of random heads, with every repair; 20 for a band.", panel=METHOD
@@ -263,32 +218,23 @@ class CompareOptions(SharedOptions):
     distillation: Distillation = part(factory=Distillation)
     strict: bool = strict_option()
 
-    def idle(self) -> Mapping[str, str]:
-        """Say of each group of options that does nothing here, why."""
-        return {} if "distill" in self.repair else {"distill": NO_DISTILL}
+    def idle(self) -> set[str]:
+        """Return the groups of options that do nothing here."""
+        return set() if "distill" in self.repair else {"distill"}
 
     def grid(self) -> SweepGrid:
-        """Return what is compared.
-
-        Raises:
-            BudgetError: no criterion is named.
-        """
+        """Return what is compared."""
         from deadhead.criteria import CRITERIA
         from deadhead.studies.grid import SweepGrid
 
         every = (AUTO, *(n for n, kind in CRITERIA.items() if kind.in_all))
         names = every if self.criteria == ("all",) else self.criteria
         free = [name for name in names if name != AUTO and _greedy_is_free(name)]
-        methods: list[tuple[Strategy, str]] = []
-        if AUTO in names:
-            methods.append((AUTO, AUTO))
+        methods: list[tuple[Strategy, str]] = [(AUTO, AUTO)] if AUTO in names else []
         methods.extend(("greedy", name) for name in (*free, *self.greedy))
         methods.extend(("search", name) for name in self.search)
         if not methods and not names:
-            raise BudgetError(
-                "no criterion is named; give --criteria, --greedy or --search a name, or leave it"
-                " out"
-            )
+            raise BudgetError("no criterion is named; give --criteria, --greedy or --search a name")
         return SweepGrid(
             fractions=self.heads,
             criteria=tuple(name for name in names if name != AUTO and name not in free),
@@ -334,3 +280,20 @@ def compare(asked: CompareOptions, screen: Resumable) -> None:
         command=asked.command,
     )
     show_sweep(settings, screen)
+
+
+def show_sweep(settings: SweepSettings, screen: Resumable) -> None:
+    """Run a sweep behind a progress bar and show its table."""
+    from deadhead.report.sweep_page import INTERVALS, sweep_table
+    from deadhead.runs.sweep import frame, run_sweep
+
+    with watching(settings.kind, settings.output, hidden=screen.as_json) as watch:
+        summary = run_sweep(settings, resume=screen.resume, watch=watch)
+    files = files_of(settings.output, "sweep.json", "report.html")
+    screen.end(
+        {**files, "lines": frame(list(summary.lines)).to_dict("records")},
+        sweep_table(summary),
+        INTERVALS,
+        f"report: {settings.output / 'report.html'}, table: {settings.output / 'sweep.csv'}",
+        notes=summary.run["notes"],
+    )

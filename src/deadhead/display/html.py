@@ -35,13 +35,7 @@ def join(content: Iterable[object]) -> Html:
 def table_html(
     columns: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[str] = ()
 ) -> Html:
-    """Return a table that scrolls sideways where it is too wide.
-
-    Args:
-        columns: their names.
-        rows: the cells as text.
-        words: names of columns of text; the others hold numbers and are set to the right.
-    """
+    """Return a table that scrolls sideways if too wide; columns not in `words` hold numbers."""
     kinds = ["words" if name in words else None for name in columns]
 
     def line(cells: Sequence[str], name: str) -> Html:
@@ -78,11 +72,6 @@ def head_map_html(
     """Draw blocks (rows) x heads (columns) for a notebook: dark = important, crossed out = removed.
 
     Shades are by rank. Without scores, kept heads are dark; NaN scores are gray.
-
-    Args:
-        kept: per block, whether each head is kept; None: all are.
-        scores: per block, a score for each head.
-        caption: a line above the map.
     """
     rows = kept if kept is not None else [[True] * len(row) for row in scores or ()]
     known = sorted({x for row in scores or () for x in row if not math.isnan(x)})

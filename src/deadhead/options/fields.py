@@ -38,13 +38,11 @@ class OptionFacts:
     """What the command line knows of a field.
 
     Attributes:
-        help: one sentence or two.
         panel: heading in the help; None: among the first options.
         flags: as typed; the first long one names the parameter. Empty: made from the field's name.
-        parse: reads the text that was typed. None: the value is of a type that Typer reads.
-        raw: type of what `parse` is given.
+        parse: reads the text that was typed, of type `raw`. None: Typer reads it.
         shown: the default as it would be typed, where `parse` is set.
-        group: options that do nothing in the same cases; see `idle` of the settings.
+        group: options that do nothing in the same cases; see `GROUPS`.
         metavar: name of an argument that is given by position; empty: an option.
         without: of nested settings: fields that are no options of this command.
     """
@@ -127,12 +125,7 @@ def choices_of(hint: Any) -> tuple[str, ...]:
 
 
 def check_types(settings: Any) -> None:
-    """Read what a caller typed as the command line would, and check every field's type.
-
-    Raises:
-        ArgumentError: a value of a type that its field cannot have.
-        DeadheadError: of the field's own reader.
-    """
+    """Read what a caller typed as the command line would, and check every field's type."""
     hints = hints_of(type(settings))
     for each in fields(settings):
         facts, value, hint = option_facts(each), getattr(settings, each.name), hints[each.name]
@@ -176,11 +169,7 @@ _PLAIN = (bool, int, float, str, Path, NoneType)
 
 
 def check_choices(settings: Any, *, but: Collection[str] = ()) -> None:
-    """Check every field whose type is a `Literal`.
-
-    Raises:
-        UnknownNameError: a value that its type does not allow; names the nearest one.
-    """
+    """Check every field whose type is a `Literal`."""
     hints = hints_of(type(settings))
     for each in fields(settings):
         known = choices_of(hints[each.name])

@@ -51,6 +51,12 @@ def size_option(default: int | None, shown: str, help: str, *flags: str, **more:
     return option(default=default, shown=shown, help=help, flags=flags, parse=parse_size, **more)
 
 
+def loss_option() -> Any:
+    """Make a field for `--loss`."""
+    said = "Loss of gradient criteria; by default the criterion's own."
+    return option(default=None, help=said, panel=METHOD)
+
+
 def max_length_option() -> Any:
     """Make a field for `--max-length`."""
     return option(default=None, help="Tokens per example at most.", panel=DATA)
@@ -102,7 +108,26 @@ def speed_option(help: str) -> Any:
     return option(default=True, flags=("--speed/--no-speed",), help=help, panel=OUTPUT)
 
 
-of_clusters = partial(option, panel=CLUSTERS, group="clusters")
+# Of each group of options, what it is for: without that, its options do nothing and are refused.
+GROUPS = {
+    "heads": "runs without --budget",
+    "distill": "--repair distill",
+    "groupings": "groupings of heads (--strategy clusters; in a sweep --grouping)",
+    "importance": "--grouping importance_budget",
+    "prompts": "groupings that compare heads",
+    "prompt details": "--prompts",
+    "strict": "--prompts",
+    "steps": "strategies that remove heads in several moves",
+    "scores": "choices that look at scores, made here by a criterion",
+    "lm-eval": "--lm-eval",
+    "plan": "--plan",
+    "calibration": "the repair of a --plan",
+    "data": "data that judge (--task)",
+    "important": "--importance",
+    "samples": "measuring (not --no-measure)",
+}
+
+of_clusters = partial(option, panel=CLUSTERS, group="groupings")
 
 
 @settings
@@ -193,13 +218,11 @@ class Distillation:
         max_steps: optimizer steps, instead of `epochs`.
         warmup: fraction of the steps in which the learning rate rises; then it falls to zero.
         batch_size: samples per step at most; batches are split, never merged.
-        logits_weight: weight of the divergence from the dense logits.
-        outputs_weight: weight of the relative error of the attention blocks' outputs.
+        logits_weight, outputs_weight: of the divergence from the dense logits, and of the relative
+            error of the attention blocks' outputs.
         temperature: of the softmax that logits are compared by.
-        dropout: whether the cut model trains with the dropout of its config.
         evaluations: how often the selection set is evaluated, evenly over the steps.
-        patience: stop after so many evaluations without a better one; None: never. The metric often
-            dips while the learning rate is high.
+        patience: stop after so many evaluations without a better one; None: never.
 
     Raises:
         BudgetError: a value with which nothing could be trained.
@@ -232,23 +255,20 @@ class Distillation:
     seed: int = seed_option()
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluations", "max_steps", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BudgetError(f"{name} {value!r} of distill trains nothing; give 1 or more")
-        for name in ("learning_rate", "temperature", "seconds"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise BudgetError(f"{name} {value!r} of distill is no positive number; give one")
-        if not 0 <= self.warmup < 1:
-            raise BudgetError(f"warmup {self.warmup!r} of distill is not in [0, 1); 0.05 is usual")
-        if min(self.logits_weight, self.outputs_weight) < 0 or not self.weights > 0:
-            raise BudgetError(
-                f"logits_weight {self.logits_weight!r} and outputs_weight {self.outputs_weight!r}"
-                " leave distill nothing to learn; give numbers from 0, not both 0"
-            )
-        if self.lora < 0:
-            raise BudgetError(f"lora {self.lora!r} of distill is no rank; give 8, or 0 for none")
+        count = ("epochs", "batch_size", "evaluations", "max_steps", "patience")
+        positive = ("learning_rate", "temperature", "seconds")
+        for names, fits, allowed in (
+            (count, lambda x: x >= 1, "1 or more"),
+            (positive, lambda x: 0 < x < math.inf, "a positive number"),
+            (("warmup",), lambda x: 0 <= x < 1, "a number in [0, 1); 0.05 is usual"),
+            (("logits_weight", "outputs_weight"), lambda x: x >= 0, "0 or more"),
+            (("weights",), lambda x: x > 0, "logits_weight and outputs_weight not both 0"),
+            (("lora",), lambda x: x >= 0, "a rank such as 8, or 0 for none"),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not fits(value):
+                    raise BudgetError(f"{name} {value!r} of distill cannot be; give {allowed}")
 
     @property
     def weights(self) -> float:

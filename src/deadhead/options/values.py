@@ -102,11 +102,7 @@ def show_amount(amount: Amount) -> str:
 
 
 def parse_shares(text: str) -> tuple[float, ...]:
-    """Read shares of the heads with commas: `25%,50%`; each once.
-
-    Raises:
-        BudgetError: one of them is no share.
-    """
+    """Read shares of the heads with commas: `25%,50%`; each once."""
     return tuple(dict.fromkeys(_share(name) for name in parse_names(text)))
 
 
@@ -118,11 +114,7 @@ def _share(text: str) -> float:
 
 
 def parse_size(text: str) -> int | None:
-    """Read a number of examples, or `all`, which is None.
-
-    Raises:
-        BudgetError: it is neither.
-    """
+    """Read a number of examples, or `all`, which is None."""
     if text == "all":
         return None
     if not text.isdecimal() or len(text) > 18 or int(text) < 1:
@@ -131,11 +123,7 @@ def parse_size(text: str) -> int | None:
 
 
 def parse_seed(seed: int) -> int:
-    """Check a seed.
-
-    Raises:
-        BudgetError: it is negative.
-    """
+    """Check a seed."""
     if seed < 0:
         raise BudgetError(f"seed {seed} cannot be used; give 0 or more")
     return seed

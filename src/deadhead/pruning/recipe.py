@@ -115,7 +115,7 @@ class Recipe:
         help="ALiBi slope of a copied head: its own (target, as published) or that of the head it"
         " copies (source, which folding needs).",
         panel=CLUSTERS,
-        group="clusters",
+        group="groupings",
     )
     budget: str | None = option(
         default=None,

@@ -25,14 +25,7 @@ NO_FIGURES = "No figures: matplotlib is not installed. For figures: pip install 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of a page: also written as `figures/NAME.png` and `figures/NAME.svg`.
-
-    Attributes:
-        name: of its files.
-        draw: makes it.
-        label: what it shows, for those who do not see it.
-        caption: a line below it.
-    """
+    """A figure of a page, also written as `figures/NAME.{png,svg}`; `label` says what it shows."""
 
     name: str
     draw: Callable[[], Figure]
@@ -53,15 +46,7 @@ Part = str | TextTable | Plot | Listing
 
 @dataclass(repr=False)
 class Page(Brief):
-    """A report: a headline, numbers on top, what to be wary of, and sections.
-
-    Attributes:
-        title: a line; paths in it are reduced to their last part.
-        outcome: the result in a sentence.
-        tiles: (name, value, note) of the numbers on top.
-        caveats: what to know before relying on the numbers.
-        sections: (heading, parts): a text, a table, a figure or a listing each.
-    """
+    """A report: a headline, (name, value, note) tiles, what to be wary of, and sections."""
 
     title: str
     outcome: str
@@ -74,12 +59,9 @@ class Page(Brief):
         self.sections.append((heading, parts))
 
     def write(self, folder: Path | str) -> Path:
-        """Write `report.html` and `figures/*.{png,svg}`; without matplotlib no figures.
+        """Write `report.html` and `figures/*.{png,svg}`, each whole or not at all; return the path.
 
-        The page needs nothing else: no script, no network; light and dark, made to be printed.
-        Each file appears complete or not at all.
-
-        Returns the path of the page.
+        The page needs nothing else: no script, no network. Without matplotlib it has no figures.
         """
         path = Path(folder) / "report.html"
         write_text(path, self.render(self._write_figures(path.parent / "figures")))

@@ -36,10 +36,7 @@ ABOUT_REMOVED = "deadhead explain, with the folder of this run, measures what ea
 
 
 def write_report(summary: RunSummary, folder: Path | str) -> Path:
-    """Write `report.html` and `figures/{curve,head_map}.{png,svg}` into `folder`.
-
-    Returns the path of the page.
-    """
+    """Write `report.html` and `figures/{curve,head_map}.{png,svg}` into `folder`."""
     return run_page(summary).write(folder)
 
 
@@ -135,11 +132,7 @@ model = {auto_class}.from_pretrained("path/to/this/folder")"""
 
 
 def model_card(summary: RunSummary) -> str:
-    """Write the README.md of a cut checkpoint, with front matter for the Hugging Face Hub.
-
-    `summary.run["command"]` appears as it was typed, so that it can be typed again. An absolute
-    path in `summary.model["name"]` is reduced to its last part.
-    """
+    """Write the README.md of a cut checkpoint, with front matter for the Hub; no local paths."""
     title = markdown_text(short_name(summary.title))
     parts = [
         f"---\n{_front_matter(summary)}---\n",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deadhead.errors import BudgetError, DataError
+from deadhead.errors import DataError
 from deadhead.report.style import (
     COLORS,
     GRAY,
@@ -36,12 +36,7 @@ UNNAMED_TOKENS = 60  # beyond these, tokens of an attention map are not named
 
 
 def similarity_heatmap(distances: HeadDistances) -> Figure:
-    """Draw the distances of all heads to one another; lines divide blocks. Dark = alike.
-
-    Raises:
-        DataError: the distances are not of all blocks at once (`scope="global"`).
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Draw the distances of all heads to one another; lines divide blocks. Dark = alike."""
     if len(distances.matrices) != 1 or not len(distances.matrices[0]):
         raise DataError(
             f"a heat map shows one matrix of all heads, these are {len(distances.matrices)};"
@@ -78,15 +73,7 @@ def similarity_heatmap(distances: HeadDistances) -> Figure:
 
 
 def agreement_figure(agreement: pd.DataFrame) -> Figure:
-    """Draw the adjusted Rand index of clusterings, between draws of prompts and between sets.
-
-    Args:
-        agreement: what `similarity.agreement` returned; a row without an interval is a point.
-
-    Raises:
-        DataError: there are no rows.
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Draw the adjusted Rand index of clusterings, as `similarity.agreement` returned it."""
     rows = agreement.to_dict("records")
     if not rows:
         raise DataError("there is no agreement to draw; compare two clusterings or more")
@@ -132,10 +119,6 @@ def removed_share_figure(rows: Sequence[RemovedShare], *, criterion: str = "") -
     """Draw the fraction of important heads removed against the fraction of all heads removed.
 
     Shaded: the central 95% for as many heads drawn at random.
-
-    Raises:
-        DataError: there are no rows.
-        MissingDependencyError: matplotlib is not installed.
     """
     if not rows:
         raise DataError("there is no share of removed heads to draw; give at least one percentage")
@@ -171,10 +154,6 @@ def attention_figure(
     """Draw attention maps, one panel per head: rows are the queries, columns the keys.
 
     Shape: `maps` are (query, key) each, probabilities, one for each of `heads`.
-
-    Raises:
-        DataError: no maps, or maps that do not fit the tokens or heads.
-        MissingDependencyError: matplotlib is not installed.
     """
     n = len(tokens)
     if not len(maps) or len(maps) != len(heads) or any(m.shape != (n, n) for m in maps):
@@ -225,7 +204,6 @@ class Dendrogram:
         tree: SciPy linkage, (units - 1, 4); one unit alone has a tree without a row.
         labels: names of the units, in the order of their rows.
         n_groups: groups that the cut leaves; None: it is not cut.
-        title: above the tree.
     """
 
     tree: np.ndarray
@@ -234,14 +212,11 @@ class Dendrogram:
     title: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.labels) != len(self.tree) + 1:
+        units, groups = len(self.tree) + 1, 1 if self.n_groups is None else self.n_groups
+        if len(self.labels) != units or not 1 <= groups <= units:
             raise DataError(
-                f"{len(self.labels)} labels for a tree of {len(self.tree) + 1} units; give one each"
-            )
-        if self.n_groups is not None and not 1 <= self.n_groups <= len(self.labels):
-            raise BudgetError(
-                f"{self.n_groups} groups of {len(self.labels)} units; ask for 1 to"
-                f" {len(self.labels)}"
+                f"{len(self.labels)} labels and {self.n_groups} groups for a tree of {units} units;"
+                f" give each a label, and ask for 1 to {units} groups"
             )
 
     @property
@@ -269,16 +244,7 @@ class Dendrogram:
 
 
 def dendrogram_figure(dendrograms: Sequence[Dendrogram], *, height: str = "Ward height") -> Figure:
-    """Draw trees at one scale; each group below a cut has a color, the cut is a dashed line.
-
-    Args:
-        dendrograms: the trees.
-        height: name of the axis.
-
-    Raises:
-        DataError: there is no tree.
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Draw trees at one scale; each group below a cut has a color, the cut is a dashed line."""
     if not dendrograms:
         raise DataError("there is no tree to draw; give at least one")
     columns = min(COLUMNS, len(dendrograms))

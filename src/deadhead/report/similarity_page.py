@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deadhead.display import NOTHING, Brief, number, short_name
-from deadhead.report.page import Page, Plot, add_provenance
+from deadhead.report.page import Page, Part, Plot, add_provenance
 from deadhead.report.similarity_figures import (
     Dendrogram,
     agreement_figure,
@@ -19,7 +18,7 @@ from deadhead.report.similarity_figures import (
     removed_share_figure,
     similarity_heatmap,
 )
-from deadhead.report.text_table import TextTable
+from deadhead.report.text_table import TextTable, table_of
 from deadhead.similarity import Clustering, Group, HeadDistances, linkage
 from deadhead.similarity.agreement import RemovedShare
 from deadhead.similarity.groupings import named
@@ -34,21 +33,13 @@ class SimilaritySummary(Brief):
     """Everything that the folder of `deadhead similarity` shows.
 
     Attributes:
-        title: one line.
-        clustering: how heads were grouped.
         asked: heads to remove, as given.
-        within: distances inside blocks.
-        across: distances between all heads of the model.
+        within, across: distances inside blocks, and between all heads of the model.
         compared: the distances that were grouped: a cell per block, per key/value head where heads
             share them, or one cell in all.
-        groups: every unit is in one.
-        plan: removes all but the representatives.
+        groups, plan: every unit is in a group; the plan removes all but the representatives.
         agreement: what `similarity.agreement` returned; None if there was nothing to compare.
-        removed: fraction of important heads removed, at several percentages; empty without
-            importance.
-        importance: name of the scores behind `removed`.
-        notes: what was truncated or left out.
-        run: command, versions, model, prompts, seed, date, seconds, machine.
+        removed: fraction of important heads (by `importance`) removed, at several percentages.
     """
 
     title: str
@@ -67,7 +58,7 @@ class SimilaritySummary(Brief):
 
     @property
     def actual(self) -> float:
-        """Fraction of all heads that the plan removes, in [0, 1]."""
+        """Fraction of all heads that the plan removes."""
         return self.plan.mask.sparsity
 
     def outcome(self) -> str:
@@ -85,20 +76,19 @@ class SimilaritySummary(Brief):
         Args:
             block: inside this block, among those that may share a group; None: in the whole model.
         """
-        source = self.across if block is None else self._inside()
-        pairs = [
-            (matrix[a, b], named(units[a]), named(units[b]))
-            for matrix, units in zip(source.matrices, source.units, strict=True)
-            if len(units) > 1 and block in (None, units[0][0].block)
-            for a, b in [_nearest(matrix)]
-        ]
+        inside = self.within if self.clustering.scope == "global" else self.compared
+        source = self.across if block is None else inside
+        pairs = []
+        for matrix, units in zip(source.matrices, source.units, strict=True):
+            if len(units) > 1 and block in (None, units[0][0].block):
+                rows, columns = np.triu_indices(len(matrix), 1)
+                at = int(np.argmin(matrix[rows, columns]))
+                a, b = rows[at], columns[at]
+                pairs.append((float(matrix[a, b]), named(units[a]), named(units[b])))
         if not pairs:
             return None
         distance, first, second = min(pairs, key=lambda pair: pair[0])
-        return first, second, float(distance)
-
-    def _inside(self) -> HeadDistances:
-        return self.within if self.clustering.scope == "global" else self.compared
+        return first, second, distance
 
     def dendrograms(self) -> list[Dendrogram]:
         """Return the tree of every cell that was grouped; random groups have no cut in it."""
@@ -117,7 +107,7 @@ class SimilaritySummary(Brief):
             trees.append(
                 Dendrogram(
                     linkage(matrix, self.compared.metric, ward_on=self.clustering.ward_on),
-                    tuple(named(u) if several else _inner(u) for u in units),
+                    tuple(map(named if several else _inner, units)),
                     kept,
                     "all blocks" if several else f"block {block}{part}",
                 )
@@ -149,21 +139,23 @@ class SimilaritySummary(Brief):
     def to_json(self) -> dict[str, Any]:
         """Return everything but distances, groups and plan as a JSON value."""
         pair = self.closest()
+        rows = [] if self.agreement is None else self.agreement.to_dict("records")
         return {
             "title": self.title,
             **self._amounts(),
             "groups": len(self.groups),
             "closest": None if pair is None else {"heads": pair[:2], "distance": pair[2]},
-            "agreement": self._agreement_json(),
+            "agreement": [{str(k): None if v != v else v for k, v in r.items()} for r in rows],
             "removed_share": [asdict(row) for row in self.removed],
             "importance": self.importance or None,
             "notes": list(self.notes),
             "run": dict(self.run),
         }
 
-    def _agreement_json(self) -> list[dict[str, Any]]:
-        rows = [] if self.agreement is None else self.agreement.to_dict("records")
-        return [{str(k): None if v != v else v for k, v in row.items()} for row in rows]
+
+def _inner(unit: Sequence[Any]) -> str:
+    """Name a unit inside its block."""
+    return "+".join(str(head.index) for head in unit)
 
 
 def block_table(summary: SimilaritySummary) -> TextTable:
@@ -184,64 +176,36 @@ def block_table(summary: SimilaritySummary) -> TextTable:
 
 def group_table(summary: SimilaritySummary) -> TextTable:
     """List the groups of two or more: the head kept, and those that it represents."""
-    rows = [
-        [named(g.representative), " ".join(map(named, g.others))]
-        for g in summary.groups
-        if g.others
-    ]
-    columns = ("kept", "represents")
-    return TextTable(columns, rows, words=columns)
+    columns = {
+        "kept": lambda group: named(group.representative),
+        "represents": lambda group: " ".join(map(named, group.others)),
+    }
+    return table_of((g for g in summary.groups if g.others), columns, words=tuple(columns))
 
 
 def agreement_table(agreement: pd.DataFrame) -> TextTable:
     """List how much clusterings agree, a row for each pair of prompt sets."""
-    rows = [
-        [
-            pair_name(row),
-            number(row["mean"]),
-            NOTHING if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}",
-            str(row["pairs"]),
-        ]
-        for row in agreement.to_dict("records")
-    ]
-    columns = ("prompts", "adjusted Rand index", "95% of pairs", "pairs")
-    return TextTable(columns, rows, words=("prompts",))
+    columns = {
+        "prompts": pair_name,
+        "adjusted Rand index": lambda row: number(row["mean"]),
+        "95% of pairs": lambda row: (
+            NOTHING if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}"
+        ),
+        "pairs": lambda row: str(row["pairs"]),
+    }
+    return table_of(agreement.to_dict("records"), columns, words=("prompts",))
 
 
 def removed_share_table(removed: Sequence[RemovedShare], criterion: str) -> TextTable:
     """List the fraction of important heads that is removed, beside chance."""
-    rows = [
-        [
-            f"{row.n_dropped / row.n_heads:.1%}",
-            str(row.n_dropped),
-            f"{row.share:.1%}",
-            f"{row.expected:.1%}",
-            f"{row.low:.1%} to {row.high:.1%}",
-        ]
-        for row in removed
-    ]
-    columns = ("heads removed", "count", "of the important", "by chance", "95% of chance")
-    return TextTable(columns, rows, title=f"important heads, by {short_name(criterion)}")
-
-
-def _inner(unit: Sequence[Any]) -> str:
-    """Name a unit inside its block."""
-    return "+".join(str(head.index) for head in unit)
-
-
-def _nearest(matrix: np.ndarray) -> tuple[int, int]:
-    """Return the rows of the smallest distance between two different units."""
-    above = np.triu_indices(len(matrix), 1)
-    at = int(np.argmin(matrix[above]))
-    return int(above[0][at]), int(above[1][at])
-
-
-def write_similarity_report(summary: SimilaritySummary, folder: Path) -> Path:
-    """Write `report.html` and `figures/*.{png,svg}` into `folder`.
-
-    Returns the path of the page.
-    """
-    return similarity_page(summary).write(folder)
+    columns = {
+        "heads removed": lambda row: f"{row.n_dropped / row.n_heads:.1%}",
+        "count": lambda row: str(row.n_dropped),
+        "of the important": lambda row: f"{row.share:.1%}",
+        "by chance": lambda row: f"{row.expected:.1%}",
+        "95% of chance": lambda row: f"{row.low:.1%} to {row.high:.1%}",
+    }
+    return table_of(removed, columns, title=f"important heads, by {short_name(criterion)}")
 
 
 def similarity_page(summary: SimilaritySummary) -> Page:
@@ -273,9 +237,11 @@ def similarity_page(summary: SimilaritySummary) -> Page:
         ),
         _closest(summary),
     )
-    _add_agreement(page, summary)
-    _add_removed(page, summary)
-    add_provenance(page, summary.run, _facts(summary))
+    page.section("Do other prompts give other groups?", *_agreement(summary))
+    page.section("Are important heads removed?", *_removed(summary))
+    how = {k.replace("_", " "): v for k, v in asdict(summary.clustering).items()}
+    how |= {"importance": summary.importance, "model": summary.run.get("model")}
+    add_provenance(page, summary.run, how)
     return page
 
 
@@ -288,41 +254,33 @@ def _closest(summary: SimilaritySummary) -> str:
     return f"Most alike in the model: {first} and {second}, {metric} distance {number(distance)}."
 
 
-def _add_agreement(page: Page, summary: SimilaritySummary) -> None:
-    heading, agreement = "Do other prompts give other groups?", summary.agreement
+def _agreement(summary: SimilaritySummary) -> tuple[Part, ...]:
+    agreement = summary.agreement
     if agreement is None:
-        page.section(heading, "Not compared: there was one draw of one prompt set.")
-        return
-    page.section(
-        heading,
-        Plot(
-            "agreement",
-            lambda: agreement_figure(agreement),
-            "Adjusted Rand index of clusterings; the table below has the numbers",
-            "How much clusterings of other prompts agree; bars hold 95% of the pairs. Compare two"
-            " prompt sets with two draws of one set.",
-        ),
-        agreement_table(agreement),
+        return ("Not compared: there was one draw of one prompt set.",)
+    figure = Plot(
+        "agreement",
+        lambda: agreement_figure(agreement),
+        "Adjusted Rand index of clusterings; the table below has the numbers",
+        "How much clusterings of other prompts agree; bars hold 95% of the pairs. Compare two"
+        " prompt sets with two draws of one set.",
     )
+    return figure, agreement_table(agreement)
 
 
-def _add_removed(page: Page, summary: SimilaritySummary) -> None:
-    heading, by = "Are important heads removed?", summary.importance
+def _removed(summary: SimilaritySummary) -> tuple[Part, ...]:
+    by = summary.importance
     if not summary.removed:
-        page.section(heading, "Not measured: no importance was given.")
-        return
-    page.section(
-        heading,
-        Plot(
-            "removed_share",
-            lambda: removed_share_figure(summary.removed, criterion=by),
-            "Fraction of important heads removed, against the fraction of all heads removed; the"
-            " table below has the numbers",
-            f"The most important heads by {short_name(by)} that are not representatives, if the"
-            " same groups are made for other amounts of heads.",
-        ),
-        removed_share_table(summary.removed, by),
+        return ("Not measured: no importance was given.",)
+    figure = Plot(
+        "removed_share",
+        lambda: removed_share_figure(summary.removed, criterion=by),
+        "Fraction of important heads removed, against the fraction of all heads removed; the"
+        " table below has the numbers",
+        f"The most important heads by {short_name(by)} that are not representatives, if the"
+        " same groups are made for other amounts of heads.",
     )
+    return figure, removed_share_table(summary.removed, by)
 
 
 def _caveats(summary: SimilaritySummary) -> Iterator[str]:
@@ -366,19 +324,3 @@ def _tiles(summary: SimilaritySummary) -> list[tuple[str, str, str]]:
         first = summary.agreement.iloc[0]
         tiles.append(("agreement", number(float(first["mean"])), "adjusted Rand index of draws"))
     return tiles
-
-
-def _facts(summary: SimilaritySummary) -> dict[str, Any]:
-    """Return what identifies the run, for its provenance."""
-    clustering = summary.clustering
-    return {
-        "model": summary.run.get("model"),
-        "distance": clustering.distance,
-        "grouping": clustering.grouping,
-        "representative": clustering.representative,
-        "unit": clustering.unit,
-        "Ward on": clustering.ward_on,
-        "padding included": clustering.include_padding,
-        "first token": clustering.first_token,
-        "importance": summary.importance,
-    }

@@ -41,11 +41,7 @@ STYLE = {
 
 
 def require_matplotlib() -> Any:
-    """Return matplotlib.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
+    """Return matplotlib."""
     try:
         import matplotlib
         import matplotlib.figure
@@ -58,14 +54,19 @@ def require_matplotlib() -> Any:
 
 @contextmanager
 def new_figure(width: float, height: float, *, layout: str = "constrained") -> Iterator[Figure]:
-    """Give an empty figure, to be drawn in our style: no pyplot, no display, no global state.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Give an empty figure, to be drawn in our style: no pyplot, no display, no global state."""
     matplotlib = require_matplotlib()
     with matplotlib.rc_context(STYLE):
         yield matplotlib.figure.Figure(figsize=(width, height), layout=layout)
+
+
+def line_style(i: int) -> dict[str, Any]:
+    """Return color, line and marker of the `i`-th curve of a figure."""
+    return {
+        "color": COLORS[i % len(COLORS)],
+        "linestyle": LINES[(i + i // len(COLORS)) % len(LINES)],
+        "marker": MARKERS[i % len(MARKERS)],
+    }
 
 
 def add_grid(axes: Axes) -> None:

@@ -24,22 +24,14 @@ class RunSummary(Brief):
     Every field after `plan` may be empty: a report then says less, and says that it does.
 
     Attributes:
-        title: e.g. `minilm-sst2: greedy gradient_norm`.
-        trajectory: the metric after each step.
-        scores: scores of the dense model; None if no choice looked at any.
-        plan: what was cut in the end.
-        model: `name`, `hub_id` (None for what is not on the Hub), `model_type`,
-            `parameters_before`, `parameters_after`, `kv_bytes_per_token_before`,
-            `kv_bytes_per_token_after` (None for encoders), `auto_class` (e.g.
-            `AutoModelForCausalLM`; for the card) and `needs_deadhead` to load it.
-        speed: timings.
+        scores: of the dense model; None if no choice looked at any.
+        model: `name`, `hub_id`, `model_type`, `parameters_before`, `parameters_after`,
+            `kv_bytes_per_token_before`, `kv_bytes_per_token_after` (None for encoders),
+            `auto_class` (`AutoModelForCausalLM`; for the card) and `needs_deadhead` to load it.
         evaluation: `dense` and `pruned` (each `{metric: value}`), `interval` (`{"dense": [low,
             high], "pruned": [low, high]}` of the trajectory's metric, 95%) and `chance`.
-        random: the random baseline, or None.
-        run: `command`, `versions`, `data` (`{role: {"fingerprint": ..., "size": ...}}`), `notes` on
-            how the data was divided, `seed`, `date`, `seconds`, and `evaluated_on`: the set that
-            the trajectory was measured on.
-        explanation: the removed heads, one by one; None if none was removed.
+        run: `command`, `versions`, `data` (`{role: {"fingerprint": ..., "size": ...}}`), `notes`,
+            `seed`, `date`, `seconds`, and `evaluated_on`: the set of the trajectory.
     """
 
     title: str
@@ -109,11 +101,7 @@ class RunSummary(Brief):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSummary:
-        """Read what `to_json` returned.
-
-        Raises:
-            FileFormatError: the data is not a run summary.
-        """
+        """Read what `to_json` returned."""
         try:
             explanation = data.get("explanation")  # older runs have none
             return cls(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deadhead.display import NOTHING, Brief, number, short_name
@@ -13,13 +13,11 @@ from deadhead.measure import speed_words
 from deadhead.pruning.trajectory import Metric
 from deadhead.report.page import Page, Plot, add_provenance
 from deadhead.report.style import (
-    COLORS,
     GRAY,
-    LINES,
-    MARKERS,
     PALE,
     add_grid,
     label_text,
+    line_style,
     name_label,
     needs_log_axis,
     new_figure,
@@ -39,13 +37,7 @@ INTERVALS = "In brackets: 95% interval over examples; for random heads, 95% of t
 
 @dataclass(frozen=True, repr=False)
 class SweepSummary(Brief):
-    """What a page says about a sweep.
-
-    Attributes:
-        title: e.g. `opt-blimp: sweep`.
-        lines: one per method, action and share; draws are put together.
-        run: `command`, `versions`, `data`, `notes`, `seed`, `date`, `model`.
-    """
+    """What a page says about a sweep: a line per method, action and share, and facts."""
 
     title: str
     lines: Sequence[Line]
@@ -103,10 +95,8 @@ def _speed(size: Mapping[str, float]) -> str:
 def sweep_figure(lines: Sequence[Line], judge: str) -> Figure:
     """Draw one judge's metric against the fraction of heads removed, a panel per action.
 
-    Random draws are a band (95% of draws), the dense model is a line. Of more than `MANY` methods
-    those nearest to the dense model (in the mean over shares) are told apart, the others are thin
-    and gray. A metric whose values differ by more than a factor of 30 (perplexity) has a
-    logarithmic axis.
+    Random draws are a band (95% of draws). Of more than `MANY` methods those nearest to the dense
+    model are told apart. Values that differ by more than a factor of 30 have a log axis.
     """
     dense = next((x.readings[judge] for x in lines if x.method == "dense"), None)
     kept = [line for line in lines if judge in line.readings and line.method != "dense"]
@@ -172,47 +162,36 @@ def _draw_random(axes: Axes, lines: Sequence[Line], judge: str) -> None:
         shade = ("#8c959f", "#d4a72c", "#6cb6ff")[at % 3]
         low, high = [r.low for r in readings], [r.high for r in readings]
         axes.fill_between(x, low, high, color=shade, alpha=0.22, linewidth=0)
-        axes.plot(
-            x, [r.value for r in readings], color=shade, linewidth=1.2, label=name_label(method)
-        )
+        axes.plot(x, [r.value for r in readings], color=shade, label=name_label(method))
 
 
 def _draw_method(
     axes: Axes, lines: Sequence[Line], key: tuple[str, str], judge: str, i: int | None
 ) -> None:
     """Draw one method: the `i`-th of those that are told apart, or one of the others (None)."""
-    points = sorted(
-        (100 * line.actual, line.readings[judge].value)
-        for line in lines
-        if (line.method, line.action) == key
-    )
-    if points and i is None:
-        x, y = zip(*points, strict=True)
-        axes.plot(x, y, color=PALE, linewidth=0.8, zorder=1, label=OTHERS)
-    elif points and i is not None:
-        x, y = zip(*points, strict=True)
-        axes.plot(
-            x,
-            y,
-            color=COLORS[i % len(COLORS)],
-            linestyle=LINES[i // len(COLORS) % len(LINES)],
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=4,
-            linewidth=1.4,
-            label=name_label(key[0]),
-        )
-
-
-def write_sweep_page(summary: SweepSummary, folder: Path) -> Path:
-    """Write `report.html`, and a figure per judge as PNG and SVG; without matplotlib none."""
-    return sweep_page(summary).write(folder)
+    chosen = [line for line in lines if (line.method, line.action) == key]
+    points = sorted((100 * line.actual, line.readings[judge].value) for line in chosen)
+    if points:
+        how = {"color": PALE, "linewidth": 0.8, "zorder": 1, "label": OTHERS}
+        if i is not None:
+            how = {**line_style(i), "markersize": 4, "linewidth": 1.4, "label": name_label(key[0])}
+        axes.plot(*zip(*points, strict=True), **how)
 
 
 def sweep_page(summary: SweepSummary) -> Page:
     """Lay out the page of a sweep."""
     caveats = [str(note) for note in summary.run.get("notes") or ()]
     page = Page(summary.title, _outcome(summary), caveats=caveats)
-    plots = [_plot(summary, judge, at) for at, judge in enumerate(summary.judges)]
+    plots = [
+        Plot(
+            f"sweep-{at}",
+            partial(sweep_figure, summary.lines, judge),
+            f"{metric} on {short_name(judge)} against the fraction of heads removed; the table"
+            " below has the numbers",
+            f"{short_name(judge)}. Bands hold 95% of the random draws.",
+        )
+        for at, (judge, metric) in enumerate(summary.judges.items())
+    ]
     page.section("What each choice costs", *plots, INTERVALS, sweep_table(summary))
     model = summary.run.get("model") or {}
     parameters = model.get("parameters")
@@ -222,16 +201,6 @@ def sweep_page(summary: SweepSummary) -> Page:
     }
     add_provenance(page, summary.run, facts)
     return page
-
-
-def _plot(summary: SweepSummary, judge: str, at: int) -> Plot:
-    return Plot(
-        f"sweep-{at}",
-        lambda: sweep_figure(summary.lines, judge),
-        f"{summary.judges[judge]} on {short_name(judge)} against the fraction of heads removed; the"
-        " table below has the numbers",
-        f"{short_name(judge)}. Bands hold 95% of the random draws.",
-    )
 
 
 def _outcome(summary: SweepSummary) -> str:

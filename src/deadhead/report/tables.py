@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from deadhead.display import NOTHING, number, short_name, short_names, signed, size_change
 from deadhead.measure import SpeedRow
 from deadhead.pruning.trajectory import Step, Trajectory
 from deadhead.report.summary import RunSummary
-from deadhead.report.text_table import TextTable
+from deadhead.report.text_table import TextTable, table_of
 from deadhead.report.wording import retained
 from deadhead.scoring.diagnose import Diagnosis
 from deadhead.studies.explanation import Explanation, RemovedHead
@@ -50,11 +51,9 @@ def _step_cells(index: int, step: Step, dense: float, full: bool) -> list[str]:
 
 
 def summary_table(curves: Mapping[str, Trajectory] | Trajectory) -> TextTable:
-    """Summarize each curve in one row.
+    """Summarize each curve in one row; "keeps 95% to": the largest fraction removed that keeps 95%.
 
-    "keeps 95% to" is the largest fraction of heads removed that keeps 95% of the dense quality. A
-    value in a gap between measured steps (wider than `GAP` and a head) has a dash, and so has the
-    area under a curve that has one: no line is drawn across it.
+    A value in a gap between measured steps (wider than `GAP` and a head) has a dash, as the area.
     """
     named = {"this run": curves} if isinstance(curves, Trajectory) else curves
     metrics = list(dict.fromkeys(str(curve.judged_by) for curve in named.values()))
@@ -109,23 +108,18 @@ def _title(scores: HeadScores, which: str) -> str:
 
 def speed_table(timings: Sequence[SpeedRow]) -> TextTable:
     """List timings before and after, a row per setting, beside the ceiling."""
-    rows = [
-        [
-            row.setting,
-            f"{row.batch} x {row.length}",
-            f"{row.ms_before:.2f}",
-            f"{row.ms_after:.2f}",
-            row.words,
-            f"{row.low:.2f} to {row.high:.2f}",
-            f"{row.ceiling:.2f}x",
-        ]
-        for row in timings
-    ]
-    columns = ("setting", "batch x tokens", "ms before", "ms after", "speed")
-    columns += ("quartiles of the ratio", "ceiling")
+    columns = {
+        "setting": lambda row: row.setting,
+        "batch x tokens": lambda row: f"{row.batch} x {row.length}",
+        "ms before": lambda row: f"{row.ms_before:.2f}",
+        "ms after": lambda row: f"{row.ms_after:.2f}",
+        "speed": lambda row: row.words,
+        "quartiles of the ratio": lambda row: f"{row.low:.2f} to {row.high:.2f}",
+        "ceiling": lambda row: f"{row.ceiling:.2f}x",
+    }
     devices = ", ".join(dict.fromkeys(row.device for row in timings if row.device))
     title = f"medians of paired calls{f', {devices}' if devices else ''}"
-    return TextTable(columns, rows, words=("setting", "speed"), title=title)
+    return table_of(timings, columns, words=("setting", "speed"), title=title)
 
 
 SIZES = {"parameters": "parameters", "kv_bytes_per_token": "KV cache bytes per token"}
@@ -160,7 +154,7 @@ def _amount(heads: Any) -> str | None:
 def _grouping(plan: PruningPlan) -> str | None:
     """Say how heads were grouped, if they were."""
     how = plan.provenance.get("clustering")
-    if plan.provenance.get("strategy") != "clusters" or not isinstance(how, Mapping):
+    if not plan.copies or not isinstance(how, Mapping):
         return None
     names = ("grouping", "distance", "representative", "unit", "ward_on", "first_token")
     return ", ".join(f"{name} {how[name]}" for name in names if name in how)
@@ -208,23 +202,31 @@ def removed_table(explanation: Explanation, criteria: Sequence[str] = ()) -> Tex
 
     A criterion's cell is its score of the dense model and the rank of it, 1 = least important.
     """
-    shared = any(row.together > 1 for row in explanation.rows)
-    columns = ["head", "step"]
-    columns += ["as"] if _copies(explanation) else []
-    columns += ["score then", f"{explanation.metric} change"]
-    columns += _measures(explanation)
-    rows = []
-    for row in explanation.rows:
-        cells = [str(row.head), f"{row.step} ({row.together} heads)" if shared else str(row.step)]
-        if _copies(explanation):
-            cells.append(NOTHING if row.source is None else str(row.source))
-        cells += [_value(row.score), _change(row)]
-        if explanation.measured:
-            cells += [_value(row.before), _value(row.after)]
-        if REGAINED in columns:
-            cells.append(_value(row.given_back))
-        rows.append([*cells, *_scores(row, criteria)])
-    return TextTable((*columns, *short_names(criteria).values()), rows)
+    columns: dict[str, Callable[[RemovedHead], str]] = {
+        "head": lambda row: str(row.head),
+        "step": lambda row: str(row.step),
+    }
+    if any(row.together > 1 for row in explanation.rows):
+        columns["step"] = lambda row: f"{row.step} ({row.together} heads)"
+    if any(row.source is not None for row in explanation.rows):
+        columns["as"] = lambda row: NOTHING if row.source is None else str(row.source)
+    columns["score then"] = lambda row: _value(row.score)
+    columns[f"{explanation.metric} change"] = lambda row: (
+        signed(row.change) + (f" ({row.change_over} heads)" if row.change_over > 1 else "")
+    )
+    if explanation.measured:
+        columns["KL before"] = lambda row: _value(row.before)
+        columns["KL after"] = lambda row: _value(row.after)
+        if explanation.repair != "none":
+            columns[REGAINED] = lambda row: _value(row.given_back)
+    columns |= {title: partial(_score, name) for name, title in short_names(criteria).items()}
+    return table_of(explanation.rows, columns)
+
+
+def _score(criterion: str, row: RemovedHead) -> str:
+    if criterion not in row.scores:
+        return ""
+    return f"{_value(row.scores[criterion])} ({row.ranks.get(criterion, NOTHING)})"
 
 
 def legend(explanation: Explanation) -> list[str]:
@@ -237,9 +239,13 @@ def legend(explanation: Explanation) -> list[str]:
     if any(row.change_over > 1 for row in explanation.rows):
         lines.append("A change over several heads counts from the last evaluated step.")
     if explanation.criteria:
+        by_loss: dict[str, list[str]] = {}
+        for name, loss in explanation.criteria.items():
+            by_loss.setdefault(loss or "", []).append(name)
+        losses = (f"; {', '.join(by)} by the loss {loss}" for loss, by in by_loss.items() if loss)
         lines.append(
             "Scores are of the dense model; in brackets the rank among its"
-            f" {explanation.n_heads} heads, 1 = least important{_of_losses(explanation)}."
+            f" {explanation.n_heads} heads, 1 = least important{''.join(losses)}."
         )
     if explanation.measured:
         repaired = (
@@ -254,57 +260,25 @@ def legend(explanation: Explanation) -> list[str]:
     return [*lines, *(f"Note: {note}." for note in explanation.notes)]
 
 
-def _of_losses(explanation: Explanation) -> str:
-    by_loss: dict[str, list[str]] = {}
-    for name, loss in explanation.criteria.items():
-        if loss is not None:
-            by_loss.setdefault(loss, []).append(name)
-    return "".join(f"; {', '.join(names)} by the loss {loss}" for loss, names in by_loss.items())
-
-
-def _copies(explanation: Explanation) -> bool:
-    return any(row.source is not None for row in explanation.rows)
-
-
-def _measures(explanation: Explanation) -> list[str]:
-    if not explanation.measured:
-        return []
-    return ["KL before", "KL after", *([REGAINED] if explanation.repair != "none" else [])]
-
-
-def _scores(row: RemovedHead, criteria: Sequence[str]) -> list[str]:
-    return [
-        f"{_value(row.scores[name])} ({row.ranks.get(name, NOTHING)})" if name in row.scores else ""
-        for name in criteria
-    ]
-
-
-def _change(row: RemovedHead) -> str:
-    """Print the change of the metric, and over how many heads if they are several."""
-    return signed(row.change) + (f" ({row.change_over} heads)" if row.change_over > 1 else "")
-
-
 def _value(value: float) -> str:
     return NOTHING if math.isnan(value) else f"{value:.3g}"
 
 
 def diagnosis_table(found: Diagnosis) -> list[Any]:
     """Return what to print: gradient norms per block and projection, then what to do."""
-    columns = ("block", "projection", "smallest", "median", "largest", "zero heads")
-    rows = [
-        [
-            str(row.block),
-            row.projection,
-            *(f"{x:.2e}" for x in (row.smallest, row.median, row.largest)),
-            str(row.zero),
-        ]
-        for row in found.rows
-    ]
+    columns = {
+        "block": lambda row: str(row.block),
+        "projection": lambda row: row.projection,
+        "smallest": lambda row: f"{row.smallest:.2e}",
+        "median": lambda row: f"{row.median:.2e}",
+        "largest": lambda row: f"{row.largest:.2e}",
+        "zero heads": lambda row: str(row.zero),
+    }
     title = f"gradient norms of {found.loss} per head, {found.samples} samples, {found.dtype}"
     shown = found.not_finite[:8]
     more = len(found.not_finite) - len(shown)
     return [
-        TextTable(columns, rows, words=("projection",), title=title, keys=2),
+        table_of(found.rows, columns, words=("projection",), title=title, keys=2),
         *(f"not finite: {line}" for line in shown),
         *([f"not finite: and {more} more places"] if more > 0 else []),
         *(f"advice: {line}" for line in found.advice),

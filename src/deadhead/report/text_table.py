@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions
@@ -21,17 +22,10 @@ GAP = 3  # characters between two columns
 
 @dataclass(frozen=True, repr=False)
 class TextTable(Brief):
-    """Rows of cells, printed by `rich` or `print`.
+    """Rows of cells, printed by `rich` or `print`, under a `title`.
 
-    A table that is too wide for the terminal is split into several, one below the other, each with
-    the first `keys` columns; no cell is cut off.
-
-    Attributes:
-        columns: their names.
-        rows: the cells.
-        words: names of the columns that hold words; the others hold numbers, set to the right.
-        title: a line above it.
-        keys: number of first columns that tell the rows apart.
+    Columns in `words` hold words, the others numbers, which are set to the right. A table that
+    is too wide for the terminal is split into several, each with the first `keys` columns.
     """
 
     columns: tuple[str, ...]
@@ -109,6 +103,18 @@ class TextTable(Brief):
             *map(_markdown_row, self.rows),
         ]
         return "\n".join(lines)
+
+
+def table_of(
+    rows: Iterable[Any],
+    columns: Mapping[str, Callable[[Any], str]],
+    words: tuple[str, ...] = (),
+    title: str = "",
+    keys: int = 1,
+) -> TextTable:
+    """Make a table with a row for each of `rows`; `columns` say what each cell shows of it."""
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    return TextTable(tuple(columns), cells, words, title, keys)
 
 
 def _markdown_row(cells: Iterable[object]) -> str:

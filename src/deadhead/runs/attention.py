@@ -17,6 +17,7 @@ from deadhead.display import Brief
 from deadhead.errors import DataError, HeadError, ScoreError
 from deadhead.models.heads import HeadModel
 from deadhead.models.maps import hook_maps
+from deadhead.runs.settings import need_tokenizer
 from deadhead.types import Head
 
 
@@ -42,11 +43,7 @@ class AttentionMaps(Brief):
 
 
 def parse_heads(text: str) -> tuple[Head, ...]:
-    """Read `0.1,2.3`; a head that is named twice is one.
-
-    Raises:
-        HeadError: nothing is named, or something that is no head.
-    """
+    """Read `0.1,2.3`; a head that is named twice is one."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise HeadError(f"{text!r} names no head; write block.index, as in 0.1,2.3")
@@ -96,24 +93,14 @@ def attention_maps(loaded: Loaded, text: str, heads: Sequence[Head]) -> Attentio
 
 
 def _encode(loaded: Loaded, text: str) -> dict[str, Tensor]:
-    if loaded.tokenizer is None:
-        raise DataError(
-            "the model has no tokenizer to read text with; put its tokenizer files"
-            " (tokenizer.json, tokenizer_config.json) into the folder"
-        )
-    if not text.strip():
-        raise DataError(f"the text {text!r} is blank; give a sentence")
+    need_tokenizer(loaded.tokenizer)
     limit = context_length(loaded.tokenizer, loaded.model.config)
     encoded = dict(loaded.tokenizer(text, return_tensors="pt", verbose=False))
     n = encoded["input_ids"].shape[1]
-    if n < 2:
+    if not text.strip() or n < 2 or n > (limit or n):
         raise DataError(
-            f"the text {text!r} is {n} token{'s' * (n != 1)}, so that every head attends alike;"
-            " give a longer one"
-        )
-    if limit is not None and n > limit:
-        raise DataError(
-            f"the text has {n} tokens, the model's context holds {limit}; give a shorter one"
+            f"the text {text!r:.80} has {n} token{'s' * (n != 1)}; give a sentence of 2 tokens or"
+            f" more{f', and {limit} at most' if limit else ''}"
         )
     return encoded
 

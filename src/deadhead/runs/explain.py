@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -68,16 +68,7 @@ class FinishedRun(Brief):
 
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
-        """Read a run.
-
-        Raises:
-            DataError: there is no such folder, or it is not a run's.
-            FileFormatError: its files cannot be read.
-        """
-        if not folder.is_dir():
-            raise DataError(
-                f"{str(folder)!r} is not a folder; give the one that 'deadhead prune' wrote"
-            )
+        """Read a run."""
         lacking = [name for name in NEEDED if not (folder / name).is_file()]
         if lacking:
             raise DataError(
@@ -112,16 +103,12 @@ class FinishedRun(Brief):
         """Load the dense model; from `source` and on `device`, if not as the run did.
 
         The caller decides whether code that comes with the model may run, not the file.
-
-        Raises:
-            DataError: it cannot be loaded, has changed, or the run does not say which it was.
         """
         recorded = _known(ModelSettings, self._recorded("model"))
         if source is None and "source" not in recorded:
             raise DataError(f"{str(self.folder)!r} does not say which model it pruned{MODEL}")
-        given: dict[str, Any] = {"source": source, "device": device}
-        given = {k: v for k, v in given.items() if v is not None}
-        given["trust_remote_code"] = trust_remote_code
+        moved = {k: v for k, v in (("source", source), ("device", device)) if v is not None}
+        given: dict[str, Any] = {**moved, "trust_remote_code": trust_remote_code}
         settings = ModelSettings(**recorded | given)
         before, now = self.summary.run.get("weights"), settings.fingerprint()
         if source is None and None not in (before, now) and before != now:
@@ -138,11 +125,7 @@ class FinishedRun(Brief):
     def open_calibration(
         self, loaded: Loaded, task: str | None = None, calibration: str | None = None
     ) -> Task:
-        """Open the calibration data; from `task` or `calibration`, if not as the run did.
-
-        Raises:
-            DataError: they cannot be opened, or are not the run's.
-        """
+        """Open the calibration data; from `task` or `calibration`, if not as the run did."""
         settings = DataSettings(**_known(DataSettings, self._recorded("data")))
         if task is not None:
             elsewhere = dict.fromkeys(("calibration", "selection", "train", "test"))
@@ -177,16 +160,7 @@ class FinishedRun(Brief):
         samples: int | None = 128,
         on_work: Callable[[str], None] = lambda what: None,
     ) -> Explanation:
-        """Explain the run; see `explaining.explain`.
-
-        Args:
-            view: of what `open_model` returned.
-            source: what `open_calibration` returned.
-            criteria: as there.
-            loss: None: the run's; `own`: each criterion's own.
-            samples: as there.
-            on_work: as there.
-        """
+        """Explain the run; see `explain`. Loss None: the run's; `own`: each criterion's own."""
         summary, recipe = self.summary, self._recorded("recipe")
         repair = summary.plan.repair
         weighted_by = recipe.get("loss") or "kl"
@@ -215,18 +189,14 @@ class FinishedRun(Brief):
         return (self.summary.run.get("settings") or {}).get(part) or {}
 
 
-def _notes(found: Explanation, recipe: Mapping[str, Any]) -> list[str]:
-    notes = []
+def _notes(found: Explanation, recipe: Mapping[str, Any]) -> Iterator[str]:
     if found.repair != "none" and recipe.get("repair_at") == "end":
-        notes.append(
+        yield (
             f"the run repaired its last model only: {found.metric} of the steps is without repair,"
             " KL as if each had been repaired"
         )
     if found.repair == "distill" and found.measured:
-        notes.append(
-            "distill trains the last model only, after least_squares, which is what is measured"
-        )
-    return notes
+        yield "distill trains the last model only, after least_squares, which is what is measured"
 
 
 def _known(kind: type, recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,6 @@ from deadhead.runs.settings import ModelSettings
 from deadhead.tasks import Task
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    packages = ("deadhead", "torch", "transformers", "numpy")
-    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
-
-
 def provenance_of(
     *,
     model: Any = None,
@@ -30,14 +24,21 @@ def provenance_of(
     seed: int | None = None,
 ) -> dict[str, Any]:
     """Return where a result comes from, for the file that holds it; what is None is left out."""
-    facts = {
-        "command": command,
-        "model": model,
-        "versions": versions(),
-        "data": data,
-        "seed": seed,
-    }
+    packages = ("deadhead", "torch", "transformers", "numpy")
+    versions = {"python": platform.python_version(), **{p: version(p) for p in packages}}
+    facts = {"command": command, "model": model, "versions": versions, "data": data, "seed": seed}
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def begun_with(settings: Any, data: Mapping[str, Any], importance: Any) -> dict[str, Any]:
+    """Return what has to be the same when a run goes on."""
+    return {
+        **settings.header(),
+        **provenance_of(),
+        "fingerprints": data,
+        "weights": settings.model.fingerprint(),
+        "importance": importance,
+    }
 
 
 def occasion(timer: Timer, device: str) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""What a run reports while it works, and has done so far, so that it can be stopped and go on."""
+"""What a run has done so far, a line at a time, so that it can be stopped and go on."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,7 @@ from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.trajectory import Completed, Step
 from deadhead.types import HeadScores
 
-
-@dataclass
-class Watch:
-    """Callbacks of a run; all optional.
-
-    Attributes:
-        on_total: called with the number of pieces of work to come; again when that changes.
-        on_work: called after every piece of work, with its name.
-        on_note: called with a line that people should read: what is going to be done, what was
-            decided.
-    """
-
-    on_total: Callable[[int], None] = lambda total: None
-    on_work: Callable[[str], None] = lambda what: None
-    on_note: Callable[[str], None] = lambda line: None
-
-
-JOURNAL = "journal.jsonl"
+JOURNAL, TEMPORARY = "journal.jsonl", ".deadhead-*.tmp"
 
 
 def partial_folder(output: Path) -> Path:
@@ -59,14 +42,7 @@ class Journal:
 
     @classmethod
     def open(cls, output: Path, header: Mapping[str, Any], *, resume: bool) -> Journal:
-        """Start a journal, or with `resume` read the one that is there.
-
-        Raises:
-            OutputExistsError: `output` is not empty, or an interrupted run is there and `resume`
-                is not set.
-            DataError: nothing to resume, or it was made with other settings.
-            CheckpointError: the journal cannot be read or repaired.
-        """
+        """Start a journal, or with `resume` read the one that is there."""
         folder = partial_folder(output)
         check_empty(output)
         file = folder / JOURNAL
@@ -75,27 +51,25 @@ class Journal:
                 raise OutputExistsError(
                     f"{str(folder)!r} holds an interrupted run; continue with --resume or remove it"
                 )
-            if folder.exists() and not (folder.is_dir() and _is_ours(folder)):
+            # what a killed start of a journal left there is ours
+            foreign = folder.is_dir() and any(not f.match(TEMPORARY) for f in folder.iterdir())
+            if foreign or (folder.exists() and not folder.is_dir()):
                 raise OutputExistsError(
                     f"{str(folder)!r} holds files that are not deadhead's; move them elsewhere, or"
                     " choose another output with -o"
                 )
             journal = cls(folder)
-            journal._start(header)
+            try:  # the header is written whole, or there is no journal
+                write_json(file, {"header": header}, indent=None)
+            except CheckpointError:
+                journal.remove()
+                raise
             return journal
         if not file.exists():
             raise DataError(
                 f"there is no interrupted run in {str(folder)!r}; start without --resume"
             )
         return cls._read(folder, file, header)
-
-    def _start(self, header: Mapping[str, Any]) -> None:
-        """Write the header: whole, or there is no journal."""
-        try:
-            write_json(self.folder / JOURNAL, {"header": header}, indent=None)
-        except CheckpointError:
-            self.remove()
-            raise
 
     @classmethod
     def _read(cls, folder: Path, file: Path, header: Mapping[str, Any]) -> Journal:
@@ -135,11 +109,7 @@ class Journal:
             self.points.append(entry["point"])
 
     def completed(self, recipe: Recipe) -> Completed:
-        """Return what `prune` need not do again by this recipe.
-
-        Raises:
-            DataError: steps were made by a method that the journal does not name.
-        """
+        """Return what `prune` need not do again by this recipe."""
         made = None if self.decision is None else AutoChoice.from_json(self.decision, recipe)
         if made is None and recipe.settled().undecided and len(self.steps) > 1:
             raise DataError(
@@ -149,11 +119,7 @@ class Journal:
         return Completed(self.scores, tuple(self.steps), made)
 
     def write(self, kind: str, value: Any) -> None:
-        """Append one entry.
-
-        Raises:
-            CheckpointError: it could not be written (disk full); what was there is intact.
-        """
+        """Append one entry."""
         file = self.folder / JOURNAL
         try:
             with file.open("a", encoding="utf-8") as stream:
@@ -170,17 +136,8 @@ class Journal:
             self.folder.rmdir()
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether nothing is in a folder but what a killed start of a journal left there."""
-    return all(path.match(".deadhead-*.tmp") for path in folder.iterdir())
-
-
 def _whole_lines(file: Path) -> list[bytes]:
-    """Read the lines of a file and cut a torn last one off, which takes no room on the disk.
-
-    Raises:
-        CheckpointError: the file cannot be read, or not be cut; it is as it was.
-    """
+    """Read the lines of a file and cut a torn last one off, which takes no room on the disk."""
     try:
         content = file.read_bytes()
         length = content.rfind(b"\n") + 1

@@ -23,9 +23,9 @@ from deadhead.pruning.trajectory import Step
 from deadhead.repair import Fits, fit, repaired
 from deadhead.report import RunSummary, model_card, write_report
 from deadhead.runs.explain import explained
-from deadhead.runs.facts import data_facts, model_facts, occasion, provenance_of
-from deadhead.runs.journal import Journal, Watch
-from deadhead.runs.run_settings import RunSettings
+from deadhead.runs.facts import begun_with, data_facts, model_facts, occasion, provenance_of
+from deadhead.runs.journal import Journal
+from deadhead.runs.run_settings import RunSettings, Watch
 from deadhead.runs.settings import table_fingerprint
 from deadhead.studies.baseline import RandomBaseline, random_baseline
 from deadhead.tasks import Task
@@ -74,13 +74,8 @@ class _PruneRun:
         )
         self.settings = settings
         self.judge = judge_for(self.view, self.tasks, Recipe())  # of what is reported in the end
-        header = {
-            **settings.header(),
-            **provenance_of(),
-            "fingerprints": self.data,
-            "weights": settings.model.fingerprint(),
-            "importance": table_fingerprint(settings.recipe.clustering.importance),
-        }
+        table = table_fingerprint(settings.recipe.clustering.importance)
+        header = begun_with(settings, self.data, table)
         self.journal = Journal.open(settings.output, header, resume=resume)
         self.spent = sum(step.seconds for step in self.journal.steps)
 
@@ -238,8 +233,7 @@ class _PruneRun:
         if not self.settings.measure_speed:
             return []
         source = self.tasks.test or self.tasks.held_out or self.tasks.calibration
-        inputs = longest_input(source, self.view)
-        rows = measure_all(self.loaded.model, cut, inputs, repeats=15, warmup=3)
+        rows = time_both(self.view, cut, source)
         self._worked("time")
         return rows
 
@@ -281,10 +275,11 @@ class _PruneRun:
         self.journal.remove()
 
 
-def longest_input(test: Task, view: HeadModel) -> dict[str, Any]:
-    """Return the longest example of a set, as one batch without labels."""
-    batch = max(test.batches(), key=lambda batch: batch["input_ids"].shape[1])
-    return {k: v[:1] for k, v in to_device(batch, view.device).items() if k != "labels"}
+def time_both(view: HeadModel, cut: nn.Module, source: Task) -> list[SpeedRow]:
+    """Time a model and a cut copy on the longest example of a set."""
+    batch = max(source.batches(), key=lambda batch: batch["input_ids"].shape[1])
+    inputs = {k: v[:1] for k, v in to_device(batch, view.device).items() if k != "labels"}
+    return measure_all(view.model, cut, inputs, repeats=15, warmup=3)
 
 
 def write_run(summary: RunSummary, folder: Path) -> None:

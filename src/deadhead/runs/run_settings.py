@@ -1,9 +1,9 @@
-"""What prune, sweep, compare and similarity were asked to do, and which options do nothing."""
+"""What prune, sweep, compare and similarity were asked to do, and whom they tell of their work."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,87 +34,54 @@ from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings
 if TYPE_CHECKING:
     from deadhead.studies.grid import SweepGrid
 
-OF_CLUSTERS = ("clusters", "importance", "prompts", "prompt details")
-NO_DISTILL = "is for --repair distill; name it, or leave this out"
-NO_PROMPTS = (
-    "is about prompts, and without --prompts heads are compared on the calibration data; name"
-    " prompts, or leave it out"
-)
-NO_GROUPS = "is for groupings, and there is none to look at; leave it out, or name --grouping"
-NO_LM_EVAL = "is for lm-eval, and no task of it is named; name one with --lm-eval, or leave it out"
+OF_GROUPINGS = {"groupings", "importance", "prompts", "prompt details"}
 
 
-def idle_of_recipe(recipe: Recipe, prompts: Any) -> Mapping[str, str]:
-    """Say of each group of options that a recipe does not look at, why."""
-    idle: dict[str, str] = {}
-    if recipe.budget is not None:
-        idle["heads"] = "and --budget both say where to end; leave one out"
+def idle_of_recipe(recipe: Recipe, prompts: Any) -> set[str]:
+    """Return the groups of options that a recipe does not look at."""
+    idle = {"heads"} if recipe.budget is not None else set()
     if recipe.repair != "distill":
-        idle["distill"] = NO_DISTILL
+        idle.add("distill")
     if not recipe.makes_groups:
-        why = (
-            f"is for strategy 'clusters', and the strategy is {recipe.strategy!r}; leave it out, or"
-            " choose --strategy clusters"
-        )
-        return idle | dict.fromkeys(OF_CLUSTERS, why)
-    idle["steps"] = (
-        "means nothing to strategy 'clusters', which removes all heads in one move; leave it out"
-    )
+        return idle | OF_GROUPINGS
     if not recipe.needs_scores:
-        idle["scores"] = _without_scores(recipe.clustering)
-    idle |= idle_of_clusterings([recipe.clustering], prompts)
+        idle.add("scores")
     if not recipe.needs_prompts:
-        why = (
-            "is for comparing heads, and random groups with random representatives compare none;"
-            " leave it out"
-        )
-        idle |= dict.fromkeys(("prompts", "prompt details"), why)
-    idle.pop("strict", None)  # of a recipe it is about more than prompts
-    return idle
+        idle |= {"prompts", "prompt details"}
+    # of a recipe `strict` is about more than prompts
+    return idle | {"steps"} | idle_of_clusterings([recipe.clustering], prompts) - {"strict"}
 
 
-def idle_of_clusterings(clusterings: Sequence[Clustering], prompts: Any) -> dict[str, str]:
-    """Say of each group of options that none of the groupings looks at, why."""
+def idle_of_clusterings(clusterings: Sequence[Clustering], prompts: Any) -> set[str]:
+    """Return the groups of options that none of the groupings looks at."""
     if not clusterings:
-        return dict.fromkeys((*OF_CLUSTERS, "strict"), NO_GROUPS)
-    groupings = [clustering.grouping for clustering in clusterings]
-    idle: dict[str, str] = {}
-    if prompts is None:
-        idle |= dict.fromkeys(("prompt details", "strict"), NO_PROMPTS)
-    if "importance_budget" not in groupings:
-        idle["importance"] = (
-            f"is for grouping 'importance_budget', and there is {', '.join(groupings)} only; leave"
-            " it out, or choose --grouping importance_budget"
-        )
-    return idle
+        return OF_GROUPINGS | {"strict"}
+    idle = set() if prompts else {"prompt details", "strict"}
+    return idle if any(c.needs_importance for c in clusterings) else idle | {"importance"}
 
 
-def _without_scores(clustering: Clustering) -> str:
-    if clustering.importance is not None:
-        return "is for scoring heads, and --importance has their scores; leave one of them out"
-    return (
-        f"is for scoring heads, and grouping {clustering.grouping!r} looks at no scores; leave it"
-        " out, or choose --grouping importance_budget"
-    )
+@dataclass
+class Watch:
+    """Callbacks of a run: how much work is to come (again if it changes), what is done, notes."""
+
+    on_total: Callable[[int], None] = lambda total: None
+    on_work: Callable[[str], None] = lambda what: None
+    on_note: Callable[[str], None] = lambda line: None
 
 
 NOT_COMPARED = ("output", "command", "measure_speed", "save")  # a run may go on with others
 
 
+class _Resumable:
+    def header(self: Any) -> dict[str, Any]:
+        """Return all of the settings that decide on a result: a JSON value."""
+        values = {k: v for k, v in asdict(self).items() if k not in NOT_COMPARED}
+        return json.loads(json.dumps(values, default=str))  # paths
+
+
 @settings
-class RunSettings:
-    """A whole `deadhead prune`.
-
-    Attributes:
-        recipe: becomes the settled one.
-        prompts: for the strategy `clusters`; None: the calibration data.
-        random_fractions: where the random baseline is evaluated.
-        command: the command as it was typed; not compared on resume.
-
-    Raises:
-        BudgetError: fewer than no draws.
-        MissingDependencyError: the repair `distill` needs a package that is not installed.
-    """
+class RunSettings(_Resumable):
+    """A whole `deadhead prune`; `recipe` becomes the settled one, `command` is as it was typed."""
 
     model: ModelSettings = part()
     data: DataSettings = part()
@@ -135,7 +102,11 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         asked, recipe = self.recipe, self.recipe.settled()
-        object.__setattr__(self, "output", self._folder(asked))
+        how = (asked.criterion, asked.strategy)
+        if asked.makes_groups:
+            how = (asked.clustering.distance, asked.clustering.grouping, asked.action)
+        folder = run_folder(self.output, self.model.short_name, *how, show_amount(asked.heads))
+        object.__setattr__(self, "output", folder)
         object.__setattr__(self, "recipe", recipe)
         if recipe.repair == "distill":
             from deadhead.repair.distill import check_packages
@@ -144,26 +115,9 @@ class RunSettings:
         if self.random < 0:
             raise BudgetError(f"{self.random} random draws; give 0 (none) or more, 20 for a band")
 
-    def _folder(self, asked: Recipe) -> Path:
-        how = (asked.clustering.distance, asked.clustering.grouping, asked.action)
-        if not asked.makes_groups:
-            how = (asked.criterion, asked.strategy)
-        parts = (self.model.short_name, *how, show_amount(asked.heads))
-        return run_folder(self.output, *parts)
-
-    def header(self) -> Mapping[str, Any]:
-        """What has to be the same when a run goes on: a JSON value."""
-        return header_of(self)
-
-    def idle(self) -> Mapping[str, str]:
-        """Say of each group of options that does nothing here, why."""
+    def idle(self) -> set[str]:
+        """Return the groups of options that do nothing here."""
         return idle_of_recipe(self.recipe, self.prompts)
-
-
-def header_of(asked: Any) -> Mapping[str, Any]:
-    """Return all of the settings that decide on a result: a JSON value."""
-    values = {k: v for k, v in asdict(asked).items() if k not in NOT_COMPARED}
-    return json.loads(json.dumps(values, default=str))  # paths
 
 
 @settings
@@ -196,22 +150,15 @@ class LmEvalSettings:
 
 
 @dataclass(frozen=True, repr=False)
-class SweepSettings(Brief):
-    """A whole `deadhead sweep`.
+class SweepSettings(_Resumable, Brief):
+    """A whole `deadhead sweep` or `compare`, as `kind` says.
 
     Attributes:
-        model, data, sweep: see there.
-        output: the folder.
         prompts: what heads are compared on; None: the calibration data.
-        also: further test sets, read by the same kind and columns as `data`: where it names none,
-            each as its own columns say.
-        lm_eval: tasks and groups of lm-eval that judge as well; of a group without a metric of its
-            own, and of a tag, each task.
-        distillation: how the repair `distill` trains.
+        also: further test sets, read by the same kind and columns as `data`.
+        lm_eval: tasks and groups of lm-eval that judge as well.
         measure_speed: time the models that are smaller.
-        measure_size: cut the models that get smaller, and measure their size; else only their
-            outputs are judged.
-        kind: what it is called in its title: sweep or compare.
+        measure_size: cut the models that get smaller, and measure them; else outputs are judged.
         command: the command as it was typed; not compared on resume.
     """
 
@@ -228,21 +175,13 @@ class SweepSettings(Brief):
     kind: str = "sweep"
     command: str = field(default="", compare=False)
 
-    def header(self) -> Mapping[str, Any]:
-        """What has to be the same when a sweep goes on: a JSON value."""
-        return header_of(self)
-
 
 BUNDLED = {"bundled:encoder": "bundled:sentiment", "bundled:decoder": "bundled:text"}
 
 
 @settings
 class SimilaritySettings:
-    """A whole `deadhead similarity`.
-
-    Attributes:
-        command: the command as it was typed.
-    """
+    """A whole `deadhead similarity`."""
 
     model: ModelSettings = part()
     prompts: tuple[str, ...] = option(
@@ -335,11 +274,7 @@ class SimilaritySettings:
 
     @property
     def sources(self) -> dict[str, str]:
-        """Short name of each of `prompts`; bundled models have prompts of their own.
-
-        Raises:
-            DataError: no prompts are named.
-        """
+        """Short name of each of `prompts`; bundled models have prompts of their own."""
         from deadhead.data.rows import split_slice
 
         specs = self.prompts or tuple(filter(None, [BUNDLED.get(self.model.source)]))
@@ -351,10 +286,6 @@ class SimilaritySettings:
         short = [Path(split_slice(spec)[0]).name.split(".")[0] or spec for spec in specs]
         return dict(zip(short if len(set(short)) == len(short) else specs, specs, strict=True))
 
-    def idle(self) -> Mapping[str, str]:
-        """Say of each group of options that does nothing here, why."""
-        why = (
-            "counts heads by --importance, which is not given; give it a criterion or a table, or"
-            " leave it out"
-        )
-        return {} if self.importance is not None else {"important": why}
+    def idle(self) -> set[str]:
+        """Return the groups of options that do nothing here."""
+        return {"important"} if self.importance is None else set()

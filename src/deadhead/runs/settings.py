@@ -57,11 +57,7 @@ class ModelSettings:
         check_choices(self)
 
     def load(self) -> Loaded:
-        """Load the model and its tokenizer.
-
-        Raises:
-            DeadheadError: as `load_model`.
-        """
+        """Load the model and its tokenizer."""
         from deadhead.checkpoints import load_model
 
         return load_model(
@@ -165,11 +161,7 @@ class DataSettings:
     seed: int = seed_option()
 
     def open(self, tokenizer: Any, config: Any) -> TaskSet:
-        """Open the sets; calibration texts alone make a `held_out` set instead of a test set.
-
-        Raises:
-            DataError: no data is named, or as `open_task`.
-        """
+        """Open the sets; calibration texts alone make a `held_out` set instead of a test set."""
         if self.spec is None and self.calibration is None:
             raise DataError(
                 "no data is named; give --task, or texts to calibrate on with --calibration"
@@ -177,7 +169,7 @@ class DataSettings:
             )
         from deadhead.tasks import open_task
 
-        _check_tokenizer(tokenizer)
+        need_tokenizer(tokenizer)
         options = asdict(self)
         judged = self.spec is not None or self.test is not None
         return open_task(options.pop("spec"), tokenizer, config=config, judged=judged, **options)
@@ -186,9 +178,6 @@ class DataSettings:
         """Open the `calibration` or `test` set alone, for commands that need no other.
 
         The other sets may be missing, and may overlap with it. Calibration texts need no labels.
-
-        Raises:
-            DataError: as `open`.
         """
         given = getattr(self, role) or self._file_of(role)
         if given is None and self.spec is None:
@@ -199,7 +188,7 @@ class DataSettings:
         if role == "calibration" and given is not None:
             from deadhead.tasks import open_calibration
 
-            _check_tokenizer(tokenizer)
+            need_tokenizer(tokenizer)
             of_one = {k: v for k, v in asdict(self).items() if k not in _OF_SEVERAL}
             return open_calibration(given, tokenizer, config=config, **of_one)
         alone = replace(self, train=None, allow_overlap=True)
@@ -221,7 +210,8 @@ class DataSettings:
         return None if file is None else f"{file}{self.spec.removeprefix(place)}"
 
 
-def _check_tokenizer(tokenizer: Any) -> None:
+def need_tokenizer(tokenizer: Any) -> None:
+    """Refuse a model without a tokenizer."""
     if tokenizer is None:
         raise DataError(
             "the model has no tokenizer to read text with; put its tokenizer files"
@@ -262,11 +252,7 @@ class PromptSettings:
     seed: int = seed_option()
 
     def open(self, tokenizer: Any, config: Any) -> Prompts:
-        """Open them.
-
-        Raises:
-            DataError: as `open_prompts`.
-        """
+        """Open them."""
         from deadhead.data.prompts import open_prompts
 
         return open_prompts(

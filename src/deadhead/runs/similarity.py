@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,16 @@ import numpy as np
 from deadhead.checkpoints import Loaded
 from deadhead.data.prompts import Prompts
 from deadhead.display import short_name
-from deadhead.errors import BudgetError, DataError
+from deadhead.errors import BudgetError
 from deadhead.files import check_empty, locked, whole_folder, write_json
 from deadhead.interop import read_importance, split_key, write_pruning_log
 from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel
 from deadhead.options.values import count_heads
-from deadhead.report.similarity_page import SimilaritySummary, write_similarity_report
+from deadhead.report.similarity_page import SimilaritySummary, similarity_page
 from deadhead.runs.facts import data_facts, occasion, provenance_of
-from deadhead.runs.journal import Watch
-from deadhead.runs.run_settings import SimilaritySettings
-from deadhead.runs.settings import PromptSettings
+from deadhead.runs.run_settings import SimilaritySettings, Watch
+from deadhead.runs.settings import PromptSettings, need_tokenizer
 from deadhead.scoring import score_all
 from deadhead.similarity import (
     Clustering,
@@ -41,12 +41,15 @@ from deadhead.similarity.agreement import RemovedShare, agreement
 from deadhead.similarity.distances import distances
 from deadhead.similarity.gram import per_block
 from deadhead.strategies import Rules, droppable
+from deadhead.studies.grid import GROUPS
+from deadhead.tasks import Task
 from deadhead.types import Head, HeadScores, PruningPlan
 
 PERCENTAGES = tuple(p / 100 for p in range(10, 100, 10))
 
 Draws = Mapping[str, Sequence[Prompts]]
 Groups = tuple[Group, ...]
+OnBatch = Callable[[], None]
 
 
 def to_drop(view: HeadModel, clustering: Clustering, heads: int | float) -> int:
@@ -69,11 +72,7 @@ def open_draws(
     loaded: Loaded, settings: SimilaritySettings
 ) -> tuple[dict[str, list[Prompts]], list[str]]:
     """Open the draws of all prompts; draws that are the same prompts are one."""
-    if loaded.tokenizer is None:
-        raise DataError(
-            "the model has no tokenizer to read text with; put its tokenizer files"
-            " (tokenizer.json, tokenizer_config.json) into the folder"
-        )
+    need_tokenizer(loaded.tokenizer)
     draws: dict[str, list[Prompts]] = {}
     notes: list[str] = []
     for name, spec in settings.sources.items():
@@ -101,7 +100,7 @@ def open_draws(
 
 
 def importance_of(
-    view: HeadModel, prompts: Prompts, settings: SimilaritySettings, watch: Watch
+    view: HeadModel, prompts: Prompts, settings: SimilaritySettings, on_batch: OnBatch
 ) -> HeadScores | None:
     """Read the scores of a file, or score by a criterion on prompts."""
     name = settings.importance
@@ -111,13 +110,15 @@ def importance_of(
         file, key = split_key(name)
         return read_importance(file, counts=view.mask.counts, key=key)
     batches = prompts.batches() if settings.scores_on_prompts else None
-    return score_all(
-        view, batches, [name], seed=settings.seed, on_batch=lambda: watch.on_work("comparing")
-    )[name]
+    return score_all(view, batches, [name], seed=settings.seed, on_batch=on_batch)[name]
 
 
 def draw_grams(
-    view: HeadModel, prompts: Prompts, scope: str, clustering: Clustering, watch: Watch
+    view: HeadModel,
+    prompts: Prompts | Task,
+    scope: str,
+    clustering: Clustering,
+    on_batch: OnBatch = lambda: None,
 ) -> HeadGrams:
     """Run prompts as a clustering asks for."""
     return head_grams(
@@ -126,7 +127,7 @@ def draw_grams(
         scope=scope,
         include_padding=clustering.include_padding,
         first_token=clustering.first_token,
-        on_batch=lambda: watch.on_work("comparing"),
+        on_batch=on_batch,
     )
 
 
@@ -137,7 +138,7 @@ def groups_by_draw(
     n_drop: int,
     settings: SimilaritySettings,
     importance: HeadScores | None,
-    watch: Watch,
+    on_batch: OnBatch,
 ) -> dict[str, list[Groups]]:
     """Group the heads by each draw of prompts; `groups` are those of the very first."""
     clustering = settings.clustering
@@ -147,7 +148,7 @@ def groups_by_draw(
         for prompts in drawn:
             other = groups
             if number:
-                grams = draw_grams(view, prompts, clustering.scope, clustering, watch)
+                grams = draw_grams(view, prompts, clustering.scope, clustering, on_batch)
                 # what is drawn at random is drawn anew, or it would agree with itself
                 anew = replace(clustering, seed=clustering.seed + number)
                 other = cluster(measured(view, grams, clustering), n_drop, anew, importance)
@@ -189,9 +190,6 @@ def run_similarity(
 
     Cost: one forward pass per draw of prompts; importance by a criterion costs its passes over the
     first draw.
-
-    Raises:
-        DeadheadError: of any kind; the folder is then not there.
     """
     check_empty(settings.output)  # before anything that takes long
     with locked(settings.output):
@@ -211,16 +209,17 @@ def _run(settings: SimilaritySettings, watch: Watch) -> SimilaritySummary:
     first = next(iter(draws.values()))[0]
     passes = [prompts for drawn in draws.values() for prompts in drawn]
     passes += [first] * settings.scores_on_prompts
+    on_batch = partial(watch.on_work, "comparing")
     watch.on_total(sum(len(prompts.batches()) for prompts in passes))
     for name, drawn in draws.items():
         size = f"{drawn[0].size} prompts of {drawn[0].name}"
         watch.on_note(f"{name}: {size}, {len(drawn)} draws")
-    importance = importance_of(view, first, settings, watch)
-    whole = draw_grams(view, first, "global", clustering, watch)
+    importance = importance_of(view, first, settings, on_batch)
+    whole = draw_grams(view, first, "global", clustering, on_batch)
     grams = {"global": whole, "per_block": per_block(whole, len(view.blocks))}
     compared = measured(view, grams[clustering.scope], clustering)
     groups = cluster(compared, n_drop, clustering, importance)
-    others = groups_by_draw(view, draws, groups, n_drop, settings, importance, watch)
+    others = groups_by_draw(view, draws, groups, n_drop, settings, importance, on_batch)
     several = sum(map(len, others.values())) > 1
     removed, unreached = removed_shares(view, compared, settings, importance)
     if view.mask.dropped:
@@ -271,7 +270,7 @@ def write_similarity(summary: SimilaritySummary, folder: Path) -> None:
 
         frame = pd.DataFrame([asdict(row) for row in summary.removed])
         frame.to_csv(folder / "removed_share.csv", index=False)
-    write_similarity_report(summary, folder)
+    similarity_page(summary).write(folder)
 
 
 def _check_important(view: HeadModel, settings: SimilaritySettings) -> None:
@@ -296,7 +295,7 @@ def _plan(
     """Make the plan that has the heads of each group copy the one that stands for it."""
     copies = copies_of(groups)
     shared = any(block.n_heads != block.n_kv_heads for block in view.blocks)
-    made = {"strategy": "clusters", "heads": settings.heads, **asdict(settings.clustering)}
+    made = {"strategy": GROUPS, "heads": settings.heads, **asdict(settings.clustering)}
     return PruningPlan(
         view.mask.drop(*copies),
         copies,

@@ -11,29 +11,28 @@ import pandas as pd
 from torch import nn
 
 from deadhead.checkpoints import Loaded
-from deadhead.data.prompts import Prompts
 from deadhead.display import short_name, short_names
 from deadhead.errors import CheckpointError, DataError, UnknownNameError
 from deadhead.files import check_empty, locked, whole_folder, write_json
-from deadhead.measure import measure_all, model_size
+from deadhead.measure import model_size
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoSelector
-from deadhead.pruning.recipe import AUTO, Recipe
-from deadhead.repair.distill import Distillation, DistillReport, check_packages, distill_
-from deadhead.report.sweep_page import SweepSummary, write_sweep_page
-from deadhead.runs.facts import data_facts, provenance_of, size_facts
-from deadhead.runs.journal import Journal, Watch
-from deadhead.runs.prune import longest_input
-from deadhead.runs.run_settings import LmEvalSettings, SweepSettings
+from deadhead.pruning.recipe import AUTO
+from deadhead.repair.distill import DistillReport, check_packages, distill_
+from deadhead.report.sweep_page import SweepSummary, sweep_page
+from deadhead.runs.facts import begun_with, data_facts, provenance_of, size_facts
+from deadhead.runs.journal import Journal
+from deadhead.runs.prune import time_both
+from deadhead.runs.run_settings import LmEvalSettings, SweepSettings, Watch
 from deadhead.runs.settings import table_fingerprint
-from deadhead.runs.similarity import check_room, to_drop
+from deadhead.runs.similarity import check_room, draw_grams, to_drop
 from deadhead.scoring import ScorerGroup
 from deadhead.scoring.passes import PassSettings
-from deadhead.similarity import Clustering, HeadGrams, head_grams
+from deadhead.similarity import Clustering
 from deadhead.strategies import droppable, shortfall
-from deadhead.studies.grid import Line, Point, Reading, table_lines
-from deadhead.studies.sweep import Judge, SweepGrid, count_points, sweep
-from deadhead.tasks import Task, TaskSet
+from deadhead.studies.grid import Line, Point, Reading, SweepGrid, count_points, table_lines
+from deadhead.studies.sweep import Judge, sweep
+from deadhead.tasks import Task
 from deadhead.tasks.lm_eval import (
     check_lm_eval_tasks,
     higher_is_better,
@@ -80,11 +79,7 @@ def lm_eval_results(
 
 
 def lm_eval_judge(name: str, settings: LmEvalSettings, loaded: Loaded) -> Judge:
-    """Judge by a task of lm-eval, or by a group: its own metric, or those of its tasks.
-
-    Raises:
-        DataError: when judging, no metric is found.
-    """
+    """Judge by a task of lm-eval, or by a group: its own metric, or those of its tasks."""
 
     def judge(model: nn.Module) -> dict[str, Reading]:
         results = lm_eval_results([name], settings, model, loaded.tokenizer)
@@ -134,11 +129,8 @@ class _SweepRun:
         self.texts = prompts and prompts.open(loaded.tokenizer, loaded.model.config)
         self.data = data_facts(
             calibration=tasks.calibration,
-            **(
-                {"selection": tasks.selection, "training": tasks.training}
-                if self.grid.trains
-                else {}
-            ),
+            selection=tasks.selection if self.grid.trains else None,
+            training=tasks.training if self.grid.trains else None,
             test=tasks.judge,
             prompts=self.texts,
             **also,
@@ -150,13 +142,7 @@ class _SweepRun:
         if settings.lm_eval is not None:
             self.judges += [lm_eval_judge(name, settings.lm_eval, loaded) for name in named]
         tables = {c.importance for c in self.grid.clusterings}
-        header = {
-            **settings.header(),
-            **provenance_of(),
-            "fingerprints": self.data,
-            "weights": settings.model.fingerprint(),
-            "importance": [table_fingerprint(table) for table in tables],
-        }
+        header = begun_with(settings, self.data, [table_fingerprint(table) for table in tables])
         self.journal = Journal.open(settings.output, header, resume=resume)
 
     def summary(self) -> SweepSummary:
@@ -180,7 +166,7 @@ class _SweepRun:
             frame(lines).to_csv(folder / "sweep.csv", index=False)
             values = {"points": [point.to_json() for point in points], "run": run}
             write_json(folder / "sweep.json", values)
-            write_sweep_page(summary, folder)
+            sweep_page(summary).write(folder)
         self.journal.remove()
         return summary
 
@@ -215,7 +201,10 @@ class _SweepRun:
     def _judged(self, completed: Mapping[Any, Point], keep: Callable[[Point], None]) -> list[Point]:
         grid, calibration, settings = self.grid, self.tasks.calibration, self.settings
         names = [criterion for strategy, criterion in grid.chosen if strategy != AUTO]
-        names += [recipe.settled().criterion for recipe in _budgets(grid)]
+        for clustering in grid.measured:  # groupings whose budgets a criterion makes
+            if clustering.needs_scores:
+                recipe = grid.of_clusters(clustering, grid.fractions[0], grid.actions[0])
+                names.append(recipe.settled().criterion)
         repairs = grid.repairs != ("none",)
         scorers = ScorerGroup(
             self.view,
@@ -231,23 +220,41 @@ class _SweepRun:
             if said.setdefault(line.split(" has ", maxsplit=1)[0], line) is line:
                 self.notes[line] = None
 
-        measures = settings.measure_size
-        test = self.tasks.judge
+        how = grid.clusterings[0] if grid.clusterings else Clustering()
+        texts = self.texts or calibration
         return sweep(
             self.view,
             grid,
             self.judges,
             scorer_of=scorers.of,
-            grams=_grams(self.view, self.texts or calibration, grid),
+            grams=lambda scope: draw_grams(self.view, texts, scope, how),
             selector=_selector(self.view, calibration, grid),
             moments=lambda: scorers.moments,
             batches=calibration.batches(),
-            train=_trainer(self.loaded.model, self.tasks, settings.distillation),
-            measure=_measure(self.view, test, timed=settings.measure_speed) if measures else None,
+            train=self._train,
+            measure=self._measured if settings.measure_size else None,
             done=completed,
             on_point=keep,
             on_note=note,
         )
+
+    def _train(self, model: nn.Module) -> DistillReport:
+        texts, dense = self.tasks.training or self.tasks.calibration, self.loaded.model
+        how = self.settings.distillation
+        return distill_(model, dense, texts, selection=self.tasks.selection, settings=how)
+
+    def _measured(self, model: nn.Module) -> dict[str, float]:
+        size = {k: float(v) for k, v in size_facts(model_size(model)).items() if v is not None}
+        if self.settings.measure_speed:
+            for row in time_both(self.view, model, self.tasks.judge):
+                size |= {
+                    f"{row.setting} speedup": row.speedup,
+                    f"{row.setting} speedup low": row.low,
+                    f"{row.setting} speedup high": row.high,
+                    f"{row.setting} ceiling": row.ceiling,
+                    f"{row.setting} ms": row.ms_after,
+                }
+        return size
 
 
 def _selector(view: HeadModel, calibration: Task, grid: SweepGrid) -> AutoSelector | None:
@@ -298,58 +305,3 @@ def _also(spec: str, settings: SweepSettings, loaded: Loaded) -> Task:
         return alone.open_one("test", loaded.tokenizer, loaded.model.config)
     except (DataError, UnknownNameError) as error:
         raise type(error)(f"further test set {spec!r}, read as the first: {error}") from error
-
-
-def _budgets(grid: SweepGrid) -> list[Recipe]:
-    """List recipes of groupings whose budgets a criterion makes."""
-    return [
-        grid.of_clusters(clustering, grid.fractions[0], grid.actions[0])
-        for clustering in grid.measured
-        if clustering.grouping == "importance_budget" and clustering.importance is None
-    ]
-
-
-def _grams(view: HeadModel, texts: Prompts | Task, grid: SweepGrid) -> Callable[[str], HeadGrams]:
-    how = grid.clusterings[0] if grid.clusterings else Clustering()
-
-    def grams(scope: str) -> HeadGrams:
-        return head_grams(
-            view,
-            texts.batches(),
-            scope=scope,
-            include_padding=how.include_padding,
-            first_token=how.first_token,
-        )
-
-    return grams
-
-
-def _trainer(
-    dense: Any, tasks: TaskSet, settings: Distillation
-) -> Callable[[nn.Module], DistillReport]:
-    texts = tasks.training or tasks.calibration
-
-    def train(model: nn.Module) -> DistillReport:
-        return distill_(model, dense, texts, selection=tasks.selection, settings=settings)
-
-    return train
-
-
-def _measure(
-    view: HeadModel, test: Task, *, timed: bool
-) -> Callable[[nn.Module], dict[str, float]]:
-    inputs = longest_input(test, view)
-
-    def measure(model: nn.Module) -> dict[str, float]:
-        size = {k: float(v) for k, v in size_facts(model_size(model)).items() if v is not None}
-        for row in measure_all(view.model, model, inputs, repeats=15, warmup=3) if timed else ():
-            size |= {
-                f"{row.setting} speedup": row.speedup,
-                f"{row.setting} speedup low": row.low,
-                f"{row.setting} speedup high": row.high,
-                f"{row.setting} ceiling": row.ceiling,
-                f"{row.setting} ms": row.ms_after,
-            }
-        return size
-
-    return measure

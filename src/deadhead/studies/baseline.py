@@ -19,10 +19,8 @@ from deadhead.types import HeadMask
 class RandomBaseline(Brief):
     """Metric of random masks.
 
-    Attributes:
-        sparsity: fractions of heads dropped, shape (points,).
-        values: metric, shape (draws, points).
-        seed: seed of the first draw; draw `i` has seed + i.
+    Shape: `sparsity`, fractions of heads dropped, is (points,); `values` are (draws, points). Draw
+    `i` has `seed + i`.
     """
 
     sparsity: tuple[float, ...]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,23 +103,26 @@ def explain(
     if scores is not None and criteria is None and scores.criterion in names:
         names.remove(scores.criterion)
     notes = []
-    if loss is None and "task" in _losses(names) and not _labeled(view, data):
+    losses = {loss for name in names for loss in CriterionSpec.parse(name).losses}
+    labeled = is_causal_lm(view.model) or all("labels" in batch for batch in data)
+    if loss is None and "task" in losses and not labeled:
         loss = "kl"
         notes.append("there are no labels: all gradient criteria differentiate kl")
-    measured_repair = REPAIRS[plan.repair].needs_moments
-    needs_moments = measured_repair and samples != 0 and bool(steps) and moments is None
+    needed = REPAIRS[plan.repair].needs_moments and samples != 0 and bool(steps)
+    needs_moments = needed and moments is None
     names = names if steps else []
     settings = PassSettings(seed, on_batch=lambda: on_work("score"))
     scorers = ScorerGroup(view, data, names, loss=loss, moments=needs_moments, settings=settings)
     found = {} if scores is None else {scores.criterion: scores}
-    found |= _scored(scorers, names if steps else [], notes)
+    for name in names:
+        try:
+            found[name] = scorers.of(name)(view.mask)
+        except ScoreError as error:
+            notes.append(f"{name} is left out: {error}")
     if needs_moments:
         moments = scorers.moments
     chosen = chosen_samples(data, samples) if steps else []
-
-    def refit(part: PruningPlan) -> Fits:
-        return fit(view, part, moments, batches=data)
-
+    refit = partial(fit, view, moments=moments, batches=data)
     measured = divergences(view, chosen, plan, steps, refit, on_work) if chosen else ()
     return Explanation(
         rows=tuple(_rows(steps, trajectory.dense, plan, found, measured)),
@@ -131,17 +135,6 @@ def explain(
         repair=plan.repair,
         notes=tuple(notes),
     )
-
-
-def _scored(scorers: ScorerGroup, names: Sequence[str], notes: list[str]) -> dict[str, HeadScores]:
-    """Score the dense model by each criterion; note those that these data cannot score."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = scorers.of(name)(scorers.view.mask)
-        except ScoreError as error:
-            notes.append(f"{name} is left out: {error}")
-    return found
 
 
 def chosen_samples(batches: Sequence[Batch], samples: int | None) -> list[Batch]:
@@ -217,14 +210,6 @@ def _rows(
 
 def _ranks(scores: HeadScores) -> dict[Head, int]:
     return {head: place for place, head in enumerate(scores.ranking(), start=1)}
-
-
-def _losses(names: Sequence[str]) -> set[str]:
-    return {loss for name in names for loss in CriterionSpec.parse(name).losses}
-
-
-def _labeled(view: HeadModel, batches: Sequence[Batch]) -> bool:
-    return is_causal_lm(view.model) or all("labels" in batch for batch in batches)
 
 
 def _loss(scores: HeadScores) -> str | None:

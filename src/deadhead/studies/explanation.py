@@ -18,18 +18,13 @@ NAN = float("nan")
 
 @dataclass(frozen=True, repr=False)
 class RemovedHead(Brief):
-    """One head that went.
-
-    What belongs to a step is the same for all heads of that step; NaN is what is not known.
+    """One head that went; what belongs to a step is the same for all its heads. NaN: not known.
 
     Attributes:
-        head: which.
-        step: number of its step in the trajectory, from 1.
-        together: heads that went in that step.
-        source: the head that stands for it (strategy `clusters`).
+        step, together: number of its step in the trajectory, from 1, and the heads of that step.
+        source: the head that stands for it, where heads are grouped.
         score: by the run's criterion, at the moment it was chosen.
-        scores: by each criterion, on the dense model.
-        ranks: likewise, 1 = least important of all heads of the dense model.
+        scores, ranks: by each criterion, on the dense model; 1 = least important.
         change: of the metric since it was last evaluated; NaN where the step was not.
         change_over: heads that went since then: 1 if the change is this head's alone.
         before, after: divergence from the dense model before and after the step, repaired as the
@@ -71,26 +66,22 @@ class RemovedHead(Brief):
         """Read what `to_json` returned."""
         values = {k: v for k, v in data.items() if k != "given_back"}
         for name in ("score", "change", "before", "after", "unrepaired"):
-            values[name] = _float(values[name])
+            values[name] = number_of(values[name])
         values["head"] = Head.parse(values["head"])
         values["source"] = None if values["source"] is None else Head.parse(values["source"])
-        values["scores"] = {k: _float(v) for k, v in values["scores"].items()}
+        values["scores"] = {k: number_of(v) for k, v in values["scores"].items()}
         return cls(**values)
 
 
 @dataclass(frozen=True, repr=False)
 class Explanation(Brief):
-    """What `explain` found.
+    """What `explain` found: the removed heads in order, and what their numbers are of.
 
     Attributes:
-        rows: the heads that went, in the order in which they went.
-        metric: name of the trajectory's metric.
         criteria: names of the criteria, each with the loss that it differentiates, or None.
         n_heads: heads of the dense model, which ranks run over.
         chosen_by: the run's criterion; empty if the choice looked at no scores.
-        samples: samples that the heads were scored on.
-        measured: samples that divergences were measured on; 0: they were not.
-        repair: the plan's.
+        samples, measured: samples that heads were scored on, and divergences measured on (0: none).
         notes: what is missing or different, and why.
     """
 
@@ -133,5 +124,6 @@ class Explanation(Brief):
         return frame.astype(dict.fromkeys(ranks, "Int64"))
 
 
-def _float(value: float | str | None) -> float:
+def number_of(value: float | str | None) -> float:
+    """Read back what `json_number` wrote."""
     return NAN if value is None else float(value)

@@ -15,6 +15,8 @@ from deadhead.options.values import Action, Gqa, Loss, Repair, Slope, Strategy, 
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.repair.base import REPAIRS
 from deadhead.similarity import Clustering
+from deadhead.strategies import STRATEGIES
+from deadhead.studies.explanation import number_of
 from deadhead.types import COPYING
 
 RANDOM_HEADS, RANDOM_GROUPS = "random heads", "random groups"
@@ -38,15 +40,11 @@ class Point(Brief):
     Attributes:
         method: how its heads were chosen: `cosine balanced`, `taylor`, `random heads`, `dense`.
         action: what became of them.
-        asked: share of the heads that was asked for.
-        dropped: heads that went.
-        actual: share of the heads that went.
+        asked, actual: shares of the heads, as asked for and as `dropped`.
         draw: number of the draw, for what is random; else 0.
-        readings: by judge; empty if the action is impossible.
-        reason: why it is impossible (not exact, or against the gqa policy), else empty.
+        readings: by judge; empty if the action is impossible for this `reason`.
         seconds: what choosing and repairing took, with the whole of the pass over the data that a
-            criterion shares with others; a second look that was shared is counted where it was
-            first needed.
+            criterion shares with others; a shared second look counts where it was first needed.
         size: parameters, KV bytes per token and timings, of models that are really smaller.
     """
 
@@ -76,35 +74,18 @@ class Point(Brief):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Point:
         """Read what `to_json` returned."""
-        readings = {judge: _reading(**values) for judge, values in data["readings"].items()}
+        readings = {}
+        for judge, one in data["readings"].items():
+            numbers = {name: number_of(one[name]) for name in ("value", "low", "high")}
+            readings[judge] = Reading(**{**one, **numbers})
         return cls(**{**data, "readings": readings})
 
 
-def _reading(
-    metric: str,
-    value: float | None,
-    low: float | None,
-    high: float | None,
-    greater_is_better: bool = True,
-) -> Reading:
-    found = [float("nan") if x is None else float(x) for x in (value, low, high)]
-    return Reading(metric, *found, greater_is_better=greater_is_better)
-
-
 @dataclass(frozen=True, repr=False)
-class Line(Brief):
-    """Points that are drawn at random become one line of a table: mean and 95% of draws."""
+class Line(Point):
+    """A line of a table; `draws` at random become one: their mean, and 95% of them."""
 
-    method: str
-    action: str
-    asked: float
-    dropped: int
-    actual: float
-    draws: int
-    readings: Mapping[str, Reading]
-    reason: str
-    seconds: float
-    size: Mapping[str, float]
+    draws: int = 0
 
 
 def table_lines(points: Sequence[Point]) -> list[Line]:
@@ -116,30 +97,20 @@ def table_lines(points: Sequence[Point]) -> list[Line]:
 
 
 def _line(group: Sequence[Point]) -> Line:
-    first = group[0]
-    readings = first.readings
+    first, readings = group[0], group[0].readings
     if len(group) > 1:
-        readings = {
-            judge: _over_draws([p.readings[judge] for p in group]) for judge in first.readings
-        }
-    return Line(
-        first.method,
-        first.action,
-        first.asked,
-        first.dropped,
-        first.actual,
-        len(group) if first.method.startswith((RANDOM_HEADS, RANDOM_GROUPS)) else 0,
-        readings,
-        first.reason,
-        first.seconds,
-        first.size,
-    )
+        readings = {judge: _over_draws([p.readings[judge] for p in group]) for judge in readings}
+    draws = len(group) if first.method.startswith((RANDOM_HEADS, RANDOM_GROUPS)) else 0
+    return Line(**{**vars(first), "readings": readings, "draws": draws})
 
 
 def _over_draws(readings: Sequence[Reading]) -> Reading:
     values = np.array([reading.value for reading in readings])
     low, high = np.quantile(values, [0.025, 0.975])
     return replace(readings[0], value=float(values.mean()), low=float(low), high=float(high))
+
+
+GROUPS: Any = next(name for name, strategy in STRATEGIES.items() if strategy.makes_groups)
 
 
 @dataclass(frozen=True, repr=False)
@@ -248,7 +219,7 @@ class SweepGrid(Brief):
     def of_clusters(self, clustering: Clustering, fraction: float, action: Action) -> Recipe:
         """Return the recipe of one plan by clusters."""
         return Recipe(
-            strategy="clusters",
+            strategy=GROUPS,
             heads=fraction,
             clustering=clustering,
             action=action,

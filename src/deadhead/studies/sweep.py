@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
 
 from torch import nn
 
@@ -36,14 +36,11 @@ from deadhead.studies.grid import (
     Point,
     Reading,
     SweepGrid,
-    count_points,
     method_name,
 )
 from deadhead.surgery.fold import removal_of
 from deadhead.surgery.remove import cuts_of
-from deadhead.types import PruningPlan
-
-__all__ = ["Judge", "SweepGrid", "count_points", "sweep"]
+from deadhead.types import HeadMask, PruningPlan
 
 SMALLER = ("remove", "fold")  # actions whose models are really smaller
 
@@ -77,7 +74,7 @@ def sweep(
         judges: each from a model to its readings by name.
         scorer_of: from a criterion to its scorer; see `ScorerGroup.of`.
         grams: runs the prompts, see `head_grams`; called once per scope.
-        selector: an `AutoSelector`, for the method `auto`.
+        selector: for the method `auto`.
         moments: of the dense model, for repairs.
         batches: calibration data, for repairs that run it.
         train: trains a cut copy in place, for the repair `distill`; the copy is judged and dropped.
@@ -98,12 +95,15 @@ def sweep(
         raise BudgetError("method 'auto' needs an AutoSelector; give selector")
     if moments is None and any(REPAIRS[repair].needs_moments for repair in grid.repairs):
         raise BudgetError(f"repairs {grid.repairs} are fitted from moments; give moments")
+    kept = cache(grams)
+    run = _Sweep(
+        view, grid, judges, scorer_of, kept, selector, moments, batches, train, measure, on_note
+    )
     done, points = dict(done or {}), []
-    for point in _points(view, grid, scorer_of, grams, selector, on_note):
-        made = done.get(point.key)
+    for planned in run.plans():
+        made = done.get(planned.key)
         if made is None:
-            how = {"batches": batches, "strict": grid.strict}
-            made = _judged(view, point, judges, moments, how, train, measure, on_note)
+            made = run.judged(planned)
             on_point(made)
         points.append(made)
     return points
@@ -132,143 +132,136 @@ class _Planned:
                 yield replace(self, plan=plan, method=name)
 
 
-def _points(
-    view: HeadModel,
-    grid: SweepGrid,
-    scorer_of: Callable[[str], Scorer],
-    grams: GramFn,
-    selector: AutoSelector | None,
-    on_note: Callable[[str], None],
-) -> Iterator[_Planned]:
-    yield _Planned(PruningPlan(view.mask, action="mask"), "dense", 0.0)
-    kept: dict[str, Any] = {}
+@dataclass(frozen=True)
+class _Sweep:
+    """The arguments of `sweep`."""
 
-    def grams_once(scope: str) -> Any:
-        if scope not in kept:
-            kept[scope] = grams(scope)
-        return kept[scope]
+    view: HeadModel
+    grid: SweepGrid
+    judges: Sequence[Judge]
+    scorer_of: Callable[[str], Scorer]
+    grams: GramFn
+    selector: AutoSelector | None
+    moments: Callable[[], Moments] | None
+    batches: Sequence[Batch] | None
+    train: Callable[[nn.Module], object] | None
+    measure: Callable[[nn.Module], Mapping[str, float]] | None
+    on_note: Callable[[str], None]
 
-    plans = _by_methods(view, grid, scorer_of, selector, on_note)
-    for fraction in grid.fractions:
-        for clustering in grid.measured:
-            recipe = grid.of_clusters(clustering, fraction, grid.actions[0])
-            scores = None
-            if clustering.needs_scores:
-                scores = scorer_of(recipe.settled().criterion)(view.mask)
-            plan = choose_plan(view, None, recipe, scores=scores, grams=grams_once)
-            for action in grid.actions:
-                yield _Planned(replace(plan, action=action), clustering.name, fraction)
-        for planned in plans[fraction]:
-            yield from planned.under(grid.plain, grid.repairs_of(planned.method))
-        yield from _drawn(view, grid, fraction, grams_once)
+    def plans(self) -> Iterator[_Planned]:
+        """Yield the dense model, and every plan."""
+        view, grid = self.view, self.grid
+        yield _Planned(PruningPlan(view.mask, action="mask"), "dense", 0.0)
+        plans = self._by_methods()
+        for fraction in grid.fractions:
+            for clustering in grid.measured:
+                recipe = grid.of_clusters(clustering, fraction, grid.actions[0])
+                scores = None
+                if clustering.needs_scores:
+                    scores = self.scorer_of(recipe.settled().criterion)(view.mask)
+                plan = choose_plan(view, None, recipe, scores=scores, grams=self.grams)
+                for action in grid.actions:
+                    yield _Planned(replace(plan, action=action), clustering.name, fraction)
+            for planned in plans[fraction]:
+                yield from planned.under(grid.plain, grid.repairs_of(planned.method))
+            yield from self._drawn(fraction)
 
+    def _by_methods(self) -> dict[float, list[_Planned]]:
+        """Choose by every criterion, at all fractions in one go where masks are nested."""
+        view, grid = self.view, self.grid
+        found: dict[float, list[_Planned]] = {fraction: [] for fraction in grid.fractions}
 
-def _by_methods(
-    view: HeadModel,
-    grid: SweepGrid,
-    scorer_of: Callable[[str], Scorer],
-    selector: AutoSelector | None,
-    on_note: Callable[[str], None],
-) -> dict[float, list[_Planned]]:
-    """Choose by every criterion, at all fractions in one go where masks are nested."""
-    found: dict[float, list[_Planned]] = {fraction: [] for fraction in grid.fractions}
-    for strategy, criterion in grid.chosen:
-        name = method_name(strategy, criterion)
-        recipes = {
-            fraction: grid.of_criterion(criterion, fraction, strategy=strategy)
-            for fraction in grid.fractions
-        }
-        limits = {f: droppable(view, view.mask, r.rules, f) for f, r in recipes.items()}
-        mask = view.mask
-        if strategy == AUTO and selector is not None:
-            looked = selector.run_pass()
-            for fraction, recipe in recipes.items():
-                timer = Timer(view.model)
-                choice = selector(recipe, limits[fraction])
-                on_note(f"{name} at {fraction:.0%}: {choice.describe()}")
-                plan = recipe.plan(choice.mask)
-                seconds = looked + timer.seconds
-                found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
-            continue
-        scorer = scorer_of(criterion)
-        looked = scorer.run_pass()
-        timer = Timer(view.model)
-        for fraction in sorted(grid.fractions):
-            start = mask if STRATEGIES[strategy].nested else view.mask
-            context = context_of(view, recipes[fraction], scorer, scorer=scorer, start=start)
-            for move in moves_to(context, strategy, [limits[fraction]]):
-                mask = move.mask
-            check_reached(mask, limits[fraction])
-            seconds = looked + timer.seconds
-            plan = recipes[fraction].plan(mask)
-            found[fraction].append(_Planned(plan, name, fraction, seconds=seconds))
-    return found
+        def add(fraction: float, mask: HeadMask, seconds: float) -> None:
+            planned = _Planned(recipes[fraction].plan(mask), name, fraction, seconds=seconds)
+            found[fraction].append(planned)
 
+        for strategy, criterion in grid.chosen:
+            name = method_name(strategy, criterion)
+            recipes = {
+                fraction: grid.of_criterion(criterion, fraction, strategy=strategy)
+                for fraction in grid.fractions
+            }
+            limits = {f: droppable(view, view.mask, r.rules, f) for f, r in recipes.items()}
+            mask = view.mask
+            if strategy == AUTO and self.selector is not None:
+                looked = self.selector.run_pass()
+                for fraction, recipe in recipes.items():
+                    timer = Timer(view.model)
+                    choice = self.selector(recipe, limits[fraction])
+                    self.on_note(f"{name} at {fraction:.0%}: {choice.describe()}")
+                    add(fraction, choice.mask, looked + timer.seconds)
+                continue
+            scorer = self.scorer_of(criterion)
+            looked = scorer.run_pass()
+            timer = Timer(view.model)
+            for fraction in sorted(grid.fractions):
+                start = mask if STRATEGIES[strategy].nested else view.mask
+                context = context_of(view, recipes[fraction], scorer, scorer=scorer, start=start)
+                for move in moves_to(context, strategy, [limits[fraction]]):
+                    mask = move.mask
+                check_reached(mask, limits[fraction])
+                add(fraction, mask, looked + timer.seconds)
+        return found
 
-def _drawn(view: HeadModel, grid: SweepGrid, fraction: float, grams: GramFn) -> Iterator[_Planned]:
-    rules = grid.of_criterion("random", fraction).rules
-    if grid.clusterings:  # as many heads as the groups drop beside which the draws stand
-        rules = grid.of_clusters(grid.clusterings[0], fraction, "mask").rules
-    total = droppable(view, view.mask, rules, fraction) if grid.draws else 0
-    unit = grid.clusterings[0].unit if grid.clusterings else "head"
-    for draw in range(grid.draws):
-        mask = random_masks(view, [total], rules, grid.seed + draw)[0]
-        plan = PruningPlan(mask, action="mask", gqa=grid.gqa)
-        heads = _Planned(plan, RANDOM_HEADS, fraction, draw)
-        yield from heads.under(("mask",), grid.repairs_of(RANDOM_HEADS))
-        if grid.of_random_groups:
-            how = Clustering(grouping="random", representative="random", unit=unit)
-            recipe = grid.of_clusters(how, fraction, grid.of_random_groups)
-            plan = choose_plan(view, None, replace(recipe, seed=grid.seed + draw), grams=grams)
-            yield _Planned(plan, RANDOM_GROUPS, fraction, draw)
+    def _drawn(self, fraction: float) -> Iterator[_Planned]:
+        view, grid = self.view, self.grid
+        rules = grid.of_criterion("random", fraction).rules
+        if grid.clusterings:  # as many heads as the groups drop beside which the draws stand
+            rules = grid.of_clusters(grid.clusterings[0], fraction, "mask").rules
+        total = droppable(view, view.mask, rules, fraction) if grid.draws else 0
+        unit = grid.clusterings[0].unit if grid.clusterings else "head"
+        for draw in range(grid.draws):
+            mask = random_masks(view, [total], rules, grid.seed + draw)[0]
+            plan = PruningPlan(mask, action="mask", gqa=grid.gqa)
+            heads = _Planned(plan, RANDOM_HEADS, fraction, draw)
+            yield from heads.under(("mask",), grid.repairs_of(RANDOM_HEADS))
+            if grid.of_random_groups:
+                how = Clustering(grouping="random", representative="random", unit=unit)
+                recipe = grid.of_clusters(how, fraction, grid.of_random_groups)
+                recipe = replace(recipe, seed=grid.seed + draw)
+                plan = choose_plan(view, None, recipe, grams=self.grams)
+                yield _Planned(plan, RANDOM_GROUPS, fraction, draw)
 
-
-def _judged(
-    view: HeadModel,
-    planned: _Planned,
-    judges: Sequence[Judge],
-    moments: Callable[[], Moments] | None,
-    how: Mapping[str, Any],
-    train: Callable[[nn.Module], object] | None,
-    measure: Callable[[nn.Module], Mapping[str, float]] | None,
-    on_note: Callable[[str], None],
-) -> Point:
-    plan, repair = without_training(planned.plan), REPAIRS[planned.plan.repair]
-    made = Point(
-        method=planned.method,
-        action=plan.action,
-        asked=planned.asked,
-        dropped=len(plan.mask.dropped),
-        actual=plan.mask.sparsity,
-        draw=planned.draw,
-    )
-    measured = moments() if repair.needs_moments and moments is not None else None
-    timer = Timer(view.model)
-    fits = fit(view, plan, measured, **how)
-    for note in repair_notes(fits):
-        on_note(note)
-
-    def timed() -> Point:
-        return replace(made, seconds=planned.seconds + timer.seconds)
-
-    trained = train if repair.begins_with else None
-    weighed = measure if plan.action in SMALLER else None
-    try:
-        if trained is None and weighed is None:
-            made = timed()
-            with applied_repaired(view, plan, fits) as model:
-                return replace(made, readings=_readings(model, judges))
-        if plan.action in SMALLER:
-            _check_smaller(view, plan)  # before it is copied
-        model = apply_repaired_(copy.deepcopy(view.model), plan, fits)
-        if trained is not None:
-            trained(model)
-        made, readings = timed(), _readings(model, judges)
-        return replace(
-            made, readings=readings, size={} if weighed is None else dict(weighed(model))
+    def judged(self, planned: _Planned) -> Point:
+        """Judge one plan; what is impossible is a point without readings."""
+        view, plan = self.view, without_training(planned.plan)
+        repair = REPAIRS[planned.plan.repair]
+        made = Point(
+            method=planned.method,
+            action=plan.action,
+            asked=planned.asked,
+            dropped=len(plan.mask.dropped),
+            actual=plan.mask.sparsity,
+            draw=planned.draw,
         )
-    except HeadError as error:
-        return replace(made, reason=_reason(view, plan, error))
+        moments = self.moments() if repair.needs_moments and self.moments is not None else None
+        timer = Timer(view.model)
+        fits = fit(view, plan, moments, batches=self.batches, strict=self.grid.strict)
+        for note in repair_notes(fits):
+            self.on_note(note)
+
+        def timed() -> Point:
+            return replace(made, seconds=planned.seconds + timer.seconds)
+
+        train = self.train if repair.begins_with else None
+        measure = self.measure if plan.action in SMALLER else None
+        try:
+            if train is None and measure is None:
+                made = timed()
+                with applied_repaired(view, plan, fits) as model:
+                    return replace(made, readings=self._readings(model))
+            if plan.action in SMALLER:
+                _check_smaller(view, plan)  # before it is copied
+            model = apply_repaired_(copy.deepcopy(view.model), plan, fits)
+            if train is not None:
+                train(model)
+            made, readings = timed(), self._readings(model)
+            return replace(made, readings=readings, size=dict(measure(model)) if measure else {})
+        except HeadError as error:
+            return replace(made, reason=_reason(view, plan, error))
+
+    def _readings(self, model: nn.Module) -> dict[str, Reading]:
+        return {name: reading for judge in self.judges for name, reading in judge(model).items()}
 
 
 def _reason(view: HeadModel, plan: PruningPlan, error: HeadError) -> str:
@@ -290,7 +283,3 @@ def _gets_smaller(view: HeadModel, plan: PruningPlan) -> bool:
 
 def _check_smaller(view: HeadModel, plan: PruningPlan) -> None:
     (removal_of if plan.action == "fold" else cuts_of)(view, plan)
-
-
-def _readings(model: nn.Module, judges: Sequence[Judge]) -> dict[str, Reading]:
-    return {name: reading for judge in judges for name, reading in judge(model).items()}
