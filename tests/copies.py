@@ -31,5 +31,5 @@ def plan_for(
                 copies.update(zip(unit_, rng.choice(sources), strict=True))
     gqa = "whole_groups" if unit == "kv" else "ungroup"
     mask = view.mask.drop(*copies)
-    slope = "source" if view.architecture.slopes else "target"
+    slope = "source" if view.records[0].slopes else "target"
     return PruningPlan(mask, copies, action=action, gqa=gqa, slope=slope)

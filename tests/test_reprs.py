@@ -6,7 +6,7 @@ import pytest
 
 import deadhead
 from deadhead import HeadModel, Recipe, explain, load_model, open_task, prune
-from deadhead.models.architectures import architecture_named
+from deadhead.models.architectures import records_named
 from deadhead.report import RunSummary, score_table, step_table
 from deadhead.runs.settings import DataSettings, ModelSettings
 from deadhead.similarity import head_grams
@@ -36,7 +36,7 @@ def objects():
         explain(view, batches, result.plan, result.trajectory, samples=0),
         grams,
         distances(grams, "cosine"),
-        architecture_named("bert"),
+        records_named("bert")[0],
         ModelSettings("x" * 300),
         DataSettings(spec="y" * 300),
         Recipe(criterion="taylor", heads=0.25),

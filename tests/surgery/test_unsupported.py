@@ -158,7 +158,7 @@ def test_a_fused_projection_is_cut_head_by_head(kv_heads):
     view = HeadModel(phi3())
     block = view.blocks[0]
     q, k, v = (w.unflatten(0, (-1, 4)) for w in block.query.weight.detach().split((24, 8, 8)))
-    slice_(block, view.architecture, Cut((1, 2, 5), kv_heads))
+    slice_(block, Cut((1, 2, 5), kv_heads))
     kept = torch.cat([q[[1, 2, 5]], k[list(kv_heads)], v[list(kv_heads)]])
     assert torch.equal(block.query.weight, kept.flatten(0, 1))
 
@@ -179,7 +179,7 @@ def falcon(**options):
 def wrong_dim(model_type, **changes):
     from dataclasses import replace
 
-    register_architecture(replace(ARCHITECTURES[model_type], **changes))
+    register_architecture(replace(ARCHITECTURES[model_type][0], **changes))
     return make(model_type)
 
 

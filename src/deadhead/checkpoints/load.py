@@ -25,7 +25,7 @@ from deadhead.checkpoints.verify import (
 from deadhead.display import Brief
 from deadhead.errors import CheckpointError, DeadheadError, UnknownNameError, unknown_name
 from deadhead.files import as_path, one_line, read_json
-from deadhead.models.architectures import architecture_named
+from deadhead.models.architectures import records_named
 from deadhead.models.manifest import DeadheadConfig
 from deadhead.options.fields import check_arguments
 
@@ -74,7 +74,7 @@ def load_model(
         path, name = _resolve(str(source))
         files = _check_folder(Path(path)) if Path(path).is_dir() else []
         config = transformers.AutoConfig.from_pretrained(path, **options)
-        architecture_named(config.model_type)
+        records_named(config.model_type)
         model_class = _class_of(config)
         if files:
             _check_fits(model_class, config, files, options)
@@ -218,7 +218,7 @@ def _check_folder(folder: Path) -> list[Path]:
             f"config.json of {folder.name!r} names no model_type; give a folder written by"
             " save_pretrained"
         )
-    architecture_named(values["model_type"])
+    records_named(values["model_type"])
     files = weight_files(folder)
     _check_counts(values, shapes_in(files))
     return files

@@ -98,11 +98,11 @@ def cut_to_manifest_(
                 f" of {head_dim} features by the deadhead entry of config.json, {block.n_heads} and"
                 f" {block.n_kv_heads} of {block.head_dim} by the rest of it; {COPY_IT}"
             )
-        cut_(block, view.architecture, Cut(heads.heads, heads.kv_heads))
+        cut_(block, Cut(heads.heads, heads.kv_heads))
         if heads.output_bias:
             add_output_bias_(view.blocks[number])
         if heads.slopes:
-            set_slopes_(block.attention, view.architecture, heads, heads.slopes)
+            set_slopes_(block, heads, heads.slopes)
 
 
 def register_loader() -> None:

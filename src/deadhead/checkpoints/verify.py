@@ -14,7 +14,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from deadhead.errors import CheckpointError
 from deadhead.files import read_json
-from deadhead.models.architectures import architecture_of
+from deadhead.models.architectures import records_of
 from deadhead.models.blocks import Block, OriginalHeads
 from deadhead.models.heads import HeadModel
 
@@ -133,7 +133,8 @@ def check_layers(model: nn.Module, tensors: Tensors) -> None:
         CheckpointError: the weights hold a layer, or a weight inside a layer, too many.
     """
     known = model.state_dict()
-    layers = architecture_of(model).blocks.replace(".", r"\.").replace("*", r"\d+")
+    paths = "|".join(record.blocks for record in records_of(model))
+    layers = f"({paths.replace('.', r'[.]').replace('*', r'[0-9]+')})"
     inside = re.compile(rf"(^|\.){layers}\..*(weight|bias)$")
     for name, shape in tensors.items():
         if name not in known and inside.search(name) and len(shape or ()) in (1, 2):
@@ -160,9 +161,9 @@ def _projections(view: HeadModel) -> list[tuple[str, nn.Parameter | None]]:
 
 
 def _parts(block: Block) -> Iterator[tuple[nn.Module, str]]:
-    inputs = {id(m): m for m in (block.query, block.key, block.value)}.values()
-    yield from ((m, "weight") for m in (*inputs, block.output))
-    yield from ((m, "bias") for m in inputs if getattr(m, "bias", None) is not None)
+    yield from ((m, "weight") for m in (*block.inputs, block.output))
+    yield from ((m, "bias") for m in block.inputs if getattr(m, "bias", None) is not None)
+    yield from ((rows.module, rows.name) for rows in block.rows)
     yield block.output, "bias"
 
 

@@ -162,9 +162,12 @@ def _of_block(block: Block, of: Countable, heads: int, kv_heads: int) -> float:
 
 def _attention_parameters(block: Block, heads: int, kv_heads: int) -> int:
     width, kv_width = heads * block.head_dim, kv_heads * block.head_dim
-    rows = ((block.query, width), (block.key, kv_width), (block.value, kv_width))
     out = width * _per_feature(block.output, out=False)
-    return out + sum(n * _per_feature(module, out=True) for module, n in rows)
+    widths = {"query": width, "key": kv_width, "value": kv_width}
+    named = sum(widths[p] * _per_feature(m, out=True) for p, m in block.projections.items())
+    units = {"heads": (heads, block.n_heads), "kv_heads": (kv_heads, block.n_kv_heads)}
+    further = ((each.tensor.numel(), *units[each.of.unit]) for each in block.rows)
+    return out + named + sum(size * left // now for size, left, now in further if now)
 
 
 def _outside_heads(view: HeadModel, of: Countable) -> float:

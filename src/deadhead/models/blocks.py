@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deadhead.display import Brief
 from deadhead.errors import HeadError, UnsupportedModelError
-from deadhead.models.architectures import PARTS, Architecture, HeadCounts
+from deadhead.models.architectures import PARTS, Architecture, HeadCounts, Rows, rows_from
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class OriginalHeads:
         kv_heads: original index of the key/value head in each slot now, in order.
         slopes: original index whose ALiBi slope each head has; empty: each its own.
         output_bias: whether a repair gave the output projection a bias that its model lacks.
+        head_dim: features per head, where no attribute of the attention module says it; else 0.
     """
 
     n_heads: int
@@ -32,28 +33,85 @@ class OriginalHeads:
     kv_heads: tuple[int, ...]
     slopes: tuple[int, ...] = ()
     output_bias: bool = False
+    head_dim: int = 0
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """One further parameter or buffer of a block, found: see `Rows`."""
+
+    module: nn.Module
+    name: str
+    of: Rows
+
+    @property
+    def tensor(self) -> Tensor:
+        """The parameter or buffer."""
+        return getattr(self.module, self.name)
+
+    def rows(self, units: Sequence[int], count: int) -> Tensor:
+        """Return the indices along `of.dim` of some heads out of `count` now, part by part."""
+        size = self.tensor.shape[self.of.dim] // self.of.parts
+        inner = size // count if count else 0
+        starts = [part * size + unit * inner for part in range(self.of.parts) for unit in units]
+        return rows_from(starts, inner)
 
 
 @dataclass(frozen=True, repr=False)
 class Block(Brief):
-    """One attention block.
+    """One attention block: a site, that is a row of heads in front of an output projection.
 
     Attributes:
         name: dotted path in the model.
         attention: the module that attends.
-        query, key, value, output: the projections; query, key, value may be one and the same.
+        projections: `query`, `key` and `value`, which may be one and the same; empty if the record
+            does not name them.
+        output: the output projection.
         shape: heads, key/value heads and features per head, as the weights are now.
         original: which original heads those are.
+        record: the record that it was found by.
+        rows: further parameters with slices per head.
+        label: its number in its stack, behind the stack's name where there are several.
     """
 
     name: str
     attention: nn.Module
-    query: nn.Module
-    key: nn.Module
-    value: nn.Module
+    projections: Mapping[str, nn.Module]
     output: nn.Module
     shape: HeadCounts
     original: OriginalHeads
+    record: Architecture
+    rows: tuple[HeadRows, ...] = ()
+    label: str = ""
+
+    @property
+    def query(self) -> nn.Module:
+        """The query projection."""
+        return self._projection("query")
+
+    @property
+    def key(self) -> nn.Module:
+        """The key projection."""
+        return self._projection("key")
+
+    @property
+    def value(self) -> nn.Module:
+        """The value projection."""
+        return self._projection("value")
+
+    def _projection(self, part: str) -> nn.Module:
+        if part not in self.projections:
+            raise UnsupportedModelError(
+                f"block {self.name} of a {self.record.model_type!r} has no {part} projection with"
+                f" {self.head_dim} features per head, which this needs; choose a criterion or"
+                " action that looks at head outputs or their gradients (taylor, fisher, ablation)"
+            )
+        return self.projections[part]
+
+    @property
+    def inputs(self) -> list[nn.Module]:
+        """The distinct query, key and value projections; none if the record does not name them."""
+        return list({id(m): m for m in self.projections.values()}.values())
 
     @property
     def n_heads(self) -> int:
@@ -81,40 +139,117 @@ class Block(Brief):
         return self.original.heads.index(index)
 
 
-def block_at(architecture: Architecture, name: str, module: nn.Module) -> Block:
+def block_at(architecture: Architecture, name: str, module: nn.Module, label: str = "") -> Block:
     """Read one block. The shapes of its weights decide how many heads it has.
 
     Raises:
         UnsupportedModelError: a module of the record is missing or is no plain projection, or the
             weights contradict the record.
     """
-    paths = (architecture.attention, *(getattr(architecture, p) for p in (*PARTS, "output")))
+    named = [part for part in PARTS if getattr(architecture, part)]
+    paths = (architecture.attention, *(getattr(architecture, p) for p in (*named, "output")))
     try:
-        attention, query, key, value, output = map(module.get_submodule, paths)
+        attention, *inputs, output = map(module.get_submodule, paths)
+        rows = tuple(_rows_at(module, each) for each in architecture.rows)
     except AttributeError as error:
         raise UnsupportedModelError(
             f"block {name} does not match the record of {architecture.model_type!r} ({error});"
             " give the plain transformers model, or correct the record"
         ) from error
-    projections = (query, key, value, output)
-    for path, projection in zip(paths[1:], projections, strict=True):
+    for path, projection in zip(paths[1:], (*inputs, output), strict=True):
         _check_plain(f"{name}.{path}", projection)
-    head_dim = getattr(attention, architecture.head_dim, None)
-    if not isinstance(head_dim, int) or head_dim < 1:
-        raise UnsupportedModelError(
-            f"{type(attention).__name__}.{architecture.head_dim} of block {name} is {head_dim!r},"
-            " not the features per head; correct head_dim in the record"
-        )
-    shape = _shape(architecture, name, projections, head_dim)
-    original = getattr(attention, "deadhead_heads", None) or OriginalHeads(
-        shape.n_heads, shape.n_kv_heads, tuple(range(shape.n_heads)), tuple(range(shape.n_kv_heads))
+    projections = dict(zip(named, inputs, strict=True))
+    before: OriginalHeads | None = getattr(attention, "deadhead_heads", None)
+    shape = _counts(architecture, name, attention, output, before)
+    if projections:
+        shape = _shape(architecture, name, [*inputs, output], shape.head_dim)
+    _check_rows(name, architecture, rows, shape)
+    heads, kv_heads = range(shape.n_heads), range(shape.n_kv_heads)
+    original = before or OriginalHeads(
+        shape.n_heads,
+        shape.n_kv_heads,
+        tuple(heads),
+        tuple(kv_heads),
+        head_dim=shape.head_dim if architecture.heads else 0,
     )
     if (len(original.heads), len(original.kv_heads)) != (shape.n_heads, shape.n_kv_heads):
         raise UnsupportedModelError(
             f"block {name} says it has heads {list(original.heads)}, and its weights have"
             f" {shape.n_heads} heads and {shape.n_kv_heads} key/value heads; load it again"
         )
-    return Block(name, attention, query, key, value, output, shape, original)
+    return Block(name, attention, projections, output, shape, original, architecture, rows, label)
+
+
+def attribute_at(module: Any, path: str) -> Any:
+    """Return an attribute at a dotted path; None if there is none."""
+    for name in path.split("."):
+        module = getattr(module, name, None)
+    return module
+
+
+def _rows_at(module: nn.Module, rows: Rows) -> HeadRows:
+    path, _, name = rows.parameter.rpartition(".")
+    owner = module.get_submodule(path)
+    if not isinstance(getattr(owner, name), Tensor):
+        raise AttributeError(f"{rows.parameter} is no parameter")
+    return HeadRows(owner, name, rows)
+
+
+def _check_rows(
+    name: str, architecture: Architecture, rows: Sequence[HeadRows], shape: HeadCounts
+) -> None:
+    for each in rows:
+        units = shape.n_heads if each.of.unit == "heads" else shape.n_kv_heads
+        size = each.tensor.shape[each.of.dim] if each.of.dim < each.tensor.dim() else -1
+        if size % (units * each.of.parts) if units else size:
+            raise UnsupportedModelError(
+                f"the weights of block {name} contradict the record of"
+                f" {architecture.model_type!r}: dimension {each.of.dim} of {each.of.parameter} has"
+                f" {size} rows, which are not divided by {units} {each.of.unit}"
+            )
+
+
+def _counts(
+    architecture: Architecture,
+    name: str,
+    attention: nn.Module,
+    output: nn.Module,
+    before: OriginalHeads | None,
+) -> HeadCounts:
+    """Count by attributes of the attention module, or by what a cut has left."""
+    width = output_rows(output).shape[1]
+    attribute = architecture.heads or architecture.head_dim
+    number = attribute_at(attention, attribute)
+    if before is not None and before.head_dim:
+        number = len(before.heads) if architecture.heads else before.head_dim
+    if not isinstance(number, int) or number < (before is None):
+        raise UnsupportedModelError(
+            f"{type(attention).__name__}.{attribute} of block {name} is {number!r}, not the"
+            f" {'number of heads' if architecture.heads else 'features per head'}; correct"
+            f" {'heads' if architecture.heads else 'head_dim'} in the record"
+        )
+    if architecture.heads:
+        head_dim = before.head_dim if before is not None else width // number
+        n_heads = number
+    else:
+        head_dim, n_heads = number, width // number
+    if width != n_heads * head_dim and not architecture.query:
+        raise UnsupportedModelError(
+            f"the output projection of block {name} has {width} columns, which {n_heads} heads of"
+            f" {head_dim} features do not fill; correct the record of {architecture.model_type!r}"
+        )
+    n_kv_heads = n_heads
+    if before is not None:
+        n_kv_heads = len(before.kv_heads)
+    elif architecture.kv_heads:
+        n_kv_heads = attribute_at(attention, architecture.kv_heads)
+        if not isinstance(n_kv_heads, int) or n_kv_heads < 1 or n_heads % n_kv_heads:
+            raise UnsupportedModelError(
+                f"{type(attention).__name__}.{architecture.kv_heads} of block {name} is"
+                f" {n_kv_heads!r}, which is no number of key/value heads for {n_heads} heads;"
+                " correct the record"
+            )
+    return HeadCounts(n_heads, n_kv_heads, head_dim)
 
 
 def output_rows(module: Any) -> Tensor:

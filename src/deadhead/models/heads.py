@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.errors import UnsupportedModelError
-from deadhead.models.architectures import Architecture, architecture_of
+from deadhead.models.architectures import Architecture, Records, records_of
 from deadhead.models.blocks import Block, block_at, output_rows
 from deadhead.models.hooks import Note, claimed, forget_compiled, proven, uncompiled
 from deadhead.models.modes import eval_mode
@@ -26,8 +26,9 @@ class HeadModel:
 
     Attributes:
         model: the model.
-        architecture: its record.
-        blocks: one `Block` per physical attention block (ALBERT: per shared layer).
+        records: its records, one per stack of blocks.
+        blocks: one `Block` per physical attention block (ALBERT: per shared layer), stack after
+            stack.
 
     Raises:
         UnsupportedModelError: the model type has no record, the model is wrapped,
@@ -44,9 +45,9 @@ class HeadModel:
     def __init__(self, model: nn.Module):
         check_not_wrapped(model)
         self.model = model
-        self.architecture: Architecture = architecture_of(model)
+        self.records: Records = records_of(model)
         config = getattr(model, "config", None)
-        reason = self.architecture.refuse(config) or _quantized(config)
+        reason = self.records[0].refuse(config) or _quantized(config)
         if reason:
             raise UnsupportedModelError(f"cannot prune this {type(model).__name__}: {reason}")
         self._replayed: set[int] = set()
@@ -56,16 +57,14 @@ class HeadModel:
         """Read the blocks again, after surgery; correct a config that claims another cut."""
         from deadhead.models.manifest import correct_config  # it imports this file
 
-        base = getattr(self.model, "base_model", self.model)
-        prefix = "" if base is self.model else f"{getattr(self.model, 'base_model_prefix', '')}."
-        found = children_at(base, self.architecture.blocks)
-        if not found:
+        blocks = [block for record in self.records for block in _stack(self.model, record)]
+        if not blocks:
             raise UnsupportedModelError(
-                f"this {type(self.model).__name__} has no blocks at {self.architecture.blocks!r}"
+                f"this {type(self.model).__name__} has no blocks at {self.records[0].blocks!r}"
                 f" of its base model;{_hint(self.model)} give the plain model, or correct the"
                 " record"
             )
-        self.blocks = tuple(block_at(self.architecture, prefix + p, m) for p, m in found)
+        self.blocks = tuple(blocks)
         correct_config(self)
 
     @property
@@ -253,7 +252,7 @@ class HeadModel:
         slices: dict[str, Tensor] = {}
         for part in ("query", "key", "value"):
             at = position if part == "query" else position // block.shape.group_size
-            first = self.architecture.layout(part, at, block.shape)
+            first = block.record.layout(part, at, block.shape)
             module, rows = getattr(block, part), slice(first, first + block.head_dim)
             slices[part] = output_rows(module)[rows]
             if module.bias is not None:
@@ -261,6 +260,20 @@ class HeadModel:
         start = position * block.head_dim
         columns = output_rows(block.output)[:, start : start + block.head_dim]
         return {**slices, "output": columns}
+
+
+def _stack(model: nn.Module, record: Architecture) -> list[Block]:
+    """Read the blocks of one stack; none if this model does not have the stack."""
+    base = getattr(model, "base_model", model)
+    prefix = "" if base is model else f"{getattr(model, 'base_model_prefix', '')}."
+    found = children_at(base, record.blocks)
+    if record.some:
+        found = [(path, m) for path, m in found if children_at(m, record.attention)]
+    stack = f"{record.stack} " if record.stack else ""
+    return [
+        block_at(record, prefix + path, module, f"{stack}{number}")
+        for number, (path, module) in enumerate(found)
+    ]
 
 
 def check_not_wrapped(model: nn.Module) -> None:

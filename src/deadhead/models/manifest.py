@@ -168,9 +168,11 @@ def _blocks_of(view: HeadModel) -> dict[str, dict[str, Any]]:
 def _entry(block: Block) -> dict[str, Any]:
     slopes = {"slopes": list(block.original.slopes)} if block.original.slopes else {}
     bias = {"output_bias": True} if block.original.output_bias else {}
+    stack = {"stack": block.record.stack} if block.record.stack else {}
     return {
         **slopes,
         **bias,
+        **stack,
         "num_attention_heads": block.n_heads,
         "num_key_value_heads": block.n_kv_heads,
         "head_dim": block.head_dim,

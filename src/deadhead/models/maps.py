@@ -38,13 +38,13 @@ def hook_maps(view: HeadModel, fn: MapFn) -> Iterator[None]:
     """
     _check_shown(view)
     with ExitStack() as stack:
-        if view.architecture.maps == "interface":
+        if any(record.maps == "interface" for record in view.records):
             _register_backend()
             stack.enter_context(_switched(view.model))
         modules = {n: block.attention for n, block in enumerate(view.blocks) if block.n_heads}
         note = stack.enter_context(view.hooked(modules))
         for number, attention in modules.items():
-            if view.architecture.maps == "interface":
+            if view.blocks[number].record.maps == "interface":
                 stack.enter_context(_told(attention, (number, fn, note)))
             else:
                 hook = _reader(number, fn, note)
@@ -54,14 +54,13 @@ def hook_maps(view: HeadModel, fn: MapFn) -> Iterator[None]:
 
 
 def _check_shown(view: HeadModel) -> None:
-    maps = view.architecture.maps
-    if maps == "none" or (
-        maps == "interface" and not hasattr(view.model, "set_attn_implementation")
-    ):
-        raise UnsupportedModelError(
-            f"the attention maps of {view.architecture.model_type!r} cannot be seen: its record has"
-            f' maps={maps!r}; let its attention return (output, maps) and set maps="output"'
-        )
+    for record in view.records:
+        maps, interface = record.maps, hasattr(view.model, "set_attn_implementation")
+        if maps == "none" or (maps == "interface" and not interface):
+            raise UnsupportedModelError(
+                f"the attention maps of {record.model_type!r} cannot be seen: its record has"
+                f' maps={maps!r}; let its attention return (output, maps) and set maps="output"'
+            )
 
 
 @contextmanager

@@ -226,8 +226,8 @@ def _projected(
         owner = next(p for p, m in _modules(block).items() if m is getattr(block, part))
         applied = _joined([gradients[id(t)] for t in tape.outputs[number, owner]])
         heads = range(block.shape.count(part))
-        if view.architecture.fused:
-            rows = features(view.architecture.layout, part, heads, block.shape)
+        if block.record.fused:
+            rows = features(block.record.layout, part, heads, block.shape)
             applied = applied[..., rows.to(applied.device)]
         parts[part] = applied.unflatten(-1, (len(heads), block.head_dim))
     return Projected(_joined(tape.inputs[number]), **parts)

@@ -45,7 +45,7 @@ def duplicate_(model: nn.Module | HeadModel, plan: PlanLike) -> nn.Module:
         if plan.slope == "source":
             for number, slopes in slopes_with(view, plan.copies).items():
                 block = view.blocks[number]
-                set_slopes_(block.attention, view.architecture, block.original, slopes)
+                set_slopes_(block, block.original, slopes)
             view.refresh()
             record_in_config(view)
     return view.model
@@ -70,7 +70,7 @@ def duplicated(model: nn.Module | HeadModel, plan: PruningPlan) -> Iterator[nn.M
         for tensor, rows, values in before:
             stack.callback(tensor.__setitem__, rows, values)
         for number, indices in slopes.items():
-            stack.enter_context(with_slopes(view.blocks[number], view.architecture, indices))
+            stack.enter_context(with_slopes(view.blocks[number], indices))
         for tensor, rows, values in writes:
             tensor[rows] = values
         yield view.model
@@ -172,4 +172,4 @@ def _position(view: HeadModel, head: Head, part: str) -> int:
 
 def _slices(view: HeadModel, head: Head, part: str) -> list[tuple[Tensor, Tensor]]:
     position = _position(view, head, part)
-    return slices_of(view.blocks[head.block], view.architecture, part, [position])
+    return slices_of(view.blocks[head.block], part, [position])

@@ -75,10 +75,10 @@ def check_folds(view: HeadModel, plan: PruningPlan) -> None:
                 " outputs enter at different depths; choose the action duplicate (exact, not"
                 " smaller), mask or remove, or group within blocks (--grouping balanced)"
             )
-    if view.architecture.slopes and plan.slope != "source" and plan.copies:
+    if any(record.slopes for record in view.records) and plan.slope != "source" and plan.copies:
         head, source = next(iter(plan.copies.items()))
         raise HeadError(
-            f"cannot fold head {head} into {source}: each head of {view.architecture.model_type}"
+            f"cannot fold head {head} into {source}: each head of {view.records[0].model_type}"
             " has its own ALiBi slope, so a copy computes a different output; fold with"
             " slope='source' (--slope source), or choose the action duplicate, mask or remove"
         )

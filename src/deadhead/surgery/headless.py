@@ -8,21 +8,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from deadhead.errors import UnsupportedModelError
-from deadhead.models.architectures import Architecture, architecture_named, project_nothing
+from deadhead.models.architectures import project_nothing, records_named
+from deadhead.models.blocks import Block
 from deadhead.models.heads import HeadModel
 
 
 class Headless:
     """Mixed into the class of an attention module, in front of it: replaces its forward."""
 
-    deadhead_model_type: str
+    deadhead_record: tuple[str, str]  # model type and stack: a record may hold functions
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return (what the block adds, attention maps of no heads), or the first alone."""
         module: Any = self
         _remember_tokens(module, hidden_states, (*args, *kwargs.values()))
-        architecture = architecture_named(self.deadhead_model_type)
-        if architecture.headless is None:
+        name, stack = self.deadhead_record
+        architecture = next(r for r in records_named(name) if r.stack == stack)
+        if not callable(architecture.headless):
             path = architecture.output.removeprefix(f"{architecture.attention}.")
             result = project_nothing(module.get_submodule(path), hidden_states)
         else:
@@ -64,15 +66,24 @@ def check_headless(view: HeadModel, number: int) -> None:
     Raises:
         UnsupportedModelError: it is a custom module, and its record does not say.
     """
-    if view.architecture.maps == "interface" and not hasattr(view.model, "set_attn_implementation"):
+    record = view.blocks[number].record
+    if record.headless == "refused":
+        raise UnsupportedModelError(
+            f"cannot remove every head of block {number}: the attention of"
+            f" {record.model_type!r} needs at least one; keep a head of it, or use the action mask"
+        )
+    if record.maps == "interface" and not hasattr(view.model, "set_attn_implementation"):
         raise UnsupportedModelError(
             f"cannot remove every head of block {number}: the record of"
-            f" {view.architecture.model_type!r} does not say what its attention returns; give it"
+            f" {record.model_type!r} does not say what its attention returns; give it"
             ' maps="output" (output, maps) or maps="none" (output alone), or keep a head'
         )
 
 
-def disable_attention_(attention: nn.Module, architecture: Architecture) -> None:
-    """Make an attention module skip attention, in place; its children and names are kept."""
+def disable_attention_(block: Block) -> None:
+    """Make a block's attention skip attention, in place; its children and names are kept."""
+    if block.record.headless == "sliced":
+        return
+    attention, record = block.attention, block.record
     attention.__class__ = _headless_class(type(attention))
-    attention.deadhead_model_type = architecture.model_type  # type: ignore[assignment]
+    attention.deadhead_record = (record.model_type, record.stack)  # type: ignore[assignment]

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from deadhead.models.architectures import PARTS
 from deadhead.models.blocks import output_rows
 from deadhead.models.heads import HeadModel
 from deadhead.surgery.plans import PlanLike, as_mask, as_plan, as_view
@@ -74,9 +73,9 @@ def mask_(model: nn.Module | HeadModel, plan: PlanLike) -> nn.Module:
             columns[:, off] = 0
             size = block.shape.group_size
             shared = [all(off[at : at + size]) for at in range(0, len(off), size)]
-            for part in PARTS:
+            for part in block.projections:
                 switched = off if part == "query" else shared
                 heads = [position for position, gone in enumerate(switched) if gone]
-                for tensor, rows in slices_of(block, view.architecture, part, heads):
+                for tensor, rows in slices_of(block, part, heads):
                     tensor[rows] = 0
     return view.model

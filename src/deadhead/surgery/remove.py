@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
+from transformers import PreTrainedConfig
 
 from deadhead.errors import HeadError, UnsupportedModelError
-from deadhead.models.architectures import Architecture
 from deadhead.models.blocks import Block
 from deadhead.models.heads import HeadModel
 from deadhead.models.manifest import record_in_config
@@ -53,7 +55,7 @@ def remove_(model: nn.Module | HeadModel, plan: PlanLike) -> nn.Module:
 def cut_blocks_(view: HeadModel, cuts: Sequence[Cut]) -> None:
     """Cut every block, and record it in the config."""
     for block, cut in zip(view.blocks, cuts, strict=True):
-        cut_(block, view.architecture, cut)
+        cut_(block, cut)
     view.refresh()
     record_in_config(view)
 
@@ -76,10 +78,10 @@ def cuts_of(view: HeadModel, plan: PruningPlan) -> list[Cut]:
         if block.n_heads and not heads:
             check_headless(view, number)
         shared = block.n_heads != block.n_kv_heads  # if not, every policy is the same
-        if shared and view.architecture.fused and not view.architecture.shrink:
+        if shared and block.record.fused and not block.record.shrink:
             raise UnsupportedModelError(
                 f"cannot remove heads of block {number}: queries and grouped keys share one"
-                f" projection, and the record of {view.architecture.model_type!r} does not say by"
+                f" projection, and the record of {block.record.model_type!r} does not say by"
                 " which attributes of its attention they are divided; add them as shrink={...}, or"
                 " use the action mask"
             )
@@ -87,19 +89,20 @@ def cuts_of(view: HeadModel, plan: PruningPlan) -> list[Cut]:
     return cuts
 
 
-def cut_(block: Block, architecture: Architecture, cut: Cut) -> None:
+def cut_(block: Block, cut: Cut) -> None:
     """Cut one block: weights, counting attributes, and what else moves with a head."""
     if cut == Cut(tuple(range(block.n_heads)), tuple(range(block.n_kv_heads))):
         return
-    slice_(block, architecture, cut)
+    slice_(block, cut)
     numbers = {
         "heads": len(cut.heads),
         "kv_heads": len(cut.kv_heads),
         "width": len(cut.heads) * block.head_dim,
+        "kv_width": len(cut.kv_heads) * block.head_dim,
         "groups": len(cut.heads) // len(cut.kv_heads) if cut.kv_heads else 1,
     }
-    for attribute, counts in architecture.shrink.items():
-        setattr(block.attention, attribute, numbers[counts])
+    for attribute, counts in block.record.shrink.items():
+        _set_(block.attention, attribute, numbers[counts])
     original = replace(
         block.original,
         heads=tuple(block.original.heads[i] for i in cut.heads),
@@ -108,6 +111,18 @@ def cut_(block: Block, architecture: Architecture, cut: Cut) -> None:
     )
     block.attention.deadhead_heads = original  # type: ignore[assignment]
     if not original.heads:
-        disable_attention_(block.attention, architecture)
-    elif architecture.after_cut is not None:
-        architecture.after_cut(block.attention, original.slopes or original.heads)
+        disable_attention_(block)
+    elif block.record.after_cut is not None:
+        block.record.after_cut(block.attention, original.slopes or original.heads)
+
+
+def _set_(module: Any, path: str, value: int) -> None:
+    """Set an attribute at a dotted path; a config on the way becomes the module's own."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        child = getattr(module, parent)
+        if isinstance(child, PreTrainedConfig):
+            child = copy.copy(child)
+            setattr(module, parent, child)
+        module = child
+    setattr(module, name, value)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deadhead.models.architectures import Architecture, features, rows_from
+from deadhead.models.architectures import HeadCounts, features, rows_from
 from deadhead.models.blocks import Block, is_conv1d, output_rows
 
 
@@ -26,31 +26,39 @@ class Cut:
     kv_heads: tuple[int, ...]
 
 
-def slice_(block: Block, architecture: Architecture, cut: Cut) -> None:
+def slice_(block: Block, cut: Cut) -> None:
     """Cut one block's projections in place. On meta tensors only shapes change.
 
     The output bias is kept.
     """
     keep = {"query": cut.heads, "key": cut.kv_heads, "value": cut.kv_heads}
-    for module in {id(m): m for m in (block.query, block.key, block.value)}.values():
-        parts = [p for p in keep if getattr(block, p) is module]
-        firsts = [architecture.layout(p, h, block.shape) for p in parts for h in keep[p]]
-        if len(parts) > 1:  # inside a fused projection the order of heads is the layout's, not ours
-            firsts.sort()
-        _select_outputs_(module, rows_from(firsts, block.head_dim))
+    layout = block.record.layout
+    shape = HeadCounts(len(cut.heads), len(cut.kv_heads), block.head_dim)
+    for module in block.inputs:
+        parts = [part for part, other in block.projections.items() if other is module]
+        moves = [  # (where the features of a head will begin, where they begin)
+            (layout(part, new, shape), layout(part, old, block.shape))
+            for part in parts
+            for new, old in enumerate(keep[part])
+        ]
+        _select_outputs_(module, rows_from([old for _, old in sorted(moves)], block.head_dim))
+    for rows in block.rows:
+        heads = rows.of.unit == "heads"
+        units = cut.heads if heads else cut.kv_heads
+        count = block.n_heads if heads else block.n_kv_heads
+        _select_(rows.module, rows.name, rows.of.dim, rows.rows(units, count))
+        _count_features(rows.module)
     columns = rows_from([position * block.head_dim for position in cut.heads], block.head_dim)
     _select_inputs_(block.output, columns)
 
 
-def slices_of(
-    block: Block, architecture: Architecture, part: str, heads: Sequence[int]
-) -> list[tuple[Tensor, Tensor]]:
+def slices_of(block: Block, part: str, heads: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     """Return (tensor, rows) of the weight, and of the bias if any, for some heads of one part.
 
     Shape: the tensors are (output features, ...); `heads` are positions in the weights now.
     """
     module = getattr(block, part)
-    rows = features(architecture.layout, part, heads, block.shape).to(module.weight.device)
+    rows = features(block.record.layout, part, heads, block.shape).to(module.weight.device)
     tensors = [output_rows(module).detach()]
     tensors += [] if module.bias is None else [module.bias.detach()]
     return [(tensor, rows) for tensor in tensors]
@@ -71,4 +79,19 @@ def _select_inputs_(module: Any, index: torch.Tensor) -> None:
 def _select_(module: nn.Module, name: str, dim: int, index: torch.Tensor) -> None:
     old = getattr(module, name)
     new = old.detach().index_select(dim, index.to(old.device)).contiguous()
-    setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    setattr(module, name, new)
+
+
+def _count_features(module: Any) -> None:
+    """Let a module's own numbers of features follow its weight."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        return
+    if hasattr(module, "out_features"):
+        module.out_features, module.in_features = weight.shape
+    if isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = weight.shape
+    if hasattr(module, "normalized_shape"):
+        module.normalized_shape = tuple(weight.shape)

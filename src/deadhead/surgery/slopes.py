@@ -7,9 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
-from deadhead.models.architectures import Architecture
 from deadhead.models.blocks import Block, OriginalHeads
 from deadhead.models.heads import HeadModel
 from deadhead.types import Head
@@ -20,7 +17,7 @@ def slopes_with(view: HeadModel, copies: Mapping[Head, Head]) -> dict[int, tuple
 
     Shape: `{block: original indices, one per current head}`; empty for models without slopes.
     """
-    if not view.architecture.slopes:
+    if not any(record.slopes for record in view.records):
         return {}
     found = {head.block: list(_slopes(view.blocks[head.block])) for head in copies}
     for head, source in copies.items():
@@ -30,28 +27,21 @@ def slopes_with(view: HeadModel, copies: Mapping[Head, Head]) -> dict[int, tuple
     return {number: tuple(slopes) for number, slopes in found.items()}
 
 
-def set_slopes_(
-    attention: nn.Module,
-    architecture: Architecture,
-    original: OriginalHeads,
-    slopes: tuple[int, ...],
-) -> None:
+def set_slopes_(block: Block, original: OriginalHeads, slopes: tuple[int, ...]) -> None:
     """Give the heads of a block the slopes of these original indices, in place."""
-    attention.deadhead_heads = replace(original, slopes=slopes)  # type: ignore[assignment]
-    if architecture.after_cut is not None:
-        architecture.after_cut(attention, slopes)
+    block.attention.deadhead_heads = replace(original, slopes=slopes)  # type: ignore[assignment]
+    if block.record.after_cut is not None:
+        block.record.after_cut(block.attention, slopes)
 
 
 @contextmanager
-def with_slopes(
-    block: Block, architecture: Architecture, slopes: tuple[int, ...]
-) -> Iterator[None]:
+def with_slopes(block: Block, slopes: tuple[int, ...]) -> Iterator[None]:
     """Give the heads of a block these slopes, until the context is left."""
     attention: Any = block.attention
     names = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "__dict__")
     before = {name: dict(getattr(attention, name)) for name in names}
     try:
-        set_slopes_(attention, architecture, block.original, slopes)
+        set_slopes_(block, block.original, slopes)
         yield
     finally:
         for name in names[:2]:

@@ -1,10 +1,12 @@
 """Architecture records: the only place that knows module names."""
 
 from deadhead.models.architectures.layouts import (
+    LAYOUTS,
     PARTS,
     HeadCounts,
     features,
     fused_by_part,
+    fused_grouped,
     fused_per_head,
     rows_from,
     separate,
@@ -12,25 +14,31 @@ from deadhead.models.architectures.layouts import (
 from deadhead.models.architectures.record import (
     ARCHITECTURES,
     Architecture,
-    architecture_named,
-    architecture_of,
+    Records,
+    Rows,
     model_type_of,
     project_nothing,
+    records_named,
+    records_of,
     register_architecture,
 )
 
 __all__ = [
     "ARCHITECTURES",
+    "LAYOUTS",
     "PARTS",
     "Architecture",
     "HeadCounts",
-    "architecture_named",
-    "architecture_of",
+    "Records",
+    "Rows",
     "features",
     "fused_by_part",
+    "fused_grouped",
     "fused_per_head",
     "model_type_of",
     "project_nothing",
+    "records_named",
+    "records_of",
     "register_architecture",
     "rows_from",
     "separate",

@@ -45,13 +45,26 @@ def fused_per_head(part: str, index: int, shape: HeadCounts) -> int:
 
 
 def fused_by_part(part: str, index: int, shape: HeadCounts) -> int:
-    """One projection `q | k | v`, each with its heads one after the other (GPT-2)."""
+    """One projection `q | k | v`, each with its heads one after the other (GPT-2, Phi-3)."""
     before = {
         "query": 0,
         "key": shape.n_heads,
         "value": shape.n_heads + shape.n_kv_heads,
     }
     return (before[part] + index) * shape.head_dim
+
+
+def fused_grouped(part: str, index: int, shape: HeadCounts) -> int:
+    """One projection of key/value groups: the queries of a group, its key, its value (Falcon)."""
+    size = shape.group_size
+    if part == "query":
+        return (index // size * (size + 2) + index % size) * shape.head_dim
+    return (index * (size + 2) + size + PARTS.index(part) - 1) * shape.head_dim
+
+
+LAYOUTS: dict[str, Layout] = {
+    layout.__name__: layout for layout in (separate, fused_per_head, fused_by_part, fused_grouped)
+}
 
 
 def features(layout: Layout, part: str, heads: Iterable[int], shape: HeadCounts) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -27,22 +28,47 @@ def _width(output: nn.Module) -> int:
     return int(getattr(output, "out_features", None) or getattr(output, "nf", 0))
 
 
+@dataclass(frozen=True)
+class Rows:
+    """One further parameter or buffer of a block in which every head has its own slices.
+
+    Attributes:
+        parameter: dotted path from the block, e.g. `self_attn.sinks`.
+        unit: whose slices they are: those of query heads, or of key/value heads.
+        dim: the dimension in which heads lie one after the other.
+        parts: how often all heads follow one another there (`q | k | v`: 3).
+    """
+
+    parameter: str
+    unit: Literal["heads", "kv_heads"] = "heads"
+    dim: int = 0
+    parts: int = 1
+
+
 @dataclass(frozen=True, repr=False)
 class Architecture(Brief):
-    """Where the heads of one model type are. All paths are dotted.
+    """Where the heads of one stack of blocks of a model type are. All paths are dotted.
 
     Attributes:
         model_type: `config.model_type`, or the class name of a model that has no config.
         blocks: path from the base model to the blocks, `*` for every child: `encoder.layer.*`.
         attention: path from a block to the module that attends.
-        query, key, value: paths from a block to the projections; one path if they are fused.
+        query, key, value: paths from a block to the projections; one path if they are fused. Empty
+            if a head's queries, keys and values do not have `head_dim` features each; `rows` then
+            lists the parameters that belong to heads.
         output: path from a block to the output projection. Heads are hooked at its input.
         head_dim: attribute of the attention module with the features per head.
+        heads: attribute of the attention module (dotted) with the number of heads, in place of
+            `head_dim`.
+        kv_heads: the same for key/value heads, where `key` is empty and they are fewer.
         layout: which output features of the projections belong to which head.
-        shrink: attributes of the attention module to set after a cut, by what they count:
-            `heads`, `kv_heads`, `width` (heads * head_dim) or `groups` (heads / kv_heads).
+        rows: further parameters with slices per head: bias tables, sinks, scales.
+        shrink: attributes of the attention module (dotted) to set after a cut, by what they count:
+            `heads`, `kv_heads`, `width` (heads * head_dim), `kv_width` or `groups` (heads /
+            kv_heads). A config is copied first, so that each module has its own.
         headless: what a block without heads returns, from (attention module,
-            hidden states, further positional arguments). Default: the output's bias.
+            hidden states, further positional arguments). Default: the output's bias. `sliced`: the
+            module works with weights of no rows; `refused`: some head has to stay.
         after_cut: called with (attention module, original indices of the kept heads) to update
             anything else that belongs to a head, e.g. ALiBi slopes.
         slopes: whether each head has an ALiBi slope, so that two heads with the same weights still
@@ -51,45 +77,62 @@ class Architecture(Brief):
             `output` if the attention module returns (output, maps) whatever the backend, `none` if
             it returns its output alone.
         refuse: returns why a config cannot be handled, or None.
+        stack: name of the stack where a model has several, e.g. `encoder`, `decoder.cross`.
+        some: whether blocks that lack the attention module are skipped, as in hybrids.
+        derived: whether the record was found by tracing a tiny random model, not written.
     """
 
     model_type: str
     blocks: str
     attention: str
-    query: str
-    key: str
-    value: str
-    output: str
+    query: str = ""
+    key: str = ""
+    value: str = ""
+    output: str = ""
     head_dim: str = "head_dim"
     layout: Layout = separate
     shrink: Mapping[str, str] = field(default_factory=dict)
-    headless: Headless | None = None
+    headless: Headless | Literal["sliced", "refused"] | None = None
     after_cut: Callable[[nn.Module, tuple[int, ...]], None] | None = None
     slopes: bool = False
     maps: str = "interface"
     refuse: Callable[[Any], str | None] = lambda config: None
+    heads: str = ""
+    kv_heads: str = ""
+    rows: tuple[Rows, ...] = ()
+    stack: str = ""
+    some: bool = False
+    derived: bool = False
 
     @property
     def fused(self) -> bool:
         """Whether query, key and value are one projection."""
-        return self.query == self.key
+        return bool(self.query) and self.query == self.key
 
+
+Records = tuple[Architecture, ...]
 
 _MODULES = {
     "encoders": ("albert", "bert", "distilbert", "electra", "roberta", "xlm-roberta"),
     "decoders": ("llama", "mistral", "opt", "qwen2", "qwen3"),
     "fused": ("bloom", "gpt2", "gpt_neox"),
 }
-ARCHITECTURES: Registry[Architecture] = Registry(
+ARCHITECTURES: Registry[Records] = Registry(
     "model type",
     {name: f"{__package__}.{module}" for module, names in _MODULES.items() for name in names},
 )
 
 
 def register_architecture(*records: Architecture) -> None:
-    """Make model types known; a second record for the same type replaces the first."""
+    """Make model types known; several records of one type in one call are its stacks.
+
+    A later call for the same type replaces its records.
+    """
+    stacks: dict[str, list[Architecture]] = defaultdict(list)
     for record in records:
-        ARCHITECTURES.register(record.model_type, record)
+        stacks[record.model_type].append(record)
+    for name, group in stacks.items():
+        ARCHITECTURES.register(name, tuple(group))
 
 
 def model_type_of(model: nn.Module) -> str:
@@ -97,26 +140,31 @@ def model_type_of(model: nn.Module) -> str:
     return getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
 
 
-def architecture_of(model: nn.Module) -> Architecture:
-    """Look up the record of a model.
+def records_of(model: nn.Module) -> Records:
+    """Look up the records of a model, one per stack.
 
     Raises:
-        UnsupportedModelError: there is none; the message shows the record to fill in.
+        UnsupportedModelError: there are none; the message says how to get them.
     """
-    return architecture_named(model_type_of(model))
+    return records_named(model_type_of(model))
 
 
-def architecture_named(name: str) -> Architecture:
-    """Look up the record of a model type.
+def records_named(name: str) -> Records:
+    """Look up the records of a model type: written ones, else those that ship derived.
 
     Raises:
-        UnsupportedModelError: there is none; the message shows the record to fill in.
+        UnsupportedModelError: there are none; the message says how to get them.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
+    from deadhead.models.architectures.derived import shipped_records
+
+    shipped = shipped_records()
+    if name in shipped:
+        return shipped[name]
     raise UnsupportedModelError(
-        f"model type {name!r} is not known; known: {', '.join(ARCHITECTURES)};"
-        f" register it: register_architecture(Architecture(model_type={name!r},"
-        ' blocks="PATH.TO.LAYERS.*", attention="self_attn", query="self_attn.q_proj",'
-        ' key="self_attn.k_proj", value="self_attn.v_proj", output="self_attn.o_proj"))'
+        f"model type {name!r} has no record of where its heads are; derive and prove one"
+        " (deadhead check MODEL --derive, or --derive with prune), or write and register it:"
+        f" register_architecture(Architecture(model_type={name!r}, blocks=..., attention=...,"
+        " query=..., key=..., value=..., output=...)), see CONTRIBUTING.md"
     )

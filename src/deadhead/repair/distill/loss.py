@@ -22,7 +22,7 @@ Outputs = dict[int, list[Tensor]]
 
 def output_paths(view: HeadModel) -> list[str]:
     """Return the dotted path of every block's output projection; it outlives adapters."""
-    return [f"{block.name}.{view.architecture.output}" for block in view.blocks]
+    return [f"{block.name}.{block.record.output}" for block in view.blocks]
 
 
 @contextmanager

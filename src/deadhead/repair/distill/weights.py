@@ -214,7 +214,7 @@ def cut_projections(view: HeadModel, sleepers: Sleepers) -> dict[str, nn.Module]
     for block, columns in zip(view.blocks, sleepers.columns, strict=True):
         if block.n_heads == block.original.n_heads and not columns.any():
             continue
-        for module in (block.query, block.key, block.value, block.output):
+        for module in (*block.inputs, block.output):
             if block.n_heads:
                 found[paths[module]] = module
     if not found:

@@ -1,0 +1,70 @@
+"""Records that were derived by tracing tiny random models, as plain data."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
+from importlib import resources
+from typing import Any
+
+from deadhead.errors import UnsupportedModelError
+from deadhead.models.architectures.layouts import LAYOUTS
+from deadhead.models.architectures.record import Architecture, Records, Rows
+
+_CODE = ("after_cut", "refuse", "slopes")  # what only written records have
+_COUNTS = ("heads", "kv_heads", "width", "kv_width", "groups")
+
+
+@functools.cache
+def shipped_records() -> Mapping[str, Records]:
+    """Return the derived records that ship with deadhead, by model type."""
+    text = resources.files(__package__).joinpath("derived.json").read_text(encoding="utf-8")
+    return {name: records_from(name, entries) for name, entries in json.loads(text).items()}
+
+
+def as_data(record: Architecture) -> dict[str, Any]:
+    """Write a derived record as JSON values; what has its default is left out."""
+    data: dict[str, Any] = {}
+    for each in fields(record):
+        value = getattr(record, each.name)
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if each.name in ("model_type", "derived", *_CODE) or value == default:
+            continue
+        data[each.name] = value
+    if "layout" in data:
+        data["layout"] = record.layout.__name__
+    if "rows" in data:
+        data["rows"] = [asdict(rows) for rows in record.rows]
+    return data | ({"shrink": dict(record.shrink)} if record.shrink else {})
+
+
+def records_from(model_type: str, entries: Sequence[Mapping[str, Any]]) -> Records:
+    """Read the records of one model type from JSON values.
+
+    Raises:
+        UnsupportedModelError: they are no records; nothing in them is executed.
+    """
+    try:
+        return tuple(_record(model_type, entry) for entry in entries)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UnsupportedModelError(
+            f"the derived record of model type {model_type!r} is damaged ({error!r:.120}); derive"
+            " it again with 'deadhead check MODEL --derive'"
+        ) from error
+
+
+def _record(model_type: str, entry: Mapping[str, Any]) -> Architecture:
+    values = dict(entry)
+    names = {each.name: each.type for each in fields(Architecture)}
+    for name, value in values.items():
+        text = names[name] == "str" or name in ("layout", "headless")
+        if name in (*_CODE, "derived") or (text and not isinstance(value, str)):
+            raise ValueError(f"{name}={value!r}")
+    rows = tuple(Rows(**row) for row in values.pop("rows", ()))
+    layout = LAYOUTS[values.pop("layout", "separate")]
+    shrink = {
+        str(name): _COUNTS[_COUNTS.index(of)] for name, of in values.pop("shrink", {}).items()
+    }
+    return Architecture(model_type, rows=rows, layout=layout, shrink=shrink, derived=True, **values)
