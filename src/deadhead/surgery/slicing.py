@@ -94,4 +94,4 @@ def _count_features(module: Any) -> None:
     if isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = weight.shape
     if hasattr(module, "normalized_shape"):
-        module.normalized_shape = tuple(weight.shape)
+        module.normalized_shape = tuple(weight.shape)  # type: ignore[assignment]

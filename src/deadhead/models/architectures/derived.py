@@ -20,7 +20,11 @@ _COUNTS = ("heads", "kv_heads", "width", "kv_width", "groups")
 @functools.cache
 def shipped_records() -> Mapping[str, Records]:
     """Return the derived records that ship with deadhead, by model type."""
-    text = resources.files(__package__).joinpath("derived.json").read_text(encoding="utf-8")
+    text = (
+        resources.files("deadhead.models.architectures")
+        .joinpath("derived.json")
+        .read_text(encoding="utf-8")
+    )
     return {name: records_from(name, entries) for name, entries in json.loads(text).items()}
 
 
