@@ -1,0 +1,185 @@
+"""The small number of each field: heads, widths, images and all else of one part of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deadhead.derivation.overrides import OVERRIDES
+from deadhead.derivation.shrink import (
+    GRID,
+    HEADS,
+    KV_HEADS,
+    STAGED_IMAGE,
+    VOCABULARY,
+    Sizes,
+    role_of,
+    sizes_of,
+    with_few_layers,
+)
+
+SKIPPED = ("id2label", "label2id", "task_specific_params", "quantization_config")
+FIXED = {
+    "value_dim": 10,
+    "rope_dim": 4,
+    "qk_dim": 12,
+    "lora": 20,
+    "state": 8,
+    "rank": 4,
+    "moe_ffn": 40,
+    "ffn": 56,
+    "positions": 64,
+    "grid": GRID,
+    "mel": 16,
+    "kernel": 8,
+    "queries": 9,
+}  # fields whose small number depends on nothing else
+AT_MOST = {"one": 1, "groups": 2, "experts": 4, "top_k": 2}
+
+
+def shrunk(values: Mapping[str, Any], head_dim: int = 8) -> dict[str, Any]:
+    """Return the dictionary of a config with small numbers, sub-configs included."""
+    return _shrink(values, sizes_of(values, head_dim))
+
+
+def _shrink(values: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
+    few = with_few_layers(dict(values))
+    small: dict[str, Any] = {}
+    for name, value in few.items():
+        if isinstance(value, Mapping) and name in SKIPPED:
+            small[name] = value
+        elif isinstance(value, Mapping):
+            small[name] = _rotary(value, sizes) if "rope_type" in value else _shrink(value, sizes)
+        else:
+            small[name] = _number(str(name), value, few, sizes)
+    if _is_staged(values):
+        _mend_stages(small, few, sizes)
+    _mend_heads(small, few, sizes)
+    small.update(OVERRIDES.get(str(values.get("model_type")), {}))
+    return small
+
+
+def _number(name: str, value: Any, part: Mapping[str, Any], sizes: Sizes) -> Any:
+    """Return the small number, or list of numbers, of one field."""
+    if name.endswith("initializer_range") or name == "init_std":
+        return 0.15  # healthy signals in narrow layers
+    if isinstance(value, (list, tuple)):
+        return type(value)(_number(name, v, {**part, "": value}, sizes) for v in value)
+    role = role_of(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        return value
+    listed = "" in part
+    if role in FIXED:
+        return min(value, FIXED[role])
+    if role in AT_MOST:
+        return min(value, AT_MOST[role])
+    match role:
+        case "token":
+            return sizes.tokens.get(value, value)
+        case "vocab":
+            return min(value, VOCABULARY)
+        case "kv_heads":
+            return HEADS if value == _heads(part) else KV_HEADS
+        case "heads":
+            return value if listed or value == 1 else HEADS
+        case "head_dim":
+            return _head_dim(value, part, sizes)
+        case "width":
+            return sizes.channels(value) if listed or value < 16 else sizes.width
+        case "layers":
+            return min(value, 2)
+        case "patch":
+            return min(value, 4)
+        case "image":
+            return STAGED_IMAGE if _is_staged(part) else GRID * _patch(part)
+        case "window":
+            return min(value, 2 if _is_staged(part) else 4)
+        case "tokens":
+            return GRID**2
+    return sizes.width if value in sizes.widths and value >= 128 else value
+
+
+def _heads(part: Mapping[str, Any]) -> int | None:
+    for name in ("num_attention_heads", "n_head", "num_heads", "n_heads", "attention_heads"):
+        if isinstance(part.get(name), int):
+            return part[name]
+    return None
+
+
+def _head_dim(value: int, part: Mapping[str, Any], sizes: Sizes) -> int:
+    """Return a head size that differs from width / heads where the original does."""
+    if value == part.get("qk_rope_head_dim"):
+        return FIXED["rope_dim"]
+    heads, width = _heads(part), part.get("hidden_size")
+    if heads is None or width is None or heads * value == width:
+        return sizes.head_dim
+    return sizes.head_dim * 3 // 2
+
+
+def _patch(part: Mapping[str, Any]) -> int:
+    patch = part.get("patch_size", part.get("image_patch_size", 16))
+    patch = patch[-1] if isinstance(patch, (list, tuple)) else patch
+    return min(patch, 4) if isinstance(patch, int) else 4
+
+
+def _rotary(value: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
+    small = dict(value)
+    half = sizes.head_dim // 2
+    if isinstance(small.get("partial_rotary_factor"), float):
+        small["partial_rotary_factor"] = max(0.5, small["partial_rotary_factor"])
+        half = int(half * small["partial_rotary_factor"])
+    for name in ("short_factor", "long_factor"):
+        if isinstance(small.get(name), list):
+            small[name] = small[name][:half]
+    if isinstance(small.get("mrope_section"), list):
+        sections = len(small["mrope_section"])
+        small["mrope_section"] = [half // sections + (i < half % sections) for i in range(sections)]
+    return small
+
+
+def _is_staged(part: Mapping[str, Any]) -> bool:
+    """Say whether a part is a stack of stages of growing width, as Swin and ResNet are."""
+    return any(
+        isinstance(v, list) and len(v) > 1 and role_of(k) in ("width", "layers", "heads")
+        for k, v in part.items()
+        if k not in ("layer_types", "mlp_layer_types", "layers_block_type")
+    )
+
+
+def _mend_stages(small: dict[str, Any], values: Mapping[str, Any], sizes: Sizes) -> None:
+    """Make widths per stage multiples of heads per stage, in place."""
+    lists = {k: v for k, v in values.items() if isinstance(v, list) and role_of(k) == "heads"}
+    for name, heads in lists.items():
+        heads = [max(1, h * 2 // heads[0]) if heads[0] > 2 else h for h in heads]
+        small[name] = heads
+        for other, widths in values.items():
+            if role_of(other) != "width":
+                continue
+            if isinstance(widths, list) and len(widths) == len(heads):
+                small[other] = [h * sizes.head_dim for h in heads]
+            elif other in ("embed_dim", "embedding_size") and isinstance(widths, int):
+                small[other] = heads[0] * sizes.head_dim
+                if other == "embed_dim" and isinstance(values.get("hidden_size"), int):
+                    small["hidden_size"] = small[other] * values["hidden_size"] // widths
+    if not lists and isinstance(values.get("num_attention_heads"), int):
+        small["num_attention_heads"] = 4 if values["num_attention_heads"] % 4 == 0 else 2
+
+
+def _mend_heads(small: dict[str, Any], values: Mapping[str, Any], sizes: Sizes) -> None:
+    """Keep the relations between the sizes of latent attention and of state-space layers."""
+    if "qk_nope_head_dim" in small and "qk_rope_head_dim" in small:
+        nope, rope = small["qk_nope_head_dim"], small["qk_rope_head_dim"]
+        if isinstance(nope, int) and isinstance(rope, int) and "qk_head_dim" in small:
+            small["qk_head_dim"] = nope + rope
+    for heads, dim in (
+        ("mamba_n_heads", "mamba_d_head"),
+        ("mamba_num_heads", "mamba_head_dim"),
+        ("n_mamba_heads", "mamba_headdim"),
+        ("num_heads", "head_dim"),
+    ):
+        expand = small.get("expand", small.get("mamba_expand"))
+        if isinstance(expand, int) and isinstance(small.get(dim), int) and small.get(heads):
+            small[dim] = expand * sizes.width // small[heads]
+    for name in ("num_local_experts", "num_experts"):  # as many experts as the token chooses
+        if values.get(name) == 1:
+            small[name] = 1
