@@ -163,7 +163,7 @@ def test_not_finite_entropies_name_the_head():
         ("tailor", "did you mean 'taylor'"),
         ("taylor:x=1", "has no options"),
         ("gradient_norm:reducton=batch", "did you mean 'reduction'"),
-        ("gradient_norm:reduction=mean", "known: sample, batch"),
+        ("gradient_norm:reduction=mean", "known: batch, sample"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(spec, message):

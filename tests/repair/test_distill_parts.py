@@ -122,7 +122,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr("deadhead.measure.latency.time", made)
+    monkeypatch.setattr("deadhead.measure.time", made)
     return made
 
 

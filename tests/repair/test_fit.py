@@ -187,7 +187,7 @@ def test_fits_of_another_shape_are_refused_before_anything_is_touched(shapes):
     plan = PruningPlan(view.mask.drop(Head(0, 1), Head(1, 2)), repair="bias")
     fits = fit_on(view, plan, "bias")
     fits[1] = Fit(*(torch.zeros(shape) for shape in shapes))
-    match = rf"block 1 has a weight of shape \[{shapes[0][0]}, .* takes \[24, 24\] and \[24\]"
+    match = rf"block 1 has a weight of shape \[{shapes[0][0]}, .* has \[24, 24\] and .* \[24\]"
     for put_in in (apply_repaired_, lambda *a: write_fits_(view, a[2])):
         with pytest.raises(HeadError, match=match) as caught:
             put_in(model, plan, fits)
@@ -196,7 +196,7 @@ def test_fits_of_another_shape_are_refused_before_anything_is_touched(shapes):
         with pytest.raises(HeadError, match=match), context:
             pytest.fail("it was put in")
     fits[1], fits[7] = fits[0], fits[0]
-    with pytest.raises(HeadError, match="a fit of block 7, and the model has blocks 0 to 2"):
+    with pytest.raises(HeadError, match=r"fit of block 7 .* the model has blocks 0 to 2"):
         apply_repaired_(model, plan, fits)
     assert same()
 

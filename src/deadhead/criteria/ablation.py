@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deadhead.criteria.base import MaskLosses, register_criterion
+from deadhead.criteria.base import MaskLosses, by_head, register_criterion
 from deadhead.errors import ScoreError
 from deadhead.models.heads import HeadModel
 from deadhead.types import HeadMask
@@ -21,8 +21,7 @@ class Ablation:
 
     Shape: one score per (block, head).
     Unit: of the loss (nats); higher = more important.
-    Cost: one forward pass, and per head of block `l` of `L` the layers from `l` on: about half a
-    forward pass per head. Padding is not computed.
+    Cost: one forward pass, and about half a forward pass per head: the layers from its block on.
     Source: leave-one-out, Michel, Levy, Neubig 2019 (arXiv 1905.10650), section 3.2. With
     `loss="kl"` the loss is the divergence from the model as it is given, which needs no labels.
     """
@@ -38,11 +37,8 @@ class Ablation:
         self._trials = trials
         heads = trials.mask.heads
         whole, *without = trials.losses([trials.mask, *(trials.mask.drop(h) for h in heads)])
-        self._scores = [np.full(block.n_heads, np.nan) for block in self.view.blocks]
-        for head, loss in zip(heads, without, strict=True):
-            self._scores[head.block][self.view.blocks[head.block].position(head.index)] = (
-                loss - whole
-            )
+        harm = {head: loss - whole for head, loss in zip(heads, without, strict=True)}
+        self._scores = by_head(self.view, harm)
 
     def scores(self) -> list[np.ndarray]:
         """Return the differences."""

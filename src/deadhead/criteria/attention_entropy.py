@@ -14,17 +14,12 @@ class AttentionEntropy(MeanCriterion):
     """Score heads by minus the mean entropy of their attention rows.
 
     Shape: one score per (block, head); shared blocks: mean over their applications.
-    Unit: minus nats per query, so that higher = more focused = more important; with
-    `normalized`, minus the fraction of the largest entropy possible, in [-1, 0].
+    Unit: minus nats per query, so that higher = more focused = more important. With `normalized`,
+    minus the fraction of log(number of keys that the query can see), in [-1, 0], which makes
+    causal positions comparable; queries that see one key only do not count.
     Cost: one forward pass; a chunk of one block's attention maps in memory at a time.
     Source: the "AE" baseline of Greedy-Gnorm (arXiv 2602.04491), highest entropy removed first.
     We take 0 log 0 = 0 exactly and leave padding out. The other direction is `inverse`.
-
-    Args:
-        view: the model.
-        normalized: divide each query's entropy by log(number of keys it can see), which makes
-            causal positions comparable. Queries that see one key only have no choice and do not
-            count.
     """
 
     def __init__(self, view: HeadModel, normalized: bool = False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
@@ -195,18 +194,13 @@ def register_criterion(
     return register
 
 
-@dataclass
 class SampleMean:
     """Mean over samples of a number per head, in float64; refuses what is not finite."""
 
-    view: HeadModel
-    criterion: str
-    total: list[Tensor] = field(init=False)
-    count: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.total = [torch.zeros(b.n_heads, dtype=torch.float64) for b in self.view.blocks]
-        self.count = [0] * len(self.view.blocks)
+    def __init__(self, view: HeadModel, criterion: str):
+        self.view, self.criterion = view, criterion
+        self.total = [torch.zeros(b.n_heads, dtype=torch.float64) for b in view.blocks]
+        self.count = [0] * len(view.blocks)
 
     def add(self, block: int, values: Tensor, batch: int) -> None:
         """Add one row per sample; shape (samples, heads there now).
@@ -237,6 +231,14 @@ class SampleMean:
                     " (a single token has no choice of what to attend to)"
                 )
         return [(t / max(1, n)).numpy() for t, n in zip(self.total, self.count, strict=True)]
+
+
+def by_head(view: HeadModel, values: Mapping[Head, float]) -> list[np.ndarray]:
+    """Return scores of some heads as one array per block, for the heads there now; others NaN."""
+    rows = [np.full(block.n_heads, np.nan) for block in view.blocks]
+    for head, value in values.items():
+        rows[head.block][view.blocks[head.block].position(head.index)] = value
+    return rows
 
 
 class MeanCriterion:

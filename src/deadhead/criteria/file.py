@@ -14,13 +14,11 @@ from deadhead.types import HeadMask
 class File:
     """Score heads by a table in a file: `file:path=table.npy`, `file:path=all.json:key=taylor`.
 
+    The path is a .npy, .csv, .json, .safetensors, or a pickled tensor (read without executing it);
+    the key says which table, in a file that holds several.
+
     Shape: one number per (block, head) of the uncut model; higher = more important.
     Cost: none. Source: any; e.g. the 40 x 40 tables of LLM-Interpret.
-
-    Args:
-        view: the model.
-        path: .npy, .csv, .json, .safetensors, or a pickled tensor (read without executing it).
-        key: which table, in a file that holds several.
 
     Raises:
         DataError: no path is given, or the file holds no such table.

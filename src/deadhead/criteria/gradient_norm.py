@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from deadhead.criteria.base import SampleMean, register_criterion
-from deadhead.errors import UnknownNameError
-from deadhead.models.architectures import HeadCounts
+from deadhead.errors import check_name
+from deadhead.models.architectures import PARTS
 from deadhead.models.heads import HeadModel
 from deadhead.models.observation import Observation, Projected
 
@@ -30,25 +30,12 @@ class GradientNorm:
     Source: Greedy-Gnorm, arXiv 2602.04491. We take norms per sample; `reduction="batch"` takes
     one norm of the whole batch's logits and summed gradient, as published, which depends on the
     batch size.
-
-    Args:
-        view: the model.
-        reduction: `sample` or `batch`.
-
-    Raises:
-        UnknownNameError: another reduction.
     """
 
     def __init__(self, view: HeadModel, reduction: str = "sample"):
-        if reduction not in REDUCTIONS:
-            raise UnknownNameError(
-                f"reduction {reduction!r} is not known; known: {', '.join(REDUCTIONS)}"
-            )
-        self.reduction = reduction
-        self.view = view
-        self.means = {
-            p: SampleMean(view, f"gradient_norm ({p})") for p in ("query", "key", "value")
-        }
+        check_name("reduction", reduction, REDUCTIONS)
+        self.view, self.reduction = view, reduction
+        self.means = {part: SampleMean(view, f"gradient_norm ({part})") for part in PARTS}
 
     def observe(self, seen: Observation) -> None:
         """Add one batch."""
@@ -56,9 +43,11 @@ class GradientNorm:
             if projected is None:
                 continue
             norms = weight_gradient_norms(projected, summed=self.reduction == "batch")
-            shape = self.view.blocks[number].shape
+            times = self.view.blocks[number].shape.group_size
             for part, mean in self.means.items():
-                mean.add(number, _per_query_head(norms[part], part, shape), seen.batch)
+                query = part == "query"
+                each = norms[part] if query else norms[part].repeat_interleave(times, dim=1)
+                mean.add(number, each, seen.batch)
 
     def scores(self) -> list[np.ndarray]:
         """Return the sums of logs."""
@@ -72,9 +61,8 @@ def weight_gradient_norms(projected: Projected, *, summed: bool = False) -> dict
 
     Shape: per part (samples, heads of that part); with `summed`, (1, heads): the norm of the
     gradient summed over the batch.
-    Cost: per sample `tokens^2 * hidden` from `sum_ts <x_t, x_s> <d_t, d_s>`, which needs no weight
-    gradient; for sequences longer than hidden, the gradient itself. In float64, since the sum
-    cancels.
+    Cost: per sample `tokens^2 * hidden` from `sum_ts <x_t, x_s> <d_t, d_s>`, in float64 since the
+    sum cancels; for sequences longer than hidden, the weight gradient itself.
     """
     wide = torch.float32 if projected.inputs.device.type == "mps" else torch.float64
     x = projected.inputs.to(wide)
@@ -96,7 +84,3 @@ def _from_gram(gram: Tensor, d: Tensor) -> Tensor:
 def _direct(x: Tensor, d: Tensor) -> Tensor:
     gradient = d.to(x.dtype).flatten(2).transpose(1, 2) @ x  # (samples, heads * head_dim, hidden)
     return gradient.unflatten(1, d.shape[2:]).flatten(2).norm(dim=-1)
-
-
-def _per_query_head(norms: Tensor, part: str, shape: HeadCounts) -> Tensor:
-    return norms if part == "query" else norms.repeat_interleave(shape.group_size, dim=1)

@@ -26,11 +26,7 @@ class Magnitude:
         self.view = view
 
     def scores(self) -> list[np.ndarray]:
-        """Return the norms.
-
-        Raises:
-            ScoreError: a weight is not finite; names the head.
-        """
+        """Return the norms; refuse weights that are not finite."""
         return [
             np.array([self._norm(Head(b, i)) for i in block.original.heads], dtype=np.float64)
             for b, block in enumerate(self.view.blocks)

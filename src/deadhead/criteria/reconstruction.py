@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deadhead.criteria.base import register_criterion
-from deadhead.errors import BudgetError, ScoreError, UnknownNameError
+from deadhead.errors import BudgetError, ScoreError, check_name
 from deadhead.models.heads import HeadModel
 from deadhead.moments import BlockMoments, Elimination, Moments
 from deadhead.types import Head, HeadMask
@@ -27,13 +27,13 @@ class Reconstruction:
     """Score heads by the error that is left when the block's W_O is refitted without them.
 
     `trace(M W[h] inv(inv(C)[h,h]) W[h]^T)` with `C` the covariance of what enters the output
-    projection, plus a ridge towards the weights as they are, and `W` refitted on the heads that are
-    left. `M` is the second moment of the loss gradient at the block's output: errors are weighted
-    by the squared gradient of the loss, so that blocks can be compared. With `weight=none` it is
-    the plain squared error of the block's output. Unlike other criteria it sees redundancy: each of
-    several redundant heads costs little until only one of them is left. It scores every mask from
-    one pass over the dense model. The heads of a block whose output is the same for every token
-    score 0, because a bias can replace them; `notes` names such blocks.
+    projection, plus a ridge (a fraction of the mean variance) towards the weights as they are, and
+    `W` refitted on the heads that are left. `M` is the second moment of the loss gradient at the
+    block's output: errors are weighted by the squared gradient of the loss, so that blocks can be
+    compared. With `weight=none` it is the plain squared error of the block's output. Unlike other
+    criteria it sees redundancy: each of several redundant heads costs little until only one of them
+    is left. It scores every mask from one pass over the dense model. The heads of a block whose
+    output is the same for every token score 0, because a bias can replace them.
 
     Shape: one score per (block, head).
     Unit: squared loss per token (weight `none`: squared hidden state); higher = more important.
@@ -41,11 +41,6 @@ class Reconstruction:
     block and `width^2 * head_dim` per dropped head.
     Source: optimal brain surgeon on heads (ZipLM, Kurtic et al. 2023, arXiv 2302.04089), with the
     Kronecker-factored Fisher of K-FAC (Martens & Grosse 2015, arXiv 1503.05671) as the metric.
-
-    Args:
-        view: the model.
-        weight: `gradient` or `none`.
-        ridge: as a fraction of the mean variance.
 
     Raises:
         UnknownNameError: another weight.
@@ -55,8 +50,7 @@ class Reconstruction:
     """
 
     def __init__(self, view: HeadModel, weight: str = "gradient", ridge: float = 0.01):
-        if weight not in WEIGHTS:
-            raise UnknownNameError(f"weight {weight!r} is not known; known: {', '.join(WEIGHTS)}")
+        check_name("weight", weight, WEIGHTS)
         if not SMALLEST_RIDGE <= ridge < math.inf:
             raise BudgetError(
                 f"ridge is {ridge}; give a fraction of the variance, as .01; below"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deadhead.criteria.base import MaskLosses, register_criterion
+from deadhead.criteria.base import MaskLosses, by_head, register_criterion
 from deadhead.errors import BudgetError
 from deadhead.models.heads import HeadModel
 from deadhead.types import Head, HeadMask
@@ -22,9 +22,10 @@ class Shapley:
 
     In the order of a random permutation, heads are added to the model without heads; the score of
     each is by how much the loss falls then, on average. A permutation ends early once the loss is
-    within `tolerance` of the whole model's: the other heads count 0. Sampling ends early once the
-    standard error of every head is below `precision` of the range of the estimates. Without
-    truncation the scores add up to `v(all) - v(none)`.
+    within `tolerance` (of `abs(v(all) - v(none))`; 0: never) of the whole model's: the other heads
+    count 0. Sampling ends early once the standard error of every head is below `precision` of the
+    range of the estimates (0: never). Without truncation the scores add up to `v(all) - v(none)`.
+    At most `permutations` are drawn with `seed`; `antithetic` follows each by its reverse.
 
     Shape: one score per (block, head).
     Unit: of the loss (nats); higher = more important; below 0: does harm on average.
@@ -32,15 +33,6 @@ class Shapley:
     Source: Ghorbani, Zou 2019 (arXiv 1904.02868), algorithm 1 (TMC-Shapley), of heads instead of
     data; we stop by the standard error. Antithetic sampling: Mitchell et al. 2022 (arXiv
     2104.12199).
-
-    Args:
-        view: the model.
-        permutations: at most so many; rounded up to even if `antithetic`.
-        precision: 0: never stop early.
-        tolerance: as a fraction of `abs(v(all) - v(none))`; 0: never truncate.
-        antithetic: follow each permutation by its reverse.
-        seed: of the permutations.
-
     """
 
     def __init__(
@@ -57,38 +49,36 @@ class Shapley:
         for name, value in (("precision", precision), ("tolerance", tolerance)):
             if not value >= 0:
                 raise BudgetError(f"{name} is {value}; give a fraction of 0 or more, as .05")
-        self.view = view
+        self.view, self.seed = view, seed
         self.per_round = 2 if antithetic else 1
         self.rounds = -(-permutations // self.per_round)
         self.precision, self.tolerance = precision, tolerance
-        self.seed = seed
         self.facts: dict[str, Any] = {}
         self._scores: list[np.ndarray] = []
 
     def observe_trials(self, trials: MaskLosses) -> None:
         """Draw permutations until the estimates are good enough."""
         heads = trials.mask.heads
-        self._scores = [np.full(block.n_heads, np.nan) for block in self.view.blocks]
+        self._scores = by_head(self.view, {})
         if not heads:
             return
         generator = np.random.default_rng(self.seed)
         share = 1 / (self.rounds + 1)  # of the progress, per round; the ends count as one
         ends = -trials.losses([trials.mask.drop(*heads), trials.mask], share=share)
+        game = _Game(trials, heads, (float(ends[0]), float(ends[1])), self.tolerance)
         rounds: list[np.ndarray] = []
         error = None
         for _ in range(self.rounds):
             order = generator.permutation(len(heads))
-            game = _Game(trials, heads, (float(ends[0]), float(ends[1])), self.tolerance)
-            orders = [order, order[::-1]][: self.per_round]
-            rounds.append(game.credits(orders, share).mean(0))
-            error = _largest_error(rounds)
+            rounds.append(game.credits([order, order[::-1]][: self.per_round], share).mean(0))
+            if len(rounds) > 1:
+                error = float((np.std(rounds, axis=0, ddof=1) / np.sqrt(len(rounds))).max())
             enough = self.precision * np.ptp(np.mean(rounds, axis=0))
             if len(rounds) >= FEWEST and error is not None and error < enough:
                 break
         permutations = len(rounds) * self.per_round
         self.facts = {"permutations": permutations, "largest_standard_error": error}
-        for head, value in zip(heads, np.mean(rounds, axis=0), strict=True):
-            self._scores[head.block][self.view.blocks[head.block].position(head.index)] = value
+        self._scores = by_head(self.view, dict(zip(heads, np.mean(rounds, axis=0), strict=True)))
 
     def scores(self) -> list[np.ndarray]:
         """Return the estimates."""
@@ -137,10 +127,3 @@ class _Game:
 
     def _first(self, order: np.ndarray, size: int) -> HeadMask:
         return self.trials.mask.drop(*(self.heads[i] for i in order[size:]))
-
-
-def _largest_error(rounds: Sequence[np.ndarray]) -> float | None:
-    """Return the largest standard error of the means over rounds; None of fewer than two."""
-    if len(rounds) < 2:
-        return None
-    return float((np.std(rounds, axis=0, ddof=1) / np.sqrt(len(rounds))).max())

@@ -1,13 +1,16 @@
-"""Measure: the size and the latency of a model, and the direction of a metric."""
+"""Measure: the one timer; the size and the latency of a model."""
 
+import time
 from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
 
 from deadhead.files.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from deadhead.measure.latency import (
         SpeedRow,
-        Timer,
         measure_all,
         measure_decode,
         measure_speed,
@@ -27,3 +30,27 @@ if TYPE_CHECKING:
     )
 
 __getattr__, __dir__ = lazy_exports(__name__, __file__)
+
+
+class Timer:
+    """Measure wall time from its creation on, of any device.
+
+    Kernels of an accelerator are queued, so both ends wait for every device that `models` have
+    parameters on.
+    """
+
+    def __init__(self, *models: nn.Module):
+        queued = torch.accelerator.current_accelerator()  # cuda, mps, xpu, ...
+        places = {p.device for model in models for p in model.parameters()}
+        self._devices = [p for p in places if queued is not None and p.type == queued.type]
+        self._begun = self._now()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the timer was made."""
+        return self._now() - self._begun
+
+    def _now(self) -> float:
+        for device in self._devices:
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -13,44 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.errors import BudgetError, DataError
+from deadhead.measure import Timer
 from deadhead.measure.size import speed_ceiling
 from deadhead.models.modes import eval_mode
 from deadhead.models.purpose import is_causal_lm
 
 Inputs = Mapping[str, Tensor]
 Verdict = Literal["faster", "slower", "noise"]
-
-
-class Timer:
-    """Measure wall time from its creation on, of any device.
-
-    Kernels of an accelerator are queued: reading the clock without waiting for them would time the
-    queueing. Both ends wait for every device that the models have parameters on.
-
-    Args:
-        *models: whose devices to wait for.
-    """
-
-    def __init__(self, *models: nn.Module):
-        places = {p.device for model in models for p in model.parameters()}
-        self._devices = [place for place in places if _is_queued(place)]
-        self._begun = self._now()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the timer was made."""
-        return self._now() - self._begun
-
-    def _now(self) -> float:
-        for device in self._devices:
-            torch.accelerator.synchronize(device)
-        return time.perf_counter()
-
-
-def _is_queued(device: torch.device) -> bool:
-    """Whether a device runs beside the CPU: cuda, mps, xpu and what else torch knows."""
-    accelerator = torch.accelerator.current_accelerator()
-    return accelerator is not None and device.type == accelerator.type
 
 
 def verdict(speedup: float, low: float, high: float, ceiling: float) -> Verdict:
@@ -79,17 +47,13 @@ def speed_words(speedup: float, low: float, high: float, ceiling: float) -> str:
 class SpeedRow:
     """One paired comparison of a model before and after the cut.
 
-    Unit: ms per call (lower is better); speedup is before / after (higher is better).
-
     Attributes:
         setting: `forward`, `prefill` (a causal model reads a prompt) or `decode` (one token).
         batch: sequences per call.
         length: tokens per sequence; for `decode` the tokens already in the cache.
-        ms_before: median time of the model as it was given.
-        ms_after: median time of the cut model.
+        ms_before, ms_after: median ms per call of the two models; lower is better.
         speedup: median of the pairwise ratios before / after.
-        low: lower quartile of those ratios.
-        high: upper quartile of those ratios.
+        low, high: quartiles of those ratios.
         ceiling: parameters read per token before / after, see `speed_ceiling`.
         device: where it ran, e.g. `cpu, 2 threads`.
         repeats: number of pairs.
@@ -148,11 +112,7 @@ def measure_speed(
 def paired_seconds(
     before: nn.Module, after: nn.Module, inputs: Inputs, *, repeats: int, warmup: int = 0
 ) -> np.ndarray:
-    """Time forward passes of two models in turns; shape (repeats, 2).
-
-    Raises:
-        BudgetError: `repeats` is below 1.
-    """
+    """Time forward passes of two models in turns; shape (repeats, 2)."""
     here = {
         id(m): {name: tensor.to(_device(m)) for name, tensor in inputs.items()}
         for m in (before, after)
@@ -161,12 +121,7 @@ def paired_seconds(
 
 
 def measure_decode(
-    before: nn.Module,
-    after: nn.Module,
-    *,
-    length: int = 128,
-    repeats: int = 30,
-    warmup: int = 5,
+    before: nn.Module, after: nn.Module, *, length: int = 128, repeats: int = 30, warmup: int = 5
 ) -> SpeedRow:
     """Time one new token at batch 1 after `length` tokens in the KV cache, in turns.
 
@@ -186,9 +141,9 @@ def measure_decode(
             )
     rng = torch.Generator().manual_seed(0)
     embeddings: Any = before.get_input_embeddings  # torch types attributes as tensors
-    vocabulary = embeddings().num_embeddings
-    tokens = torch.randint(vocabulary, (1, length + 1), generator=rng)
+    tokens = torch.randint(embeddings().num_embeddings, (1, length + 1), generator=rng)
     mask = torch.ones_like(tokens)
+    caches: dict[int, Any] = {}
 
     def run(model: nn.Module) -> Callable[[], object]:
         where = _device(model)
@@ -200,7 +155,6 @@ def measure_decode(
         cache = copy.deepcopy(caches[id(model)])
         return lambda: model(**step, past_key_values=cache, use_cache=True)
 
-    caches: dict[int, Any] = {}
     times = _paired(before, after, run, repeats, warmup)
     return _row("decode", 1, length, times, before, after)
 
@@ -211,15 +165,11 @@ def measure_all(
     """Measure the forward pass and, for causal language models, decoding at the same length."""
     rows = [measure_speed(before, after, inputs, repeats=repeats, warmup=warmup)]
     if is_causal_lm(before):
-        length = max(1, _decode_length(before, rows[0].length))
+        limit = getattr(before.config, "max_position_embeddings", None)
+        length = min(rows[0].length, limit - 1) if limit else rows[0].length  # and the new token
+        length = max(1, length)
         rows.append(measure_decode(before, after, length=length, repeats=repeats, warmup=warmup))
     return rows
-
-
-def _decode_length(model: nn.Module, length: int) -> int:
-    """Leave room for the new token in models with a fixed number of positions."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    return min(length, limit - 1) if limit else length
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -236,41 +186,25 @@ def _paired(
     """Return seconds, shape (repeats, 2): before, after. `prepare` is not timed."""
     if repeats < 1:
         raise BudgetError(f"{repeats} repeats: a timing needs at least 1")
-    pairs = []
+
+    def seconds(model: nn.Module) -> float:
+        call = prepare(model)
+        timer = Timer(model)
+        call()
+        return timer.seconds
+
     with torch.inference_mode(), eval_mode(before, after):
-        for _ in range(warmup + repeats):
-            pairs.append([_seconds(prepare(model), model) for model in (before, after)])
+        pairs = [[seconds(before), seconds(after)] for _ in range(warmup + repeats)]
     return np.array(pairs[warmup:])
-
-
-def _seconds(call: Callable[[], object], model: nn.Module) -> float:
-    timer = Timer(model)
-    call()
-    return timer.seconds
 
 
 def _row(
     setting: str, batch: int, length: int, times: np.ndarray, before: nn.Module, after: nn.Module
 ) -> SpeedRow:
-    ratios = times[:, 0] / times[:, 1]
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    ms = 1000 * np.median(times, axis=0)
-    return SpeedRow(
-        setting=setting,
-        batch=batch,
-        length=length,
-        ms_before=float(ms[0]),
-        ms_after=float(ms[1]),
-        speedup=float(middle),
-        low=float(low),
-        high=float(high),
-        ceiling=speed_ceiling(before, after),
-        device=_device_name(_device(before)),
-        repeats=len(times),
-    )
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    low, middle, high = np.quantile(times[:, 0] / times[:, 1], [0.25, 0.5, 0.75]).tolist()
+    old, new = (1000 * np.median(times, axis=0)).tolist()
+    device = _device(before)
+    threads = f"{device.type}, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
+    ceiling = speed_ceiling(before, after)
+    return SpeedRow(setting, batch, length, old, new, middle, low, high, ceiling, name, len(times))

@@ -26,9 +26,8 @@ def parameter_count(model: nn.Module) -> int:
 def parameters_read(model: nn.Module) -> int:
     """Count the parameters that every token passes through; shared tensors once.
 
-    That is every parameter except the tables of `nn.Embedding` modules (words, positions, types,
-    relative biases), of which a token reads one row. A table that is also the weight of another
-    module, as of a tied output head, is read in full and counts.
+    That is every parameter except the tables of `nn.Embedding` modules, of which a token reads one
+    row. A table that is also the weight of another module, as of a tied output head, counts.
 
     Not covered: a mixture of experts counts all its experts; a pooler or classifier counts though
     it sees one token per sequence; the KV cache and activations are not parameters.
@@ -46,8 +45,8 @@ def speed_ceiling(before: nn.Module, after: nn.Module) -> float:
     """Divide the parameters read before by those read after.
 
     This bounds the speedup of a step that is limited by reading weights (decoding at batch 1), and
-    the speedup of all linear layers. Long inputs can exceed it: the part of attention that is
-    quadratic in the length has no parameters, and shrinks with the heads.
+    of all linear layers. Long inputs can exceed it: the part of attention that is quadratic in the
+    length has no parameters, and shrinks with the heads.
     """
     return _ratio(parameters_read(before), parameters_read(after))
 
@@ -80,11 +79,7 @@ class ModelSize:
 
 
 def model_size(model: nn.Module) -> ModelSize:
-    """Count the heads, parameters and cache bytes of a model.
-
-    Raises:
-        DeadheadError: the model type is not known.
-    """
+    """Count the heads, parameters and cache bytes of a model."""
     view = HeadModel(model)
     cache = view.kv_bytes_per_token() if generates(model) else None
     return ModelSize(view.mask.n_kept, parameter_count(model), parameters_read(model), cache)
@@ -92,12 +87,7 @@ def model_size(model: nn.Module) -> ModelSize:
 
 @dataclass(frozen=True)
 class CutSummary:
-    """What a cut saved; printed as one sentence.
-
-    Attributes:
-        before: size of the model as it was given.
-        after: size of the cut model.
-    """
+    """What a cut saved, from the sizes before and after it; printed as one sentence."""
 
     before: ModelSize
     after: ModelSize
@@ -127,10 +117,7 @@ def _relative(before: int, after: int) -> str:
 
 
 def cut_summary(before: nn.Module | ModelSize, after: nn.Module | ModelSize) -> CutSummary:
-    """Compare the sizes of a model before and after a cut.
-
-    Before a cut in place, keep `model_size(model)`, and give that as `before`.
-    """
+    """Compare a model before and after a cut; of a cut in place, give `model_size(model)` kept."""
     sizes = [x if isinstance(x, ModelSize) else model_size(x) for x in (before, after)]
     return CutSummary(*sizes)
 

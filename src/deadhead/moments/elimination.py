@@ -17,13 +17,13 @@ class Elimination:
     `inv(C)` and `Q`, so that a whole order costs one inverse.
 
     Args:
-        covariance: (width, width), ridge included.
+        covariance: (width, width), ridge included; `width` is heads * head_dim.
         weight: the output projection, (hidden, width).
-        head_dim: features per head; `width` is heads * head_dim.
+        head_dim: features per head.
         metric: (hidden, hidden); None: plain squared error.
 
-    Shape: heads are positions in the block's weights now.
-    Cost: one inverse, then `width^2 * head_dim` per dropped head.
+    Cost: one inverse, then `width^2 * head_dim` per dropped head. Heads are positions in the
+    block's weights now.
     Source: optimal brain surgeon (Hassibi & Stork 1993) on groups of weights, as in ZipLM
     (Kurtic et al. 2023, arXiv 2302.04089).
 

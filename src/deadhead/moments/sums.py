@@ -49,9 +49,8 @@ class BlockMoments(Brief):
     @property
     def constant(self) -> bool:
         """Whether `x` is the same for every token, to rounding."""
-        mean = self.mean
         variance = self.covariance.diagonal().mean()
-        return bool(variance <= ROUNDING * mean.square().mean())
+        return bool(variance <= ROUNDING * self.mean.square().mean())
 
     def fold(self, number: int) -> tuple[Tensor, Tensor]:
         """Return (mean, covariance) of the fitting (0) or the held-out (1) samples."""
@@ -113,7 +112,7 @@ class Moments(Brief):
 
 
 class MomentSums:
-    """Sum moments batch by batch; see `scoring.observe.observe_all`.
+    """Sum moments batch by batch; see `scoring.passes.observe_all`.
 
     Cost: `tokens * width^2` per block, and with gradients as much again and `tokens * hidden^2`.
     Memory: two (width, width) matrices per block, with gradients four and one (hidden, hidden), and
@@ -122,8 +121,7 @@ class MomentSums:
     Args:
         view: the model.
         gradients: whether to sum moments of gradients too.
-        device: where the sums are kept, such as `cpu` if a GPU is too small; None: where the block
-            is.
+        device: where the sums are kept, such as `cpu`; None: where the block is.
         dtype: of the sums: float64, or float32, whose scores are off by about 1e-5.
     """
 
@@ -158,7 +156,7 @@ class MomentSums:
             self.samples += len(valid)
         x = z.flatten(2)
         for fold, rows in self._folds(valid):
-            self._add(self._plain, block, fold, self._wide(x[rows]), None)
+            self._add(self._plain, (block, fold), self._wide(x[rows]), None)
         if not all(sums.finite() for (n, _), sums in self._plain.items() if n == block):
             raise not_finite(
                 f"the head outputs of block {block} ({self.view.blocks[block].name}) are not finite"
@@ -183,7 +181,7 @@ class MomentSums:
                             f"the loss has a gradient at block {name} that is not finite in batch"
                             f" {seen.batch}"
                         )
-                    self._add(self._weighted, block, fold, self._wide(x[rows]), squared)
+                    self._add(self._weighted, (block, fold), self._wide(x[rows]), squared)
                 self._add_gradient(block, g[seen.valid].detach())
 
     def value(self) -> Moments:
@@ -206,30 +204,21 @@ class MomentSums:
         return [(0, valid & ~held_out), (1, valid & held_out)]
 
     def _add(
-        self,
-        sums: dict[tuple[int, int], _Sums],
-        block: int,
-        fold: int,
-        x: Tensor,
-        weight: Tensor | None,
+        self, sums: dict[tuple[int, int], _Sums], key: tuple[int, int], x: Tensor, w: Tensor | None
     ) -> None:
-        if (block, fold) not in sums:
+        if key not in sums:
             width = x.shape[1]
             zeros = (self._zeros(x, width, width), self._zeros(x, width), self._zeros(x))
-            sums[block, fold] = _Sums(*zeros)
-        sums[block, fold].add(x, weight)
+            sums[key] = _Sums(*zeros)
+        sums[key].add(x, w)
 
     def _add_gradient(self, block: int, g: Tensor) -> None:
-        """Add the products of gradients; (tokens, hidden).
-
-        In float32 or more, since no differences are taken later, and in units of the largest
-        gradient, since the squares of small ones underflow.
-        """
+        """Add the products of gradients; (tokens, hidden)."""
         if block not in self._gradient:
             width = g.shape[1]
             self._gradient[block] = self._zeros(self._wide(g[:0]), width, width)
         largest = self._wide(g.abs().max()) if len(g) else 0
-        if largest:
+        if largest:  # the unit, as squares of small ones underflow; no differences are taken later
             wide = g.to(torch.promote_types(g.dtype, torch.float32))
             unit = wide / largest.to(wide.dtype)
             sums = self._gradient[block]

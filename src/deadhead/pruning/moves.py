@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from deadhead.similarity import GramFn, HeadGrams
 
 Measured = Literal["parameters", "kv_bytes", "flops", "latency"]
-MEASURES: tuple[Measured, ...] = get_args(Measured)
+MEASURES: dict[str, str] = {
+    "parameters": "parameters of the whole model",
+    "kv_bytes": "bytes of key/value cache per token",
+    "flops": "multiplications and additions per token, for sequences of 512 tokens",
+    "latency": "median time of a forward pass, measured on cut models",
+}
 REPEATS = 7
 
 Inputs = Mapping[str, Tensor]
@@ -35,13 +40,7 @@ Inputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of the dense model may stay: `parameters=80%`.
-
-    Attributes:
-        of: `parameters` (all of the model's), `kv_bytes` (cache per token), `flops`
-            (multiplications and additions per token, for sequences of 512), `latency` (measured:
-            the median time of a forward pass of the model, really cut).
-        keep: share of the dense model's, in (0, 1).
+    """How much of the dense model may stay, in (0, 1): `parameters=80%`; see `MEASURES`.
 
     Raises:
         UnknownNameError: another measure.

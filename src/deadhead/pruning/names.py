@@ -2,81 +2,61 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from deadhead.display import Names, first_lines
 
 
 def criteria() -> Names:
     """List the criteria that score heads; `a+b` averages the ranks of two."""
-    from deadhead.criteria.base import CRITERIA
-
-    return Names(CRITERIA.described())
+    return Names(_entries("criteria.base", "CRITERIA").described())
 
 
 def strategies() -> Names:
     """List the strategies that choose heads by their scores."""
-    from deadhead.strategies.base import STRATEGIES
-
     auto = "compares several rankings on held-out texts; the default of prune"
-    return Names(auto=auto, **STRATEGIES.described())
+    return Names(auto=auto, **_entries("strategies.base", "STRATEGIES").described())
 
 
 def repairs() -> Names:
     """List the ways in which the remaining heads make up for the removed ones."""
-    from deadhead.repair.base import REPAIRS
-
-    return Names(REPAIRS.described())
+    return Names(_entries("repair.base", "REPAIRS").described())
 
 
 def losses() -> Names:
     """List the losses that gradient criteria differentiate."""
-    from deadhead.losses.losses import LOSSES
-
-    return Names(LOSSES.described())
+    return Names(_entries("losses.losses", "LOSSES").described())
 
 
 def tasks() -> Names:
     """List the kinds of task that models are judged on."""
-    from deadhead.tasks import KINDS
-
-    return Names(KINDS.described())
+    return Names(_entries("tasks", "KINDS").described())
 
 
 def architectures() -> Names:
     """List the model types that are known; `register_architecture` adds one."""
-    from deadhead.models.architectures import ARCHITECTURES
-
-    return Names(dict.fromkeys(ARCHITECTURES, ""))
+    return Names(dict.fromkeys(_entries("models.architectures", "ARCHITECTURES"), ""))
 
 
 def groupings() -> Names:
     """List the ways in which the strategy `clusters` groups heads."""
-    from deadhead.similarity.groupings import GROUPINGS
-
-    return first_lines(GROUPINGS)
+    return first_lines(_entries("similarity.groupings", "GROUPINGS"))
 
 
 def actions() -> Names:
     """List what can become of the chosen heads."""
-    from deadhead.surgery.apply import ACTION
-
-    return first_lines(ACTION)
-
-
-def budgets() -> Names:
-    """List the quantities that a budget bounds: `budget="parameters=80%"`."""
-    from deadhead.pruning.moves import MEASURES
-
-    said = {
-        "parameters": "parameters of the whole model",
-        "kv_bytes": "bytes of key/value cache per token",
-        "flops": "multiplications and additions per token, for sequences of 512 tokens",
-        "latency": "median time of a forward pass, measured on cut models",
-    }
-    return Names({name: said[name] for name in MEASURES})
+    return first_lines(_entries("surgery.apply", "ACTION"))
 
 
 def gqa_policies() -> Names:
     """List the policies for shared key/value heads."""
-    from deadhead.surgery.groups import POLICIES
+    return first_lines(_entries("surgery.groups", "POLICIES"))
 
-    return first_lines(POLICIES)
+
+def budgets() -> Names:
+    """List the quantities that a budget bounds: `budget="parameters=80%"`."""
+    return Names(_entries("pruning.moves", "MEASURES"))
+
+
+def _entries(module: str, name: str):
+    return getattr(import_module(f"deadhead.{module}"), name)

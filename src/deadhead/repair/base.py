@@ -12,7 +12,6 @@ from torch import Tensor
 from deadhead.data.inputs import Batch
 from deadhead.display import Brief
 from deadhead.errors import DataError, HeadError, ScoreError
-from deadhead.models.blocks import Block
 from deadhead.models.heads import HeadModel
 from deadhead.models.registry import Registry
 from deadhead.moments import BlockMoments, Moments
@@ -117,7 +116,7 @@ def register_repair(name: str) -> Callable[[FitBlock], FitBlock]:
     """Register a function from a `BlockFit` to a `Fit` as a repair."""
 
     def register(fit_block: FitBlock) -> FitBlock:
-        _described(name, Repair(fit_block=fit_block), fit_block.__doc__)
+        _register(name, Repair(fit_block=fit_block), fit_block.__doc__)
         return fit_block
 
     return register
@@ -127,19 +126,19 @@ def register_data_repair(name: str) -> Callable[[FitPlan], FitPlan]:
     """Register a function from a model, a plan and batches to fits as a repair."""
 
     def register(fit_plan: FitPlan) -> FitPlan:
-        _described(name, Repair(fit_plan=fit_plan), fit_plan.__doc__)
+        _register(name, Repair(fit_plan=fit_plan), fit_plan.__doc__)
         return fit_plan
 
     return register
 
 
-def _described(name: str, repair: Repair, said: str | None) -> None:
+def _register(name: str, repair: Repair, said: str | None) -> None:
     object.__setattr__(repair, "__doc__", said)  # what `Registry.described` reads
     REPAIRS.register(name, repair)
 
 
-_described("none", Repair(), "Nothing is refitted.")
-_described(
+_register("none", Repair(), "Nothing is refitted.")
+_register(
     "distill",
     Repair(begins_with="least_squares"),
     "`least_squares`, then training of the cut model against the dense one.",
@@ -240,11 +239,7 @@ def losing(view: HeadModel, plan: PruningPlan) -> list[int]:
 
 
 def block_fit(view: HeadModel, number: int, plan: PruningPlan, moments: Moments | None) -> BlockFit:
-    """Describe the fit of one block that loses heads.
-
-    Raises:
-        ScoreError: there are no moments of it.
-    """
+    """Describe the fit of one block that loses heads."""
     block = view.blocks[number]
     found = None if moments is None else moments.gradient_weighted[number]
     if found is None:
@@ -261,11 +256,7 @@ def block_fit(view: HeadModel, number: int, plan: PruningPlan, moments: Moments 
 
 
 def checked(view: HeadModel, number: int, fit_block: FitBlock, block: BlockFit) -> Fit:
-    """Make a fit, and refuse one that is not finite.
-
-    Raises:
-        ScoreError: names the block.
-    """
+    """Make a fit, and refuse one that is not finite."""
     name = f"block {number} ({view.blocks[number].name})"
     try:
         found = fit_block(block)
@@ -285,28 +276,21 @@ def kept_features(view: HeadModel, number: int, plan: PruningPlan) -> Tensor:
     """Return the input features of a block's output projection that a plan keeps, ascending."""
     block = view.blocks[number]
     kept = [block.position(i) for i in plan.mask.kept_in(number) if i in block.original.heads]
-    return features_of(block, kept)
-
-
-def features_of(block: Block, positions: list[int]) -> Tensor:
-    """Return the input features of the output projection that heads at some positions make."""
-    starts = torch.tensor(positions, dtype=torch.long) * block.head_dim
+    starts = torch.tensor(kept, dtype=torch.long) * block.head_dim
     return (starts[:, None] + torch.arange(block.head_dim)).reshape(-1)
 
 
 def cut_weight(view: HeadModel, number: int, plan: PruningPlan) -> Tensor:
     """Return the weight that surgery alone would leave."""
     block = view.blocks[number]
-    dense = view.output_weight(number).cpu().double()
-    cut = dense.clone().unflatten(1, (-1, block.head_dim))
+    dense = view.output_weight(number).cpu().double().unflatten(1, (-1, block.head_dim))
+    cut = dense.clone()
     for position, index in enumerate(block.original.heads):
         head = Head(number, index)
         if plan.mask.keeps(head):
             continue
         source = plan.copies.get(head) if plan.action in COPYING else None
         if source is not None:
-            cut[:, block.position(source.index)] += dense.unflatten(1, (-1, block.head_dim))[
-                :, position
-            ]
+            cut[:, block.position(source.index)] += dense[:, position]
         cut[:, position] = 0
     return cut.flatten(1)

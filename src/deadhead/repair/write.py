@@ -38,11 +38,7 @@ from deadhead.types import HeadMask, PruningPlan
 
 @contextmanager
 def repaired(view: HeadModel, mask: HeadMask, fits: Fits) -> Iterator[nn.Module]:
-    """Mask a model and put fits in, until the context is left; weights come back bit for bit.
-
-    Raises:
-        HeadError: the mask or the fits are for another model.
-    """
+    """Mask a model and put fits in, until the context is left; weights come back bit for bit."""
     _check_fits(view, fits)
     with view.claimed(), ExitStack() as stack:
         for number in fits:
@@ -56,11 +52,7 @@ def repaired(view: HeadModel, mask: HeadMask, fits: Fits) -> Iterator[nn.Module]
 
 @contextmanager
 def applied_repaired(view: HeadModel, plan: PruningPlan, fits: Fits) -> Iterator[nn.Module]:
-    """Let a model compute what it would after `apply_repaired_`, until the context is left.
-
-    Raises:
-        HeadError, GroupError: as `apply_repaired_`.
-    """
+    """Let a model compute what it would after `apply_repaired_`, until the context is left."""
     plan = _checked(view, plan, fits)
     if not fits:
         with applied(view, plan):
@@ -74,9 +66,6 @@ def write_fits_(view: HeadModel, fits: Fits) -> None:
     """Put fits into a model for good, before its heads are cut.
 
     A projection without a bias gets one, which the checkpoint's manifest says.
-
-    Raises:
-        HeadError: the fits are for another model.
     """
     _check_fits(view, fits)
     with view.changing("repair a model"):
@@ -107,11 +96,7 @@ def apply_repaired_(model: nn.Module | HeadModel, plan: PruningPlan, fits: Fits)
 
 
 def _checked(view: HeadModel, plan: PruningPlan, fits: Fits) -> PruningPlan:
-    """Refuse what cannot be done; return the plan without the repair, which the fits are.
-
-    Raises:
-        HeadError, GroupError: as `apply_repaired_`.
-    """
+    """Refuse what cannot be done; return the plan without the repair, which the fits are."""
     if REPAIRS[plan.repair].begins_with is not None:
         raise HeadError(
             f"the plan has repair {plan.repair!r}, which trains the cut model; use"
@@ -143,18 +128,15 @@ def _check_fits(view: HeadModel, fits: Fits) -> None:
     if fits:
         view.check_loaded("repair a model")
     for number, found in fits.items():
-        if number not in range(len(view.blocks)):
+        wanted = f"blocks 0 to {len(view.blocks) - 1}"
+        if number in range(len(view.blocks)):
+            hidden, width = output_rows(view.blocks[number].output).shape
+            wanted = f"{[hidden, width]} and a bias of {[hidden]}"
+        shapes = f"{list(found.weight.shape)} and a bias of {list(found.bias.shape)}"
+        if shapes != wanted:
             raise HeadError(
-                f"there is a fit of block {number}, and the model has blocks 0 to"
-                f" {len(view.blocks) - 1}; use the fits of this model"
-            )
-        hidden, width = output_rows(view.blocks[number].output).shape
-        shapes = list(found.weight.shape), list(found.bias.shape)
-        if shapes != ([hidden, width], [hidden]):
-            raise HeadError(
-                f"the fit of block {number} has a weight of shape {shapes[0]} and a bias of"
-                f" {shapes[1]}, and the block takes {[hidden, width]} and {[hidden]}; use the fits"
-                " of this model, as it was when they were made"
+                f"the fit of block {number} has a weight of shape {shapes}, and the model has"
+                f" {wanted}; use the fits of this model, as it was when they were made"
             )
 
 
@@ -243,11 +225,7 @@ def fits_file(plan_file: Path) -> Path:
 
 
 def save_fits(file: Path, view: HeadModel, plan: PruningPlan, fits: Fits) -> None:
-    """Store fits in the dtype of the model, with what they were made for.
-
-    Raises:
-        CheckpointError: writing failed; nothing is left behind.
-    """
+    """Store fits in the dtype of the model, with what they were made for."""
     tensors = {}
     for number, found in fits.items():
         dtype = output_rows(view.blocks[number].output).dtype
@@ -258,11 +236,7 @@ def save_fits(file: Path, view: HeadModel, plan: PruningPlan, fits: Fits) -> Non
 
 
 def read_fits(file: Path, view: HeadModel, plan: PruningPlan) -> Fits | None:
-    """Read fits; None if there is no file, or it was made for another plan or other weights.
-
-    Raises:
-        FileFormatError: the file is not a stored repair.
-    """
+    """Read fits; None if there is no file, or it was made for another plan or other weights."""
     if not file.is_file():
         return None
     try:

@@ -26,25 +26,21 @@ from deadhead.surgery.plans import as_view
 def where_not_finite(view: HeadModel, batch: Batch) -> str | None:
     """Name the first block and head whose output is not finite, or the logits; None if all are.
 
-    Looks at real tokens only. If every head of the block is affected, what came into the block is.
-
-    Cost: one forward pass.
+    Looks at real tokens only, in one forward pass. If every head of the block is affected, what
+    came into the block is.
     """
     found: list[str] = []
     valid = valid_tokens(batch)
 
     def look(number: int, z: Tensor) -> None:
         seen = z[valid] if z.shape[:2] == valid.shape else z.flatten(0, 1)
-        finite = torch.isfinite(seen).all(-1).all(0)  # (heads there now,)
-        if found or finite.all():
+        finite = torch.isfinite(seen).all(-1).all(0).tolist()  # (heads there now,)
+        if found or all(finite):
             return
         held = view.blocks[number].original.heads
-        heads = [f"{number}.{held[at]}" for at in torch.nonzero(~finite).flatten().tolist()]
-        all_of_several = len(heads) == len(held) > 1
-        found.append(
-            f"block {number}: head outputs are not finite"
-            + (" (all of them)" if all_of_several else f" (head {', '.join(heads)})")
-        )
+        heads = [f"{number}.{i}" for i, sound in zip(held, finite, strict=True) if not sound]
+        named = f"head {', '.join(heads)}" if any(finite) or len(held) == 1 else "all of them"
+        found.append(f"block {number}: head outputs are not finite ({named})")
 
     with torch.no_grad(), view.hook_heads(look):
         logits = logits_of(call(view.model, batch))
@@ -57,11 +53,8 @@ def where_not_finite(view: HeadModel, batch: Batch) -> str | None:
 class GradientRow:
     """Norms of the gradients on the heads' weights in one projection of one block.
 
-    Attributes:
-        block: number of the block.
-        projection: `query`, `key` or `value`.
-        smallest, median, largest: over heads, of the mean over samples.
-        zero: heads whose gradient is exactly zero.
+    `smallest`, `median` and `largest` are over heads, of the mean over samples; `zero` counts the
+    heads whose gradient is exactly zero.
     """
 
     block: int
@@ -162,58 +155,46 @@ def diagnose(
 
 
 def _conclude(view: HeadModel, recorder: _Recorder, loss: str) -> Diagnosis:
-    rows = []
-    products = []
+    rows, products = [], [np.array([])]
     for number, block in enumerate(view.blocks):
         if not block.n_heads or not recorder.samples:
             continue
         means = {part: recorder.means(number, part) for part in PARTS}
         for part, values in means.items():
-            low, mid, high = np.min(values), np.median(values), np.max(values)
+            low, middle, high = (float(f(values)) for f in (np.min, np.median, np.max))
             zero = int((values == 0).sum())
-            rows.append(GradientRow(number, part, float(low), float(mid), float(high), zero))
-        group = block.shape.group_size
+            rows.append(GradientRow(number, part, low, middle, high, zero))
         with np.errstate(divide="ignore"):
-            logs = np.log(means["query"]) + np.repeat(
-                np.log(means["key"]) + np.log(means["value"]), group
-            )
-        products.append(logs)
-    log_products = np.concatenate(products) if products else np.array([])
+            shared = np.log(means["key"]) + np.log(means["value"])
+            products.append(np.log(means["query"]) + np.repeat(shared, block.shape.group_size))
+    logs = np.concatenate(products)
     underflow = {}
-    for name, dtype in (("float16", torch.float16), ("bfloat16", torch.bfloat16)):
-        underflow[name] = _too_small(log_products, dtype)
-    underflow["float32"] = _too_small(log_products, torch.float32)
+    for name in ("float16", "bfloat16", "float32"):
+        smallest = np.log(torch.finfo(getattr(torch, name)).tiny)
+        underflow[name] = int((np.isfinite(logs) & (logs < smallest)).sum())
     dtype = str(next(view.model.parameters()).dtype).removeprefix("torch.")
     not_finite = tuple(recorder.not_finite)
     advice = _advice(dtype, rows, not_finite, underflow)
     return Diagnosis(dtype, loss, recorder.samples, tuple(rows), not_finite, underflow, advice)
 
 
-def _too_small(log_products: np.ndarray, dtype: torch.dtype) -> int:
-    smallest = np.log(torch.finfo(dtype).tiny)
-    return int((np.isfinite(log_products) & (log_products < smallest)).sum())
-
-
 def _advice(
-    dtype: str,
-    rows: list[GradientRow],
-    not_finite: tuple[str, ...],
-    underflow: dict[str, int],
+    dtype: str, rows: list[GradientRow], not_finite: tuple[str, ...], underflow: dict[str, int]
 ) -> tuple[str, ...]:
     advice = []
     if not_finite:
+        half = " (float16 overflows at 65504; bfloat16 does not)" if dtype == "float16" else ""
         advice.append(
-            f"{len(not_finite)} places are not finite: compute with --dtype float32"
-            + (" (float16 overflows at 65504; bfloat16 does not)" if dtype == "float16" else "")
-            + ", and check the weights of the first block named"
+            f"{len(not_finite)} places are not finite: compute with --dtype float32{half}, and"
+            " check the weights of the first block named"
         )
     zero = sum(row.zero for row in rows)
     if zero:
-        where = sorted({row.block for row in rows if row.zero})
+        where = ", ".join(map(str, sorted({row.block for row in rows if row.zero})))
         hint = "; compute with --dtype float32" if dtype in ("float16", "bfloat16") else ""
         advice.append(
-            f"{zero} gradients are exactly zero (blocks {', '.join(map(str, where))}): these heads"
-            f" score -inf and are removed first; they are dead, or underflow{hint}"
+            f"{zero} gradients are exactly zero (blocks {where}): these heads score -inf and are"
+            f" removed first; they are dead, or underflow{hint}"
         )
     if any(underflow.values()):
         counts = ", ".join(f"{n} in {d}" for d, n in underflow.items() if n)
@@ -221,19 +202,11 @@ def _advice(
             f"the product of the three norms would underflow ({counts}); gradient_norm ranks by"
             " the sum of logs in float64, so its ranking is right"
         )
-    spread = _spread(rows)
+    medians = [[r.median for r in rows if r.projection == p and r.median > 0] for p in PARTS]
+    spread = max(max(of) / min(of) if of else 1.0 for of in medians)
     if spread > 1e3:
         advice.append(
             f"median gradients differ {spread:.0e}-fold between blocks: one ranking over all"
             " blocks takes most heads from the small ones; compare with --scope per_block"
         )
     return tuple(advice) or ("nothing is wrong: all finite, no zero gradient, no underflow",)
-
-
-def _spread(rows: list[GradientRow]) -> float:
-    spreads = [1.0]
-    for part in PARTS:
-        medians = [r.median for r in rows if r.projection == part and r.median > 0]
-        if medians:
-            spreads.append(max(medians) / min(medians))
-    return max(spreads)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,17 +45,14 @@ class Recording:
         with ExitStack() as stack:
             for number, block in enumerate(self.view.blocks):
                 layer = self.view.model.get_submodule(block.name)
-                spy = _watched(layer.forward, self._saw_layer, number)
-                stack.enter_context(forward_as(layer, spy))
+                stack.enter_context(_watched(layer, partial(self._saw_layer, number)))
                 if not block.n_heads:
                     continue
-                spy = _watched(block.attention.forward, self._saw_attention, number)
-                stack.enter_context(forward_as(block.attention, spy))
-                before = block.output.register_forward_pre_hook(
-                    self._saw_input(number), prepend=True
-                )
+                stack.enter_context(_watched(block.attention, partial(self._saw_attention, number)))
+                saw_input, saw_result = partial(self._saw_input, number), self._saw_result
+                before = block.output.register_forward_pre_hook(saw_input, prepend=True)
                 stack.callback(before.remove)
-                after = block.output.register_forward_hook(self._saw_result(number))
+                after = block.output.register_forward_hook(partial(saw_result, number))
                 stack.callback(after.remove)
             yield
         self._results.clear()  # only needed to recognize them
@@ -131,17 +129,11 @@ class Recording:
             _mapped(value, lambda x: _PROJECTED if x is result and x is not None else _copied(x))
         )
 
-    def _saw_input(self, number: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self._inputs.setdefault(number, []).append(args[0].clone())
+    def _saw_input(self, number: int, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._inputs.setdefault(number, []).append(args[0].clone())
 
-        return hook
-
-    def _saw_result(self, number: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, result: Tensor) -> None:
-            self._results[number] = result
-
-        return hook
+    def _saw_result(self, number: int, module: nn.Module, args: Any, result: Tensor) -> None:
+        self._results[number] = result
 
 
 @contextmanager
@@ -158,15 +150,15 @@ def forward_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]
             module.__dict__["forward"] = own
 
 
-def _watched(
-    forward: Callable[..., Any], saw: Callable[[int, Any], None], number: int
-) -> Callable[..., Any]:
+def _watched(module: nn.Module, saw: Callable[[Any], None]) -> AbstractContextManager[None]:
+    forward = module.forward
+
     def watched(*args: Any, **kwargs: Any) -> Any:
         value = forward(*args, **kwargs)
-        saw(number, value)
+        saw(value)
         return value
 
-    return watched
+    return forward_as(module, watched)
 
 
 def _mapped(value: Any, fn: Callable[[Any], Any]) -> Any:
@@ -273,11 +265,15 @@ def one_token(view: HeadModel, batch: Batch, outputs: Any, recording: Recording)
     modules = _projections(view, last)
     for place in (0, tokens - 1):
         tried = OneToken(modules, place, tokens)
-        seen: list[nn.Module] = []
+        seen: dict[nn.Module, None] = {}  # in order
+
+        def note(module: nn.Module, args: tuple[Any, ...], tried=tried, seen=seen) -> None:
+            if tried.fits(args):
+                seen[module] = None
+
         with ExitStack() as stack:
             for module in modules:
-                hook = _noted(tried, seen)
-                stack.callback(module.register_forward_pre_hook(hook).remove)
+                stack.callback(module.register_forward_pre_hook(note).remove)
             stack.enter_context(tried.alone(torch.nan))
             stack.enter_context(recording.replaying(last, 1, attention=False))
             after = tensors_in(call(view.model, batch))
@@ -299,11 +295,3 @@ def _projections(view: HeadModel, last: int) -> list[nn.Module]:
         and module is not block.key
         and module is not block.value
     ]
-
-
-def _noted(tried: OneToken, seen: list[nn.Module]) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if tried.fits(args) and module not in seen:
-            seen.append(module)
-
-    return hook

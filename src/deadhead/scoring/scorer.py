@@ -204,9 +204,8 @@ class Scorer:
     def rescore(self, mask: HeadMask, weights: Mapping[int, Tensor]) -> Scorer:
         """Make a pass over the model as it is at this moment, and return a scorer of what it saw.
 
-        Args:
-            mask: how the model is masked. The pass is made once per mask.
-            weights: by block, the output projections that differ from the dense model's.
+        `mask` says how the model is masked; the pass is made once for each. `weights` are, by
+        block, the output projections that differ from the dense model's.
 
         Raises:
             ScoreError: the criterion cannot.

@@ -84,16 +84,12 @@ class Trials:
         self._progress = _Progress(len(batches), on_batch or (lambda: None))
 
     def losses(self, masks: Sequence[HeadMask], *, share: float = 1.0) -> np.ndarray:
-        """Return the mean loss over samples under each mask.
+        """Return the mean loss over samples under each mask and `self.mask`.
 
-        Shape: (masks,), float64.
+        Shape: (masks,), float64. `share` is how much of the progress bar this call is.
         Unit: that of the loss; nats for `task` and `kl`; lower is better.
         Cost: one forward pass (two for `kl` with heads off in every trial), and for each mask the
         layers from the first block that differs from `self.mask`, without its attention.
-
-        Args:
-            masks: of each trial; heads that `self.mask` drops stay masked.
-            share: how much of the progress bar this call is.
 
         Raises:
             ScoreError: a loss is not finite, or not one number per sample.
@@ -168,10 +164,7 @@ class _Plan:
             at.append(trial)
 
     def on(self, trials: list[int], samples: int) -> AbstractContextManager[None]:
-        """Gate the model for these trials, one copy of the samples after the other.
-
-        None: the model under the mask that always holds.
-        """
+        """Gate the model for these trials, one copy of the samples each; none: `always`."""
         rows = [1 + trial for trial in trials] or [0]
         gates = [on[rows].repeat_interleave(samples, 0) for on in self._on]
         return self.view.gated([gate.to(self.view.device) for gate in gates])

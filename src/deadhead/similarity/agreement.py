@@ -29,14 +29,13 @@ INTERVAL = (2.5, 97.5)
 def adjusted_rand(a: Groups, b: Groups) -> float:
     """Compare two groupings of the same units: 1 = the same, 0 = agreement by chance.
 
-    The index is computed in each cell in which both were made (a block, a key/value group, the
-    whole model; a block if the groups do not say), because units of two cells are never in one
-    group: that is not agreement. The mean over cells is weighted by their numbers of heads. Cells
-    in which the two cannot differ do not count (all units alone in both, or all together in both).
-    If none counts it is 1 for equal groupings, else 0.
+    The index is the mean over the cells in which both were made (a block, a key/value group, the
+    whole model; a block if the groups do not say), weighted by their numbers of heads: that units
+    of two cells are never in one group is not agreement. Cells in which the two cannot differ (all
+    units alone in both, or all together) do not count; if none counts it is 1 for equal groupings,
+    else 0.
 
     Unit: at most 1, may be negative; higher = more agreement.
-    Cost: O(units) per cell.
     Source: Hubert and Arabie 1985, as in `sklearn.metrics.adjusted_rand_score`, per cell.
 
     Raises:
@@ -113,8 +112,7 @@ class RemovedShare:
 
     Attributes:
         share: fraction of the important heads that is removed, in [0, 1].
-        expected: mean of that fraction for as many heads drawn at random.
-        low, high: central 95% interval of that fraction for heads drawn at random.
+        expected, low, high: mean and central 95% interval of it for as many heads drawn at random.
         n_important, n_dropped, n_heads: how many heads are important, removed, and in all.
     """
 
@@ -132,14 +130,9 @@ def removed_share(
 ) -> RemovedShare:
     """Return the share of the most important heads that is removed if only representatives stay.
 
-    Only heads in `groups` count. Ties in importance go to the lower block, then the lower index.
-    Chance is hypergeometric: `n_dropped` of `n_heads` drawn one by one. If whole key/value groups
-    are removed, the mean is right but the interval is too narrow.
-
-    Args:
-        groups: what the plan is made of.
-        importance: a score for every head, higher = more important.
-        fraction: how many of the heads count as important: a fraction, or a count.
+    Only heads in `groups` count. `fraction` of them, or so many, are important; ties in importance
+    go to the lower block, then the lower index. Chance is hypergeometric: `n_dropped` of `n_heads`
+    drawn one by one. If whole key/value groups are removed, its interval is too narrow.
 
     Raises:
         BudgetError: `fraction` is out of range, or of so few heads that none is important.

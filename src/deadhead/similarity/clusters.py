@@ -19,15 +19,13 @@ _ROUNDING = 1e-9  # 1 - cos of two equal vectors may come out just below 0
 
 
 def linkage(matrix: np.ndarray, metric: str, *, ward_on: str = "unit") -> np.ndarray:
-    """Build the Ward tree of one cell's distances.
+    """Build the Ward tree of one cell's distances, (units, units).
 
     `ward_on="unit"` runs Ward on Euclidean distances, as it is defined: for `cosine` on those of
     the unit vectors, sqrt(2 d) with d = 1 - cos. `ward_on="raw"` runs it on d itself, as published;
     for `euclidean` the two are the same.
 
-    Shape: `matrix` is (units, units); the tree is SciPy's, (units - 1, 4), lowest merge first. The
-    tree of a single unit has no rows.
-    Cost: O(units^2) time and memory.
+    Shape: the tree is SciPy's, (units - 1, 4), lowest merge first.
     Source: Ward 1963, as in `scipy.cluster.hierarchy.linkage`.
 
     Raises:
@@ -52,13 +50,8 @@ def cut_tree(tree: np.ndarray, n_groups: int) -> list[list[int]]:
     """Cut a tree into exactly `n_groups` groups: of N units, the first N - n merges are applied.
 
     SciPy's `fcluster(..., "maxclust")` may return fewer groups where merges tie (a nominal 10%
-    became 13.4% in published runs), so we count merges instead of comparing their heights.
-
-    Returns:
-        Groups of ascending row numbers, the group with the smallest first.
-
-    Raises:
-        BudgetError: there are fewer units than groups.
+    became 13.4% in published runs), so we count merges instead of comparing their heights. Groups
+    are ascending row numbers, the group with the smallest first.
     """
     n_units = len(tree) + 1
     if not 1 <= n_groups <= n_units:
@@ -79,12 +72,8 @@ def representative(
 ) -> int:
     """Choose the representative of a group: one of `members`, as a row number of `matrix`.
 
-    `medoid` has the smallest summed distance to the others, ties to the lower row, so in a pair the
-    first. `random` is a draw from `rng`.
-
-    Raises:
-        UnknownNameError: there is no such way to choose.
-        DataError: `random` without `rng`, or a distance that is not a number.
+    `medoid` has the smallest summed distance to the others, ties to the lower row. `random` is a
+    draw from `rng`.
     """
     check_name("representative", how, REPRESENTATIVES)
     return REPRESENTATIVES[how](matrix, sorted(members), rng)

@@ -30,8 +30,7 @@ class HeadDistances(Brief):
     """Distances between units: single heads, or all query heads of a key/value group.
 
     Attributes:
-        matrices: one per cell, symmetric float64 with a zero diagonal. A cell is a block, or the
-            whole model.
+        matrices: one per cell (a block, or the whole model), symmetric float64, zero diagonal.
         units: row i of matrix c is `units[c][i]`.
         metric: `euclidean`, or `cosine` (1 - cos, in [0, 1] as attention is not negative).
         provenance: JSON values.
@@ -56,11 +55,7 @@ class HeadDistances(Brief):
         object.__setattr__(self, "matrices", matrices)
 
     def between(self, a: Unit, b: Unit) -> float:
-        """Return the distance between two units.
-
-        Raises:
-            HeadError: there is no such unit, or the two were not compared.
-        """
+        """Return the distance between two units; refuse units that were not compared."""
         for matrix, units in zip(self.matrices, self.units, strict=True):
             if a in units and b in units:
                 return float(matrix[units.index(a), units.index(b)])
@@ -83,11 +78,7 @@ class HeadDistances(Brief):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> HeadDistances:
-        """Read what `to_json` returned.
-
-        Raises:
-            DataError: the data is not distances, or a matrix is not as it must be.
-        """
+        """Read what `to_json` returned; refuse other data with a `DataError`."""
         advice = "make them with 'deadhead similarity'"
         with refusing(DataError, "these are not distances between heads", advice):
             return cls(
@@ -150,11 +141,7 @@ def save_distances(distances: HeadDistances, path: Path) -> None:
 
 
 def read_distances(path: Path) -> HeadDistances:
-    """Read what `save_distances` wrote.
-
-    Raises:
-        DataError: the file cannot be read, or holds no distances or broken ones.
-    """
+    """Read what `save_distances` wrote; refuse a file without distances with a `DataError`."""
     return HeadDistances.from_json(read_json(path, what="distances of heads", limit=1024 * MIB))
 
 
@@ -187,14 +174,13 @@ def _sorted_into_cells(grams: HeadGrams, groups: Sequence[Unit]) -> tuple[tuple[
         if twice:
             raise HeadError(f"head {twice[0]} is in two groups; put it into one only")
         placed.update(unit)
-        cells[cell_of[unit[0]]].append(unit)
-    for cell in cells:
-        for unit in cell:
-            if len(unit) != len(cell[0]):
-                raise HeadError(
-                    f"the groups {_name(cell[0])!r} and {_name(unit)!r} differ in size; compare"
-                    " groups of the same size, or single heads"
-                )
+        cell = cells[cell_of[unit[0]]]
+        cell.append(unit)
+        if len(unit) != len(cell[0]):
+            raise HeadError(
+                f"the groups {_name(cell[0])!r} and {_name(unit)!r} differ in size; compare"
+                " groups of the same size, or single heads"
+            )
     return tuple(tuple(cell) for cell in cells)
 
 
@@ -216,24 +202,20 @@ def _check(matrix: np.ndarray, units: Sequence[Unit], cell: int) -> None:
             f"distance matrix {cell} has shape {matrix.shape}; its {len(units)} heads need"
             f" {(len(units), len(units))}"
         )
-    largest = np.max(np.abs(matrix), initial=0)
+    with np.errstate(invalid="ignore"):
+        uneven = np.abs(matrix - matrix.T) > _ROUNDING * np.max(np.abs(matrix), initial=0)
     for what, wrong, how in (
         ("is not finite", ~np.isfinite(matrix), "finite"),
         ("is negative", matrix < 0, "0 or more"),
         ("is a head's distance to itself", np.diag(np.diagonal(matrix) != 0), "0"),
-        ("differs from its mirror image", _uneven(matrix, largest), "symmetric"),
+        ("differs from its mirror image", uneven, "symmetric"),
     ):
         if wrong.any():
-            row, column = (int(i) for i in np.argwhere(wrong)[0])
+            row, column = np.argwhere(wrong)[0].tolist()
             raise DataError(
                 f"distance matrix {cell}: the entry {matrix[row, column]!s} between"
                 f" {_name(units[row])} and {_name(units[column])} {what}; it has to be {how}"
             )
-
-
-def _uneven(matrix: np.ndarray, largest: float) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        return np.abs(matrix - matrix.T) > _ROUNDING * largest
 
 
 def _name(unit: Unit) -> str:
@@ -249,9 +231,6 @@ def measured(view: HeadModel, grams: HeadGrams, clustering: Clustering) -> HeadD
     Where query heads share keys and values, single heads are compared within their key/value group
     only, because a head cannot take over another's keys without its whole group; `unit="kv"`
     compares the groups.
-
-    Raises:
-        HeadError: `unit="kv"`, and the groups of the model differ in size.
     """
     check_units(view, clustering)
     if clustering.unit == "kv":
@@ -291,13 +270,11 @@ def _within_groups(view: HeadModel, whole: HeadDistances) -> HeadDistances:
     units = []
     for matrix, row in zip(whole.matrices, whole.units, strict=True):
         block = view.blocks[row[0][0].block] if row else None
-        if block is None or block.n_heads == block.n_kv_heads:
-            matrices.append(matrix)
-            units.append(row)
-            continue
-        for members in members_of(block):
-            heads = {Head(row[0][0].block, index) for index in members}
-            at = [i for i, (head, *_) in enumerate(row) if head in heads]
+        rows = [list(range(len(row)))]
+        if block is not None and block.n_heads != block.n_kv_heads:
+            groups = members_of(block)
+            rows = [[i for i, (h, *_) in enumerate(row) if h.index in group] for group in groups]
+        for at in rows:
             matrices.append(matrix[np.ix_(at, at)])
             units.append(tuple(row[i] for i in at))
     return HeadDistances(tuple(matrices), tuple(units), whole.metric, whole.provenance)

@@ -67,18 +67,16 @@ def head_grams(
             scale each row that is left to sum to 1 (a row with nothing left is 0).
         on_batch: called after every batch, for progress.
 
-    Shape: (heads, heads) per block, or one matrix of all heads. Blocks that the model applies
-    several times (ALBERT): every application is further entries of its heads' vectors; where
-    `global` compares blocks that are applied differently often, what is missing is 0.
+    Shape: (heads, heads) per block, or one matrix of all heads. Every application of a block that
+    is applied several times (ALBERT) is further entries; what is missing of another block is 0.
     Cost: one forward pass; a chunk of one block's maps in memory at a time, for `global` those of
     all blocks for a few samples (at least one). Memory does not grow with the number of prompts.
+    Source: the head vectors of explainabloomity, which keeps the maps of all prompts in memory.
 
     Raises:
         UnknownNameError: the scope, or what to do with the first token, is not known.
         DataError: there are no prompts, or none is long enough for heads to differ.
         ScoreError: maps are not finite; names head, block and batch.
-
-    Source: the head vectors of explainabloomity, which keeps the maps of all prompts in memory.
     """
     check_name("scope", scope, GRAM_SCOPES)
     check_name("first_token", first_token, FIRST_TOKEN)
@@ -107,13 +105,9 @@ def head_grams(
 
 
 def per_block(grams: HeadGrams, n_blocks: int) -> HeadGrams:
-    """Slice inner products of all heads of a model into those within each of its blocks.
+    """Slice inner products of all heads of a model into those within each of its `n_blocks` blocks.
 
     They are what `scope="per_block"` gives, to rounding, without another pass over the prompts.
-
-    Args:
-        grams: of `scope="global"`.
-        n_blocks: blocks of the model; one that has lost every head has an empty matrix.
     """
     (whole,), (heads,) = grams.matrices, grams.heads
     rows = [[at for at, head in enumerate(heads) if head.block == n] for n in range(n_blocks)]

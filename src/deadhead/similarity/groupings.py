@@ -23,9 +23,8 @@ class Group(Brief):
 
     Attributes:
         representative: a whole unit.
-        others: whole units, whose heads correspond in order; none if no other unit is similar.
-        cell: number of the cell that the group was made in: only units of one cell can form a
-            group. None: not known. Not compared.
+        others: whole units, whose heads correspond in order.
+        cell: number of the cell that the group was made in, if it is known. Not compared.
     """
 
     representative: Unit
@@ -54,12 +53,7 @@ def labels_of(groups: Sequence[Group]) -> dict[Head, int]:
 
 
 def unit_importance(units: Sequence[Unit], importance: HeadScores) -> list[float]:
-    """Return the importance of units: the mean over their heads.
-
-    Raises:
-        HeadError: the scores are of a model without one of the heads.
-        ScoreError: a head is not scored (NaN).
-    """
+    """Return the importance of units: the mean over their heads."""
     counts = importance.counts
     for head in (head for unit in units for head in unit):
         if head.block >= len(counts) or head.index >= counts[head.block]:
@@ -83,12 +77,7 @@ def named(unit: Unit) -> str:
 
 
 def units_to_drop(cells: Sequence[Sequence[Unit]], n_drop: int) -> int:
-    """Turn a number of heads into one of units, of which each cell keeps at least one.
-
-    Raises:
-        BudgetError: a cell would lose all its units, or `n_drop` would halve a unit.
-        DataError: units of unequal size.
-    """
+    """Turn a number of heads into one of units, of which each cell keeps at least one."""
     sizes = {len(unit) for units in cells for unit in units}
     if len(sizes) != 1:
         raise DataError(f"units of {sorted(sizes)} heads; all units have to be of one size")
@@ -189,7 +178,7 @@ def importance_budget(request: Request) -> list[Partition]:
     """Budget blocks by how many of their units are among the least important of the model.
 
     A block keeps at least one unit; the next least important units of other blocks count instead.
-    Ties go to the lower block, then the lower index. Raises DataError without `importance`.
+    Ties go to the lower block, then the lower index.
     """
     _need_cells_of_one_block(request, "importance_budget")
     if request.importance is None:

@@ -130,10 +130,7 @@ def reachable(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> i
     """Turn an amount of heads into the total that will be dropped under the rules.
 
     Heads that `mask` drops already count. A fraction is rounded down to what the rules allow: whole
-    key/value groups, the same number in every block.
-
-    Raises:
-        BudgetError: the rules do not allow this count; names the nearest that they do.
+    key/value groups, the same number in every block. A count that they do not allow is refused.
     """
     heads = parse_amount(heads)
     asked = count_heads(heads, mask.n_heads)
@@ -303,7 +300,7 @@ class Strategy:
             leave more than `limit` dropped.
         nested: its masks shrink step by step, so that a run can end at any of them.
         makes_groups: it groups heads by what they attend to, by `rules.clustering`, and says which
-            head each dropped one is a copy of. It scores heads only if the clustering needs it.
+            head each dropped one is a copy of.
         rescores: it scores what is left again after every move.
         minimizes_error: it looks for the smallest error of the whole mask, so the order of the
             scores (`inverse`) means nothing to it.

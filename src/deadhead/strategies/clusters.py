@@ -22,9 +22,6 @@ def clusters(context: StrategyContext) -> Iterator[Move]:
     Cost: one forward pass over the prompts, none for random groups with random representatives; one
     scoring for `importance_budget` without a table.
     Source: explainabloomity (duplication pruning).
-
-    Raises:
-        DataError: there are no prompts to compare heads on.
     """
     view, clustering = context.view, context.rules.clustering
     n_drop = context.limit - len(context.start.dropped)

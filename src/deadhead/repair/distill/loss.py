@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,16 +29,12 @@ def output_paths(view: HeadModel) -> list[str]:
 def recorded(model: nn.Module, paths: Sequence[str]) -> Iterator[Outputs]:
     """Record what some modules return, a list per number: shared blocks are called repeatedly."""
     found: Outputs = {number: [] for number in range(len(paths))}
-    handles = []
-    try:
+    with ExitStack() as stack:
         for number, path in enumerate(paths):
             keep = found[number].append
             hook = model.get_submodule(path).register_forward_hook(lambda m, a, out, k=keep: k(out))
-            handles.append(hook)
+            stack.callback(hook.remove)
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass
@@ -53,7 +49,7 @@ class Distance:
 
     Cost: one forward pass of each model.
     Source: Hinton, Vinyals, Dean 2015 (arXiv 1503.02531), eq. 2 to 4 with soft targets only; block
-        outputs as in FitNets (arXiv 1412.6550), without a regressor, as the widths agree.
+    outputs as in FitNets (arXiv 1412.6550), without a regressor, as the widths agree.
     """
 
     student: nn.Module
@@ -63,11 +59,7 @@ class Distance:
     settings: Distillation
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return (divergence, error), unweighted.
-
-        Raises:
-            HeadError: the two models do not have the same outputs.
-        """
+        """Return (divergence, error), unweighted; refuse models with other outputs."""
         here = next(self.student.parameters()).device
         watch = self.settings.outputs_weight > 0
         dense = to_device(batch, next(self.dense.parameters()).device)

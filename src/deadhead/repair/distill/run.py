@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import math
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +25,6 @@ from deadhead.repair.distill.weights import (
     Selection,
     Weights,
     judge_of,
-    judge_of_distance,
     same_surroundings,
 )
 
@@ -53,13 +52,10 @@ class DistillReport(Brief):
     """What a distillation did.
 
     Attributes:
-        metric: what `before` and `after` are; `divergence` if there was no selection set.
-        greater_is_better: of the metric.
-        before: value of the model as it was given.
-        after: value of the model as it is left; not worse than `before`.
+        metric, greater_is_better: of `before` and `after`; `distance` without a selection set.
+        before, after: value of the model as it was given, and as it is left; not worse.
         best_step: step whose weights were kept; 0 are those that it came with.
-        steps: optimizer steps done.
-        planned: optimizer steps asked for.
+        steps, planned: optimizer steps done, and asked for.
         stopped: `done`, `seconds` or `patience`.
         trained: number of weights that were trained.
         seconds: wall clock.
@@ -122,9 +118,10 @@ class Pace:
     @property
     def planned(self) -> int:
         """Steps that fit: all, or as many as there is time for, at the rate so far."""
-        if self.left == math.inf or not self.step:
-            return self.total if self.left > 0 else 0
-        more = self.left / (self.stepping / self.step)
+        left = self.left
+        if left == math.inf or not self.step:
+            return self.total if left > 0 else 0
+        more = left / (self.stepping / self.step)
         return min(self.total, self.step + max(0, math.floor(more)))
 
     @property
@@ -144,53 +141,32 @@ class Pace:
         self.looks += after
 
 
-class HasBatches(Protocol):
-    """A task, or whatever else has padded batches."""
-
-    def batches(self) -> Iterable[Batch]:
-        """Return them."""
-        ...
-
-
-def training_batches(data: HasBatches | Iterable[Batch], most: int) -> list[Batch]:
-    """Split batches evenly into ones of at most `most` samples of like length, without labels.
+def training_batches(data: Any, most: int) -> list[Batch]:
+    """Split a task's batches evenly into ones of at most `most` samples of like length.
 
     Shape: every tensor of one row per sample is split, and every one of (batch, tokens) loses the
-    padding that is left over.
-
-    Raises:
-        DataError: there are no samples.
+    padding that is left over. Labels are left out.
     """
-    batches = data.batches() if hasattr(data, "batches") else data  # type: ignore[union-attr]
-    pieces = [piece for batch in batches for piece in _split(batch, most)]  # type: ignore[union-attr]
+    batches = data.batches() if hasattr(data, "batches") else data
+    pieces = [piece for batch in batches for piece in _split(batch, most)]
     if not pieces:
         raise DataError("there is no text to distill on; give batches with at least one sample")
     return pieces
 
 
-def _split(batch: Batch, most: int) -> list[Batch]:
+def _split(batch: Batch, most: int) -> Iterator[Batch]:
     batch = aligned(without_empty({k: v for k, v in batch.items() if k not in LABELS}))
-    valid = valid_tokens(batch)
-    lengths = valid.sum(1)
+    shape, lengths = valid_tokens(batch).shape, valid_tokens(batch).sum(1)
     order = torch.argsort(lengths, descending=True, stable=True)
-    return [_rows(batch, rows, lengths, valid.shape) for rows in _runs(order, most)]
+    for rows in order.tensor_split(math.ceil(len(order) / most)) if len(order) else ():
+        width = int(lengths[rows].max().clamp(min=1))
+        piece = {}
+        for name, tensor in batch.items():
+            of_samples = tensor.dim() > 0 and len(tensor) == shape[0]
+            taken = tensor[rows.to(tensor.device)] if of_samples else tensor
+            piece[name] = taken[:, :width] if tensor.shape[:2] == shape else taken
+        yield piece
 
-
-def _runs(order: torch.Tensor, most: int) -> Iterable[torch.Tensor]:
-    return order.tensor_split(math.ceil(len(order) / most)) if len(order) else ()
-
-
-def _rows(batch: Batch, rows: torch.Tensor, lengths: torch.Tensor, shape: torch.Size) -> Batch:
-    width = int(lengths[rows].max().clamp(min=1))
-    piece = {}
-    for name, tensor in batch.items():
-        of_samples = tensor.dim() > 0 and len(tensor) == shape[0]
-        taken = tensor[rows.to(tensor.device)] if of_samples else tensor
-        piece[name] = taken[:, :width] if tensor.shape[:2] == shape else taken
-    return piece
-
-
-JUDGE_EVERY = 8  # without a selection set, every eighth batch judges and does not train
 
 SELECTED_EVERY = 8  # batches, without a selection set
 
@@ -198,7 +174,7 @@ SELECTED_EVERY = 8  # batches, without a selection set
 def distill_(
     model: nn.Module | HeadModel,
     dense: nn.Module | HeadModel,
-    data: HasBatches | Iterable[Batch],
+    data: Any,
     *,
     selection: Selection | None = None,
     settings: Distillation | None = None,
@@ -226,8 +202,8 @@ def distill_(
         on_step: called after every step with (steps done, steps planned).
 
     Cost: per step, a forward pass of the dense model and a forward and a backward pass of the cut
-        one, each on `batch_size` samples; and `evaluations + 1` evaluations, one more for LoRA and
-        half precision. Memory: Adam's two numbers per trained weight, and two copies of ours.
+    one, each on `batch_size` samples; and `evaluations + 1` evaluations, one more for LoRA and half
+    precision. Memory: Adam's two numbers per trained weight, and two copies of ours.
 
     Raises:
         MissingDependencyError: accelerate, or for LoRA peft, is not installed.
@@ -288,17 +264,19 @@ def distill_(
 
 
 def _batches_and_judge(
-    data: HasBatches | Iterable[Batch],
-    selection: Selection | None,
-    distance: Distance,
-    settings: Distillation,
+    data: Any, selection: Selection | None, distance: Distance, settings: Distillation
 ) -> tuple[list[Batch], Judge]:
     """Return what to train on, and what judges: without a selection set, part of the batches."""
     batches = training_batches(data, settings.batch_size)
     if selection is not None:
         return batches, judge_of(selection)
-    judge = judge_of_distance(distance, batches[::SELECTED_EVERY])
-    return [b for n, b in enumerate(batches) if n % SELECTED_EVERY] or batches, judge
+    held_out = batches[::SELECTED_EVERY]
+
+    def measure(model: nn.Module) -> float:
+        return sum(float(distance.weighted(*distance(b))) for b in held_out) / len(held_out)
+
+    rest = [b for n, b in enumerate(batches) if n % SELECTED_EVERY] or batches
+    return rest, Judge("distance", False, measure)
 
 
 def _judge_again(view: HeadModel, weights: Weights, best: Best) -> None:
@@ -310,11 +288,7 @@ def _judge_again(view: HeadModel, weights: Weights, best: Best) -> None:
 
 
 def check_packages(settings: Distillation) -> None:
-    """Refuse to begin without the packages that training needs.
-
-    Raises:
-        MissingDependencyError: one of them is not installed.
-    """
+    """Refuse to begin without the packages that training needs."""
     for package in ("accelerate", *(["peft"] if settings.rank else [])):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(

@@ -40,11 +40,7 @@ class Student(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the loss of a batch.
-
-        Raises:
-            ScoreError: it is not finite.
-        """
+        """Return the loss of a batch; refuse one that is not finite."""
         divergence, error = self.distance[0](batch)
         self.seen.append((float(divergence.detach()), float(error.detach())))
         if not all(map(math.isfinite, self.seen[-1])):
@@ -64,10 +60,7 @@ class Student(nn.Module):
 class EvaluationCallback(TrainerCallback):
     """Looks at the model at even shares of the run, and stops it.
 
-    Attributes:
-        look: looks; returns how many looks have been in vain since the best.
-        on_progress: called after every step with (steps done, steps planned).
-        stopped: why the run ended.
+    `look` returns how many looks were in vain since the best; `stopped` says why the run ended.
     """
 
     def __init__(
@@ -81,8 +74,7 @@ class EvaluationCallback(TrainerCallback):
     ):
         self.pace, self.look, self.on_progress = pace, look, on_progress
         self.looks, self.patience = looks, patience
-        self.done = 0
-        self.stopped = "done"
+        self.done, self.stopped = 0, "done"
 
     def on_step_begin(
         self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any

@@ -9,18 +9,18 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deadhead.data.inputs import Batch
 from deadhead.errors import HeadError
 from deadhead.models.blocks import is_conv1d, output_rows
 from deadhead.models.heads import HeadModel
 from deadhead.models.modes import eval_mode
-from deadhead.repair.distill.loss import Distance, output_paths
+from deadhead.repair.distill.loss import output_paths
 from deadhead.tasks import Task
 
 
@@ -71,14 +71,14 @@ def wide(model: nn.Module) -> Iterator[bool]:
 
 
 class Sleepers:
-    """Heads that a mask has zeroed: they are there, with an output slice of zeros.
-
-    Training would bring them back to life.
-    """
+    """Heads that a mask has zeroed: training would bring them back to life."""
 
     def __init__(self, view: HeadModel):
         self.view, self.paths = view, output_paths(view)
-        self.columns = [_zero_columns(block.output, block.head_dim) for block in view.blocks]
+        self.columns: list[Tensor] = []  # per block: features of heads whose whole slice is zero
+        for block in view.blocks:
+            zero = output_rows(block.output).detach().unflatten(1, (-1, block.head_dim)) == 0
+            self.columns.append(zero.all(2).all(0).repeat_interleave(block.head_dim))
 
     @contextmanager
     def silenced(self) -> Iterator[None]:
@@ -90,7 +90,8 @@ class Sleepers:
             for path, columns in zip(self.paths, self.columns, strict=True):
                 if columns.any():
                     module = self.view.model.get_submodule(path)
-                    stack.callback(module.register_forward_pre_hook(_silence(columns)).remove)
+                    hook = partial(_silence, columns)
+                    stack.callback(module.register_forward_pre_hook(hook).remove)
             yield
 
     def zero_(self) -> None:
@@ -101,17 +102,8 @@ class Sleepers:
                     output_rows(block.output).detach()[:, columns] = 0
 
 
-def _zero_columns(output: nn.Module, head_dim: int) -> Tensor:
-    """Return which input features belong to heads whose whole slice is zero; shape (width,)."""
-    slices = output_rows(output).detach().unflatten(1, (-1, head_dim))
-    return (slices == 0).all(2).all(0).repeat_interleave(head_dim)
-
-
-def _silence(columns: Tensor) -> Callable[..., tuple[Tensor, ...]]:
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return args[0].masked_fill(columns.to(args[0].device), 0), *args[1:]
-
-    return hook
+def _silence(columns: Tensor, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return args[0].masked_fill(columns.to(args[0].device), 0), *args[1:]
 
 
 def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -131,13 +123,7 @@ Selection = Task | Callable[[nn.Module], float]
 
 @dataclass(frozen=True)
 class Judge:
-    """A number that says how good a model is.
-
-    Attributes:
-        metric: its name.
-        greater_is_better: False for perplexity, and for the distance from the dense model.
-        measure: the number.
-    """
+    """A number that says how good a model is: its name, its direction, and how it is measured."""
 
     metric: str
     greater_is_better: bool
@@ -161,15 +147,6 @@ def judge_of(selection: Selection) -> Judge:
     if hasattr(given, "evaluate"):
         return Judge(given.metric, given.greater_is_better, lambda m: given.evaluate(m).value)
     return Judge(getattr(given, "__name__", "selection"), True, given)
-
-
-def judge_of_distance(distance: Distance, held_out: Sequence[Batch]) -> Judge:
-    """Judge by the training loss on batches that are not trained on."""
-
-    def measure(model: nn.Module) -> float:
-        return sum(float(distance.weighted(*distance(b))) for b in held_out) / len(held_out)
-
-    return Judge("distance", False, measure)
 
 
 @dataclass
@@ -204,11 +181,7 @@ class Best:
 
 
 def cut_projections(view: HeadModel, sleepers: Sleepers) -> dict[str, nn.Module]:
-    """Return the projections, by path, of the blocks that lost heads; those of no head left out.
-
-    Raises:
-        HeadError: no block has lost a head, or each that has lost them all.
-    """
+    """Return the projections, by path, of the blocks that lost heads; those of no head left out."""
     paths = {module: path for path, module in view.model.named_modules()}
     found: dict[str, nn.Module] = {}
     for block, columns in zip(view.blocks, sleepers.columns, strict=True):
@@ -225,20 +198,11 @@ def cut_projections(view: HeadModel, sleepers: Sleepers) -> dict[str, nn.Module]
     return found
 
 
-@dataclass
-class Adapters:
-    """Adapters that are in a model.
-
-    Attributes:
-        merge: whether they are added to the weights when the context is left, or thrown away.
-    """
-
-    merge: bool = False
-
-
 @contextmanager
-def adapted(model: nn.Module, projections: dict[str, nn.Module], rank: int) -> Iterator[Adapters]:
-    """Put adapters on projections; only they are trained. No trace of them is left afterwards.
+def adapted(
+    model: nn.Module, projections: dict[str, nn.Module], rank: int, best: Best
+) -> Iterator[None]:
+    """Put adapters on projections; they are merged in the end if they are the best weights.
 
     They are scaled by 2, as is usual. Source: Hu et al. 2021 (arXiv 2106.09685).
     """
@@ -251,26 +215,21 @@ def adapted(model: nn.Module, projections: dict[str, nn.Module], rank: int) -> I
         fan_in_fan_out=any(map(is_conv1d, projections.values())),
     )
     tuned = LoraModel(model, config, "default")
-    adapters = Adapters()
     try:
-        yield adapters
+        yield
     finally:
-        (tuned.merge_and_unload if adapters.merge else tuned.unload)()
+        (tuned.unload if best.weights is None else tuned.merge_and_unload)()
 
 
 class Weights:
-    """The weights of a model that change, and what they were.
-
-    Raises:
-        HeadError: there is nothing to train.
-    """
+    """The weights of a model that change, and what they were."""
 
     def __init__(self, view: HeadModel, rank: int):
         self.view, self.rank = view, rank
         self.sleepers = Sleepers(view)
         self.projections = cut_projections(view, self.sleepers) if rank else {}
-        adapted_ = [_weight(module) for module in self.projections.values()]
-        self.changing = adapted_ if rank else trainable(view.model)
+        weights: list[Any] = [module.weight for module in self.projections.values()]
+        self.changing: list[nn.Parameter] = weights if rank else trainable(view.model)
         self.start = copies(self.changing)
         half = any(p.element_size() < 4 for p in self.changing)
         # in the end the best weights are merged or rounded, and are no longer what was judged
@@ -279,12 +238,11 @@ class Weights:
     @contextmanager
     def training(self, best: Best) -> Iterator[list[nn.Parameter]]:
         """Yield what to train; however the context is left, the model then has the best of them."""
-        model = self.view.model
+        model, trained = self.view.model, self.changing
         try:
             with wide(model), ExitStack() as stack:
-                adapters, trained = None, self.changing
                 if self.rank:
-                    adapters = stack.enter_context(adapted(model, self.projections, self.rank))
+                    stack.enter_context(adapted(model, self.projections, self.rank, best))
                     trained = [p for p in model.parameters() if p.requires_grad]
                 model.requires_grad_(False)
                 for parameter in trained:
@@ -295,8 +253,6 @@ class Weights:
                 finally:
                     if best.weights is not None:
                         put_back_(trained, best.weights)
-                        if adapters is not None:
-                            adapters.merge = True
         finally:
             self.sleepers.zero_()
             if best.weights is None:
@@ -311,9 +267,6 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     """Return every weight that is not frozen, without token embeddings and what is tied to them.
 
     They are most of a small model, and no head ever touched them.
-
-    Raises:
-        HeadError: there is none.
     """
     given: Any = model
     embeddings = given.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
@@ -325,7 +278,3 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
             " adapters (lora=8)"
         )
     return found
-
-
-def _weight(module: Any) -> nn.Parameter:
-    return module.weight
