@@ -82,11 +82,8 @@ def test_summary_table_of_an_unevaluated_run_has_dashes():
     assert "—" in text
 
 
-def test_score_table_lists_the_lowest_first_and_ragged_blocks():
+def test_score_table_lists_ragged_blocks():
     scores = HeadScores((np.array([3.0, -np.inf]), np.array([np.nan, 1.0, 2.0])), "taylor")
-    lowest = [line.split() for line in show(score_table(scores, lowest=2)).splitlines()]
-    assert ["1", "0.1", "-inf"] in lowest
-    assert ["2", "1.1", "1"] in lowest
     blocks = [line.split() for line in show(score_table(scores)).splitlines()]
     assert ["0", "3", "-inf"] in blocks
     assert ["1", "—", "1", "2"] in blocks
@@ -145,7 +142,6 @@ def wide_tables(full):
         "steps": step_table(trajectory),
         "summary": summary_table({LONG_NAME: trajectory, METHOD: trajectory}),
         "scores": score_table(HeadScores((np.full(40, -1.234e-5),), LONG_NAME)),
-        "lowest": score_table(HeadScores((np.full(40, -1.2e-5),), METHOD), lowest=5),
         "speed": speed_table([make_speed(device="NVIDIA H100 80GB HBM3", ms_before=98765.4)]),
         "sweep": sweep_table(SweepSummary(LONG_NAME, [line, refused])),
         "explain": removed_table(replace(MEASURED, rows=heads, criteria=named), [*named]),

@@ -82,7 +82,7 @@ def command() -> typer.Typer:
 def list_names(screen: Screen) -> None:
     """List criteria, strategies, groupings, actions, tasks, model types and policies."""
     from deadhead.pruning import names
-    from deadhead.report.text_table import TextTable
+    from deadhead.report.page import TextTable
     from deadhead.similarity import METRICS
     from deadhead.strategies.base import SCOPES
 

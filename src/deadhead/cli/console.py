@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -78,15 +77,9 @@ def load_line(folder: Path, model: Mapping[str, Any]) -> str:
 
 def show_json(value: Any) -> None:
     """Print one JSON object to stdout; what is not finite becomes null."""
-    sys.stdout.write(json.dumps(_finite(value), indent=1) + "\n")
+    from deadhead.report.summary import plain
 
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    sys.stdout.write(json.dumps(plain(value), indent=1) + "\n")
 
 
 @contextmanager

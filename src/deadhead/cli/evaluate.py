@@ -129,7 +129,7 @@ def _judged_by_lm_eval(
 
 def _lines(row: dict[str, Any]) -> Iterator[Any]:
     """Yield the lines and the table that show what judged a model."""
-    from deadhead.report.text_table import TextTable
+    from deadhead.report.page import TextTable
 
     plan = row["plan"]
     cut = f" with {plan['heads_dropped']} heads removed ({plan['action']})" if plan else ""

@@ -173,7 +173,7 @@ def demo(asked: DemoSettings, screen: Resumable) -> None:
     """
     import torch
 
-    from deadhead.report.text_table import TextTable
+    from deadhead.report.page import TextTable
     from deadhead.runs.sweep import run_sweep
 
     torch.set_num_threads(1)  # the bundled model is so small that a second thread slows it down

@@ -103,14 +103,11 @@ def show_amount(amount: Amount) -> str:
 
 def parse_shares(text: str) -> tuple[float, ...]:
     """Read shares of the heads with commas: `25%,50%`; each once."""
-    return tuple(dict.fromkeys(_share(name) for name in parse_names(text)))
-
-
-def _share(text: str) -> float:
-    amount = parse_amount(text)
-    if not isinstance(amount, float):
-        raise BudgetError(f"{text!r} is a number of heads; give a share of them, as 25% or 0.25")
-    return amount
+    amounts = {name: parse_amount(name) for name in parse_names(text)}
+    for name, amount in amounts.items():
+        if not isinstance(amount, float):
+            raise BudgetError(f"{name!r} is a number of heads; give a share, as 25% or 0.25")
+    return tuple(dict.fromkeys(map(float, amounts.values())))
 
 
 def parse_size(text: str) -> int | None:

@@ -3,10 +3,11 @@
 Figures need matplotlib (`pip install 'deadhead[plot]'`); everything else works without.
 """
 
+from deadhead.report.page import TextTable
 from deadhead.report.run_figures import curve_figure, head_map_figure
 from deadhead.report.run_page import model_card, write_report
 from deadhead.report.style import save_figure
-from deadhead.report.summary import RunSummary
+from deadhead.report.summary import RunSummary, caveats, outcome
 from deadhead.report.tables import (
     legend,
     removed_table,
@@ -15,8 +16,6 @@ from deadhead.report.tables import (
     step_table,
     summary_table,
 )
-from deadhead.report.text_table import TextTable
-from deadhead.report.wording import caveats, outcome
 
 __all__ = [
     "RunSummary",

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from deadhead.display import NOTHING, number, short_count, short_name, size_change
 from deadhead.display.html import grid_text
-from deadhead.report.page import Listing, Page, Plot, add_provenance, data_table, provenance_table
+from deadhead.report.page import (
+    Listing,
+    Page,
+    Plot,
+    add_provenance,
+    data_table,
+    markdown_text,
+    provenance_table,
+)
 from deadhead.report.run_figures import curve_figure, head_map_figure
-from deadhead.report.summary import RunSummary
+from deadhead.report.summary import RunSummary, caveats, outcome, retained, summary_phrase
 from deadhead.report.tables import (
     cost_table,
     legend,
@@ -20,8 +28,6 @@ from deadhead.report.tables import (
     step_table,
     summary_table,
 )
-from deadhead.report.text_table import markdown_text
-from deadhead.report.wording import caveats, outcome, retained, summary_phrase
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,6 +50,8 @@ def run_page(summary: RunSummary) -> Page:
     """Lay out the page of a run."""
     page = Page(summary.title, outcome(summary), _tiles(summary), caveats(summary))
     where = summary.evaluated_on
+    other = where != "test" and summary.random is not None
+    drawn = " The random baseline was measured on test, so it is not drawn." if other else ""
     page.section(
         "What it cost",
         Plot(
@@ -51,7 +59,7 @@ def run_page(summary: RunSummary) -> Page:
             lambda: _curve(summary),
             "The metric after each step, against the fraction of heads removed; the table of every"
             " step has the numbers",
-            _curve_caption(summary),
+            f"The metric after each step, measured on {where}.{drawn} Dashed: the dense model.",
         ),
         summary_table(summary.trajectory),
         f"Measured on {where}, as every step below.",
@@ -80,13 +88,6 @@ def _curve(summary: RunSummary) -> Figure:
         chosen=(summary.plan.mask.sparsity, summary.after),
         measured_on=where,
     )
-
-
-def _curve_caption(summary: RunSummary) -> str:
-    said = f"The metric after each step, measured on {summary.evaluated_on}."
-    if summary.evaluated_on != "test" and summary.random is not None:
-        said += " The random baseline was measured on test, so it is not drawn."
-    return f"{said} Dashed: the dense model."
 
 
 def _map(summary: RunSummary) -> Plot:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deadhead.display import NOTHING, Brief, number, short_name
-from deadhead.report.page import Page, Part, Plot, add_provenance
+from deadhead.report.page import Page, Part, Plot, TextTable, add_provenance, table_of
 from deadhead.report.similarity_figures import (
     Dendrogram,
     agreement_figure,
@@ -18,7 +18,6 @@ from deadhead.report.similarity_figures import (
     removed_share_figure,
     similarity_heatmap,
 )
-from deadhead.report.text_table import TextTable, table_of
 from deadhead.similarity import Clustering, Group, HeadDistances, linkage
 from deadhead.similarity.agreement import RemovedShare
 from deadhead.similarity.groupings import named

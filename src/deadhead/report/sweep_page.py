@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deadhead.display import NOTHING, Brief, number, short_name
 from deadhead.measure import speed_words
 from deadhead.pruning.trajectory import Metric
-from deadhead.report.page import Page, Plot, add_provenance
+from deadhead.report.page import Page, Plot, TextTable, add_provenance
 from deadhead.report.style import (
     GRAY,
     PALE,
@@ -22,7 +22,6 @@ from deadhead.report.style import (
     needs_log_axis,
     new_figure,
 )
-from deadhead.report.text_table import TextTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,9 +11,8 @@ from typing import Any
 from deadhead.display import NOTHING, number, short_name, short_names, signed, size_change
 from deadhead.measure import SpeedRow
 from deadhead.pruning.trajectory import Step, Trajectory
-from deadhead.report.summary import RunSummary
-from deadhead.report.text_table import TextTable, table_of
-from deadhead.report.wording import retained
+from deadhead.report.page import TextTable, table_of
+from deadhead.report.summary import RunSummary, retained
 from deadhead.scoring.diagnose import Diagnosis
 from deadhead.studies.explanation import Explanation, RemovedHead
 from deadhead.types import HeadScores, PruningPlan
@@ -87,23 +86,15 @@ def _has(curve: Trajectory, share: float) -> bool:
     return known and not any(a + 1e-9 < share < b - 1e-9 for a, b in _gaps(curve))
 
 
-def score_table(scores: HeadScores, *, lowest: int | None = None) -> TextTable:
-    """List the scores per block, or the `lowest` heads of all blocks, least important first."""
-    if lowest is not None:
-        ranked = scores.ranking()[:lowest]
-        rows = [[str(i + 1), str(h), f"{scores[h]:.4g}"] for i, h in enumerate(ranked)]
-        return TextTable(("rank", "head", "score"), rows, title=_title(scores, f"{lowest} lowest"))
+def score_table(scores: HeadScores) -> TextTable:
+    """List the scores per block."""
     widest = max(scores.counts, default=0)
     rows = []
     for block, values in enumerate(scores.values):
         cells = [NOTHING if math.isnan(x) else f"{x:.2g}" for x in values]
         rows.append([str(block), *cells, *[""] * (widest - len(cells))])
-    return TextTable(("block", *map(str, range(widest))), rows, title=_title(scores, "all heads"))
-
-
-def _title(scores: HeadScores, which: str) -> str:
-    (criterion,) = short_names([scores.criterion]).values()
-    return f"{criterion}, {which}"
+    title = f"{short_name(scores.criterion)}, all heads"
+    return TextTable(("block", *map(str, range(widest))), rows, title=title)
 
 
 def speed_table(timings: Sequence[SpeedRow]) -> TextTable:

@@ -20,16 +20,14 @@ from deadhead.options.settings import (
     Distillation,
     batch_size_option,
     folder_option,
-    max_length_option,
     run_folder,
     seed_option,
-    size_option,
     speed_option,
     trust_option,
 )
 from deadhead.options.values import parse_amount, parse_names, show_amount
 from deadhead.pruning.recipe import Recipe
-from deadhead.runs.settings import DataSettings, ModelSettings, PromptSettings
+from deadhead.runs.settings import DataSettings, ModelSettings, PromptOptions, PromptSettings
 
 if TYPE_CHECKING:
     from deadhead.studies.grid import SweepGrid
@@ -180,7 +178,7 @@ BUNDLED = {"bundled:encoder": "bundled:sentiment", "bundled:decoder": "bundled:t
 
 
 @settings
-class SimilaritySettings:
+class SimilaritySettings(PromptOptions):
     """A whole `deadhead similarity`."""
 
     model: ModelSettings = part()
@@ -197,20 +195,8 @@ class SimilaritySettings:
         shown="50%",
     )
     output: Path = folder_option()
-    n: int | None = size_option(
-        100, "100", "Prompts to draw at random; or all.", "--n-prompts", "-n", panel=PROMPTS
-    )
     draws: int = option(
         default=10, help="Draws of prompts whose groups are compared.", panel=PROMPTS
-    )
-    column: str | None = option(
-        default=None, flags=("--prompt-column",), help="Column of the prompts.", panel=PROMPTS
-    )
-    max_length: int | None = max_length_option()
-    strict: bool = option(
-        default=False,
-        help="Refuse prompts longer than the model's context, instead of cutting them with a note.",
-        panel=PROMPTS,
     )
     clustering: Clustering = part(factory=Clustering, without=("importance",))
     importance: str | None = option(
@@ -228,7 +214,6 @@ class SimilaritySettings:
         shown="25%",
         group="important",
     )
-    seed: int = seed_option()
     command: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:

@@ -60,12 +60,8 @@ class ModelSettings:
         """Load the model and its tokenizer."""
         from deadhead.checkpoints import load_model
 
-        return load_model(
-            self.source,
-            device=self.device,
-            dtype=self.dtype,
-            trust_remote_code=self.trust_remote_code,
-        )
+        options = asdict(self)
+        return load_model(options.pop("source"), **options)
 
     @property
     def short_name(self) -> str:
@@ -220,17 +216,9 @@ def need_tokenizer(tokenizer: Any) -> None:
 
 
 @settings
-class PromptSettings:
-    """Which prompts heads are compared on; see `open_prompts`."""
+class PromptOptions:
+    """How prompts are drawn and read."""
 
-    spec: str = option(
-        flags=("--prompts",),
-        help="Texts that heads are compared on: a file (prompt TAB id, .txt, .jsonl, .csv), FILE"
-        "[0:800], a folder, a datasets id; by default the calibration data.",
-        panel=PROMPTS,
-        kw_only=False,
-        group="prompts",
-    )
     n: int | None = size_option(
         100,
         "100",
@@ -251,20 +239,26 @@ class PromptSettings:
     strict: bool = strict_option()
     seed: int = seed_option()
 
+
+@settings
+class PromptSettings(PromptOptions):
+    """Which prompts heads are compared on; see `open_prompts`."""
+
+    spec: str = option(
+        flags=("--prompts",),
+        help="Texts that heads are compared on: a file (prompt TAB id, .txt, .jsonl, .csv), FILE"
+        "[0:800], a folder, a datasets id; by default the calibration data.",
+        panel=PROMPTS,
+        kw_only=False,
+        group="prompts",
+    )
+
     def open(self, tokenizer: Any, config: Any) -> Prompts:
         """Open them."""
         from deadhead.data.prompts import open_prompts
 
-        return open_prompts(
-            self.spec,
-            tokenizer,
-            config=config,
-            n=self.n,
-            column=self.column,
-            max_length=self.max_length,
-            strict=self.strict,
-            seed=self.seed,
-        )
+        options = asdict(self)
+        return open_prompts(options.pop("spec"), tokenizer, config=config, **options)
 
 
 def table_fingerprint(spec: str | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from deadhead.options.values import count_heads
 from deadhead.report.similarity_page import SimilaritySummary, similarity_page
 from deadhead.runs.facts import data_facts, occasion, provenance_of
 from deadhead.runs.run_settings import SimilaritySettings, Watch
-from deadhead.runs.settings import PromptSettings, need_tokenizer
+from deadhead.runs.settings import PromptOptions, PromptSettings, need_tokenizer
 from deadhead.scoring import score_all
 from deadhead.similarity import (
     Clustering,
@@ -75,17 +75,12 @@ def open_draws(
     need_tokenizer(loaded.tokenizer)
     draws: dict[str, list[Prompts]] = {}
     notes: list[str] = []
+    how = {field.name: getattr(settings, field.name) for field in fields(PromptOptions)}
     for name, spec in settings.sources.items():
         opened: dict[str, Prompts] = {}
         for seed in range(settings.seed, settings.seed + settings.draws):
-            prompts = PromptSettings(
-                spec,
-                n=settings.n,
-                column=settings.column,
-                max_length=settings.max_length,
-                strict=settings.strict,
-                seed=seed,
-            ).open(loaded.tokenizer, loaded.model.config)
+            given = PromptSettings(spec, **{**how, "seed": seed})
+            prompts = given.open(loaded.tokenizer, loaded.model.config)
             opened.setdefault(prompts.fingerprint, prompts)
             if settings.n is None:  # all prompts, whatever the seed
                 break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -65,17 +65,9 @@ def lm_eval_results(
     names: Sequence[str], settings: LmEvalSettings, model: nn.Module, tokenizer: Any
 ) -> dict[str, Any]:
     """Judge a model by tasks of lm-eval."""
-    return run_lm_eval(
-        model,
-        tokenizer,
-        names,
-        include_path=settings.include_path,
-        num_fewshot=settings.num_fewshot,
-        limit=settings.limit,
-        batch_size=settings.batch_size or "auto",
-        seed=settings.seed,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    how = {**asdict(settings), "batch_size": settings.batch_size or "auto"}
+    del how["tasks"]
+    return run_lm_eval(model, tokenizer, names, **how)
 
 
 def lm_eval_judge(name: str, settings: LmEvalSettings, loaded: Loaded) -> Judge:

@@ -260,7 +260,10 @@ def divergences(
                     since = before if alone else view.mask
                     fits = {**fits, **refit(_losing_since(since, at, view.mask))}
                 before = step.mask
-                bare = _total(_unrepaired(view, at), view, judged)
+                copied = plan.action in COPYING
+                unrepaired = replace(at, repair="none")
+                alone_masked = applied(view, unrepaired) if copied else masked(view, at.mask)
+                bare = _total(alone_masked, view, judged)
                 kept = _total(repaired(view, at.mask, fits), view, judged) if fits else bare
                 totals[number][0] += kept
                 totals[number][1] += bare
@@ -295,12 +298,6 @@ def _losing_since(before: HeadMask, plan: PruningPlan, dense: HeadMask) -> Pruni
         for row, old, whole in zip(plan.mask.kept, before.kept, dense.kept, strict=True)
     ]
     return replace(plan, mask=HeadMask(tuple(rows)))
-
-
-def _unrepaired(view: HeadModel, plan: PruningPlan) -> AbstractContextManager[nn.Module]:
-    if plan.action in COPYING:
-        return applied(view, replace(plan, repair="none"))
-    return masked(view, plan.mask)
 
 
 def _total(changed: AbstractContextManager[nn.Module], view: HeadModel, judged: Judged) -> float:
