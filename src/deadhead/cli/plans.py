@@ -73,16 +73,15 @@ def read_plan(file: Path, loaded: Loaded, mask: HeadMask, changes: PlanChanges) 
     if file.suffix.lower() in LOGS:
         plan = _of_log(file, mask)
     else:
-        plan = PruningPlan.from_json(_plan_json(file))
+        try:
+            plan = PruningPlan.from_json(read_json(file, what="a plan"))
+        except FileFormatError as error:
+            if file.suffix.lower() == ".json":
+                raise
+            raise FileFormatError(f"{error}; pruning logs end in {', '.join(LOGS)}") from error
         plan.mask.check_shape(mask.counts)
     note_other_model("plan was", plan.provenance, loaded.name)
-    return replace(
-        plan,
-        action=changes.action or plan.action,
-        slope=changes.slope or plan.slope,
-        gqa=changes.gqa or plan.gqa,
-        repair=changes.repair or plan.repair,
-    )
+    return replace(plan, **{name: value for name, value in vars(changes).items() if value})
 
 
 def fits_of(
@@ -153,15 +152,6 @@ def _of_log(file: Path, mask: HeadMask) -> PruningPlan:
                 f" {source}; replay it on the uncut model, or plan again"
             )
     return replace(found, mask=found.mask & mask, gqa="ungroup")
-
-
-def _plan_json(file: Path) -> dict[str, Any]:
-    try:
-        return read_json(file, what="a plan")
-    except FileFormatError as error:
-        if file.suffix.lower() == ".json":
-            raise
-        raise FileFormatError(f"{error}; pruning logs end in {', '.join(LOGS)}") from error
 
 
 def read_scores(file: Path, criterion: str) -> HeadScores:
