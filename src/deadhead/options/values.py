@@ -106,7 +106,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
     amounts = {name: parse_amount(name) for name in parse_names(text)}
     for name, amount in amounts.items():
         if not isinstance(amount, float):
-            raise BudgetError(f"{name!r} is a number of heads; give a share, as 25% or 0.25")
+            raise BudgetError(f"{name!r} is a number of heads; give a share of them, as 25%")
     return tuple(dict.fromkeys(map(float, amounts.values())))
 
 
