@@ -24,7 +24,7 @@ from greedy import RandomTask, random_bert
 from tables import print_rows
 
 from deadhead import HeadModel, load_model, masked, open_task, score
-from deadhead.data.inputs import call
+from deadhead.data.batches import call
 from deadhead.losses.losses import task
 
 PAIRS = 3  # timed turns of both sides, after one that is not counted

@@ -23,7 +23,7 @@ import transformers
 from tables import print_rows
 
 from deadhead import HeadModel, load_model, masked, open_task, score
-from deadhead.data.batching import length_runs
+from deadhead.data.tokens import length_runs
 
 PAIRS = 3  # timed turns of both sides, after one that is not counted
 

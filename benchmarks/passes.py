@@ -20,7 +20,7 @@ import transformers
 from tables import print_rows
 
 from deadhead import HeadModel, load_model, open_task
-from deadhead.data.inputs import call
+from deadhead.data.batches import call
 from deadhead.losses.losses import task as task_loss
 from deadhead.pruning.auto import AutoSelector
 from deadhead.pruning.recipe import Recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from deadhead import HeadModel, masked, score
-from deadhead.data.inputs import aligned, call
+from deadhead.data.batches import aligned, call
 from deadhead.losses.losses import task
 from models import batch
 

@@ -11,7 +11,7 @@ imported when they are used.
 from typing import TYPE_CHECKING
 
 from deadhead.checkpoints.registering import register_when_ready
-from deadhead.files.lazy import lazy_exports
+from deadhead.files import lazy_exports
 
 if TYPE_CHECKING:
     from deadhead.checkpoints.load import load_model

@@ -90,7 +90,7 @@ def test_a_disk_that_is_full_from_the_start_leaves_nothing(deadhead, monkeypatch
     fill(monkeypatch, "journal")
     monkeypatch.setattr(Path, "write_text", full)
     line = deadhead(*RUN).refused()
-    assert "journal.jsonl': [Errno 28] No space left on device; check the path" in line
+    assert "journal.jsonl': [Errno 28] No space left on device; make room" in line
     assert list(tmp_path.iterdir()) == []
 
 

@@ -68,4 +68,7 @@ def test_labels_and_files_that_do_not_fit_are_refused(deadhead, model, file, wor
 
 @pytest.mark.parametrize("model", ["multi", "number"])
 def test_accuracy_does_not_judge_what_has_no_one_class(deadhead, model):
-    assert "accuracy does not fit" in deadhead("evaluate", model, "-t", "lists.jsonl").refused()
+    assert (
+        "'classification' does not fit"
+        in deadhead("evaluate", model, "-t", "lists.jsonl").refused()
+    )

@@ -144,7 +144,7 @@ def test_scores_under_a_mask_equal_scores_of_the_cut_model(model_type, name):
 @pytest.mark.parametrize("loss", ("task", "logit_norm"))
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_gate_gradients_match_finite_differences(model_type, loss):
-    from deadhead.data.inputs import call
+    from deadhead.data.batches import call
     from deadhead.losses.losses import loss_named
 
     model, inputs = make(model_type), batch((7,))

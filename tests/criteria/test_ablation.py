@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deadhead import Head, HeadModel, masked, score, score_all
-from deadhead.data.inputs import call
+from deadhead.data.batches import call
 from deadhead.errors import DataError, ScoreError, UnknownNameError
 from masks import random_mask
 from models import DECODERS, MODEL_TYPES, batch, make

@@ -222,7 +222,7 @@ REFUSED = [
     ([{"input_ids": [[3, 4], [3]]}], "rows of unequal length as 'input_ids'"),
     ([{"input_ids": torch.tensor([[3, 10**6]])}], "token id 1000000 is not among the model's"),
     ([{"labels": torch.tensor([3])}], "no input_ids"),
-    ([{"input_ids": torch.tensor([3, 4])}], "one row per sample"),
+    ([{"input_ids": torch.tensor([3, 4])}], "not a row per sample"),
     (
         [{"input_ids": torch.ones(2, 3).long(), "attention_mask": torch.ones(2, 4)}],
         "an attention_mask of shape",

@@ -41,7 +41,7 @@ def test_devices_pipes_and_folders_are_left_as_they_are(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("/dev/null")
     for path in ("/dev/null", tmp_path / "pipe", tmp_path / "folder", tmp_path / "link"):
-        with pytest.raises(OutputExistsError, match=r"not a file; choose another with -o"):
+        with pytest.raises(OutputExistsError, match=r"not a regular file; choose another with -o"):
             write_text(path, "text")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     assert (tmp_path / "link").is_symlink()
@@ -59,13 +59,13 @@ def test_failed_writes_are_errors_of_ours_and_leave_nothing(tmp_path, monkeypatc
     with pytest.raises(DataError, match="File name too long"):
         write_text(tmp_path / ("x" * 300), "text")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(CheckpointError, match="could not write"):
+    with pytest.raises(CheckpointError, match="cannot write"):
         write_text(tmp_path / "file" / "below", "text")
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match="No space left on device; check the path"):
+    with pytest.raises(CheckpointError, match="No space left on device; make room"):
         write_text(tmp_path / "file", "new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "x")]

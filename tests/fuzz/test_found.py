@@ -22,7 +22,7 @@ ARGUMENTS = [
         {"batchsize": 3},
         "argument of open_task: 'batchsize' is not known; did you mean 'batch_size'",
     ),
-    ({"spec": "x" * 5000}, "cannot be the path of a file .File name too long"),
+    ({"spec": "x" * 5000}, "is not a path .File name too long"),
 ]
 
 

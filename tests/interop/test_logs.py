@@ -108,7 +108,7 @@ def test_bad_logs_are_refused_with_their_line(tmp_path, text, kind, message):
 def test_a_missing_log_is_no_unpruned_model(tmp_path):
     with pytest.raises(DataError, match=r"no file .*never the unpruned model"):
         read_pruning_log(tmp_path / "nowhere.txt", counts=COUNTS)
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="not a regular file"):
         read_pruning_log(tmp_path, counts=COUNTS)
 
 

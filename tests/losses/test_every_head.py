@@ -9,10 +9,9 @@ import transformers as hf
 
 from deadhead import score
 from deadhead.criteria import CRITERIA
-from deadhead.data.inputs import call, ready
+from deadhead.data.batches import call, ready
 from deadhead.errors import DataError
-from deadhead.losses.divergence import divergence_from
-from deadhead.losses.losses import kl, task
+from deadhead.losses.losses import divergence_from, kl, task
 from models import CONFIGS, VOCAB, batch
 
 SIZE, TOKENS = 4, 7
@@ -163,7 +162,7 @@ WRONG = [
     ("tokens", {"labels": torch.full((SIZE, TOKENS), 3)}, "label 3 is not among"),
     ("tokens", {"labels": classes(3, SIZE)}, "does not fit"),
     ("span", {"start_positions": classes(3, SIZE)}, "needs end_positions, .* choose the loss 'kl'"),
-    ("span", {**SPANS, "end_positions": torch.full((SIZE,), 99)}, "outside the 7 tokens"),
+    ("span", {**SPANS, "end_positions": torch.full((SIZE,), 99)}, "give positions of 0 to 6"),
     ("span", {"labels": classes(3, SIZE)}, "needs start_positions"),
     ("choice", {"labels": classes(3, SIZE) + 3}, "is not among the model's 3 classes"),
     ("next tokens", {"labels": torch.full((SIZE, TOKENS), VOCAB)}, "is not among the model's 40"),
@@ -212,7 +211,7 @@ def test_a_sample_of_padding_only_counts_nowhere(criterion, side):
     [
         ({"input_ids": torch.tensor([[3, 4, 400]])}, "token id 400 is not among the model's 40"),
         ({"input_ids": torch.tensor([[3, -4, 4]])}, "token id -4 is not among the model's 40"),
-        ({"input_ids": torch.tensor([[3.0, 4.0, 5.0]])}, "input_ids of torch.float32; give whole"),
+        ({"input_ids": torch.tensor([[3.0, 4.0, 5.0]])}, "input_ids of torch.float32"),
         ({"inputs_embeds": torch.ones(1, 3, 99)}, "cannot run a batch of inputs_embeds"),
     ],
 )
@@ -221,5 +220,5 @@ def test_batches_that_the_model_cannot_run_are_refused(change, message):
     with pytest.raises(DataError, match=message) as caught:
         score(model, [change], "output_norm")
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="batch 0 holds str"):
+    with pytest.raises(DataError, match="batch 0 is a str"):
         list(ready(model, ["a text"]))

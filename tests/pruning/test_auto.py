@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from deadhead import HeadModel, open_task
 from deadhead.checkpoints import load_model
-from deadhead.data.inputs import call
+from deadhead.data.batches import call
 from deadhead.errors import BudgetError, DataError
-from deadhead.losses.divergence import Probe, held_out, preference_from
+from deadhead.losses.losses import Probe, held_out, preference_from
 from deadhead.moments.sums import HELD_OUT_EVERY
 from deadhead.pruning.auto import ORDERS, AutoChoice, AutoSelector
 from deadhead.pruning.moves import context_of, moves_to

@@ -10,7 +10,7 @@ import torch
 
 from deadhead import HeadModel, PruningPlan, score_all
 from deadhead.criteria import CRITERIA
-from deadhead.losses import divergence
+from deadhead.losses.losses import held_out
 from deadhead.repair.base import fit
 from deadhead.scoring import Scorer
 from deadhead.scoring.diagnose import diagnose
@@ -84,7 +84,7 @@ def test_it_changes_no_moment_no_fit_and_no_probe():
         for number, each in fits[0].items():
             assert torch.allclose(each.weight, fits[1][number].weight, atol=1e-9)
             assert torch.allclose(each.bias, fits[1][number].bias, atol=1e-9)
-    probes = [divergence.held_out([b])[0].batch for b in (inputs, padded)]
+    probes = [held_out([b])[0].batch for b in (inputs, padded)]
     assert all(torch.equal(probes[0][name], probes[1][name]) for name in inputs)
 
 

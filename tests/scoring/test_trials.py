@@ -9,8 +9,7 @@ import transformers
 from torch import nn
 
 from deadhead import Architecture, HeadModel, PruningPlan, register_architecture, remove_, score
-from deadhead.data.by_length import parts_of
-from deadhead.data.inputs import aligned, call
+from deadhead.data.batches import aligned, call, parts_of
 from deadhead.errors import DataError
 from deadhead.scoring.replay import Recording, one_token
 from deadhead.scoring.trials import Trials

@@ -166,7 +166,7 @@ def test_unknown_labels_are_refused(bert, bert_tokenizer, label, message):
 
 def test_models_without_classes_are_refused(opt, bert_tokenizer):
     examples = Examples([("a",)], labels=[0])
-    with pytest.raises(DataError, match=r"with 1 label.*classification needs 2"):
+    with pytest.raises(DataError, match=r"the model has 1 label.*2 or more classes"):
         ClassificationTask(examples, bert_tokenizer, config=bert_config(labels=1))
     config = bert_config(architectures=["OPTForCausalLM"])
     with pytest.raises(DataError, match=r"does not fit 'OPTForCausalLM'"):

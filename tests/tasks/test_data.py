@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from deadhead.data.rows import read_file, split_slice
+from deadhead.data.formats import read_file, split_slice
 from deadhead.errors import DataError, FileFormatError, UnknownNameError
 
 
@@ -81,13 +81,13 @@ def test_a_header_is_told_from_data(tmp_path, content, columns):
         ),
         ("x.json", '{"a": [1], "b": []}', "is not a table; write a list of objects"),
         ("x.json", "3", "is not a table"),
-        ("x.parquet", b"not parquet", "is not Parquet: its magic bytes are missing"),
-        ("x.parquet", b"PAR1" + b"x" * 50 + b"PAR1", "is damaged Parquet"),
+        ("x.parquet", b"not parquet", "is no whole Parquet file"),
+        ("x.parquet", b"PAR1" + b"x" * 50 + b"PAR1", "is no whole Parquet file"),
         ("x.txt", b"\x89PNG\r\n", "is not UTF-8 text .byte 0x89 at 0."),
         ("x.txt", b"a\0b", "is binary, not text"),
-        ("x.tsv", "a\t1\nb\n", "line 2 of .* has 1 field, line 1 has 2"),
-        ("x.csv", "a,1\n\nb,c,0\n", "line 3 of .* has 3 fields, line 1 has 2"),
-        ("x.csv", 'a,1\n"b,0\n', "line 2 of .* is not CSV"),
+        ("x.tsv", "a\t1\nb\n", "record 2 has 1 fields, record 1 has 2"),
+        ("x.csv", "a,1\n\nb,c,0\n", "record 2 has 3 fields, record 1 has 2"),
+        ("x.csv", 'a,1\n"b,0\n', "its quotes do not match"),
         ("x.csv", "a; b,1\nc; d,0\n", "commas and semicolons both divide the lines of .* evenly"),
         ("x.csv", "sentence\tlabel\na\t1\nb\t0\n", r"but '\\t' in each line; write tabs in a .tsv"),
         ("x.csv", "sentence|label\na|1\nb|0\n", "but '|' in each line"),
@@ -124,7 +124,7 @@ def test_unknown_columns_and_missing_cells_are_named(tmp_path):
     rows = read_file(write(tmp_path, "x.jsonl", '{"a": "x", "n": 1}\n{"n": 2}\n'))
     with pytest.raises(UnknownNameError, match=r"column 'aa' is not known; did you mean 'a'"):
         rows.values("aa")
-    with pytest.raises(DataError, match=r"row 1 of .*x.jsonl' has no 'a'; 1 of 2 rows lack it"):
+    with pytest.raises(DataError, match=r"row 1 of .*x.jsonl' .* 'a', which is missing; .*1 of 2"):
         rows.values("a")
     with pytest.raises(DataError, match=r"row 0 of .* has 1 as 'n', which is not text"):
         rows.texts("n")
@@ -133,8 +133,8 @@ def test_unknown_columns_and_missing_cells_are_named(tmp_path):
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_blank_texts_are_refused_where_they_have_a_label(tmp_path, blank):
     rows = read_file(write(tmp_path, "x.tsv", f"sentence\tlabel\nfine\t1\n{blank}\t0\nbad\t0\n"))
-    with pytest.raises(DataError, match=r"row 1 of '.*x.tsv' has a blank 'sentence'; 1 of 3 rows"):
-        rows.filled_texts("sentence")
+    with pytest.raises(DataError, match=r"row 1 of '.*x.tsv' .* which is blank; .*1 of 3"):
+        rows.texts("sentence", blank=False)
     assert rows.texts("sentence") == ["fine", blank, "bad"]
 
 

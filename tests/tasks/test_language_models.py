@@ -8,12 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deadhead.data.batching import TokenSequence
-from deadhead.data.encoding import token_ids
 from deadhead.data.examples import Examples
+from deadhead.data.tokens import TokenSequence, token_ids
 from deadhead.errors import DataError, ScoreError
 from deadhead.tasks import MinimalPairsTask, PerplexityTask, open_task
-from deadhead.tasks.likelihood import sequence_losses
+from deadhead.tasks.language_models import sequence_losses
 
 from .conftest import bert_config, make_tokenizer, sentences
 
@@ -152,7 +151,7 @@ def test_large_vocabularies_are_reduced_in_parts(opt, monkeypatch):
         Examples([(s,) for s in sentences(30)]), make_tokenizer(), config=opt.config
     )
     whole = task.evaluate(opt)
-    monkeypatch.setattr("deadhead.tasks.likelihood._REDUCED_AT_ONCE", 50)
+    monkeypatch.setattr("deadhead.tasks.language_models._REDUCED_AT_ONCE", 50)
     np.testing.assert_allclose(task.evaluate(opt).per_example, whole.per_example, atol=1e-12)
 
 
@@ -239,7 +238,9 @@ def test_sentences_that_do_not_fit_are_refused(opt):
     def run(*texts):
         MinimalPairsTask(Examples([texts]), tokenizer, config=opt.config, name="x").batches()
 
-    with pytest.raises(DataError, match=r"pair 0 of 'x' has 51 tokens, the model takes 40"):
+    with pytest.raises(
+        DataError, match=r"pair 0 of 'x' has a sentence of 50 tokens, outside 1 to 39"
+    ):
         run("a", "a " * 50)
     with pytest.raises(DataError, match=r"pair 0 of 'x' has an empty sentence"):
         run("", "a")

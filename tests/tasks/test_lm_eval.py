@@ -14,14 +14,8 @@ import torch
 import deadhead
 from deadhead.errors import DataError, FileFormatError, MissingDependencyError, UnknownNameError
 from deadhead.tasks import open_task
-from deadhead.tasks.lm_eval import (
-    check_lm_eval_tasks,
-    interval,
-    members,
-    primary,
-    run_lm_eval,
-    write_lm_eval,
-)
+from deadhead.tasks.lm_eval import interval, members, primary, run_lm_eval, write_lm_eval
+from deadhead.tasks.lm_eval_names import check_lm_eval_tasks
 
 from .conftest import bert_config, make_tokenizer
 

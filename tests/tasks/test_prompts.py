@@ -186,7 +186,13 @@ def test_long_prompts_are_truncated_and_noted_or_refused(tmp_path):
         ("x.tsv", "prompt\tid\n", {}, DataError, "has no prompts"),
         ("x.tsv", " \t1\n\t2\n", {}, DataError, "has no prompts, only blank rows"),
         ("x.txt", "\n \n", {}, DataError, "has no rows"),
-        ("x.jsonl", '{"prompt": null}\n', {}, DataError, "row 0 of .* has no 'prompt'"),
+        (
+            "x.jsonl",
+            '{"prompt": null}\n',
+            {},
+            DataError,
+            "row 0 .* None .* which is missing",
+        ),
         ("x.jsonl", '{"prompt": 3}\n', {}, DataError, "3 as 'prompt', which is not text"),
         ("x.txt", "cat\ndog\n", {}, DataError, "every prompt has one token .*heads look alike"),
         ("x.txt", "cat\n", {"n": 1}, DataError, "every prompt has one token"),
@@ -213,7 +219,7 @@ def test_places_without_prompts_are_refused_in_one_line(tmp_path):
     for spec, kind, message in (
         (f"{tmp_path}/pawz.tsv", DataError, r"no file or folder .*did you mean .*paws.tsv"),
         (f"{tmp_path}/paws.tsv[5:9]", DataError, r"takes none of the 1 rows"),
-        (f"{tmp_path}/empty", DataError, "has no prompt files; supported are .csv"),
+        (f"{tmp_path}/empty", DataError, "has no files to read; supported are .tsv"),
         ("bundled:txt", UnknownNameError, "did you mean 'text'"),
     ):
         with pytest.raises(kind, match=message) as caught:

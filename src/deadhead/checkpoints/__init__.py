@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from deadhead.files.lazy import lazy_exports
+from deadhead.files import lazy_exports
 
 if TYPE_CHECKING:
     from deadhead.checkpoints.load import DTYPES, Loaded, load_model

@@ -1,4 +1,4 @@
-"""The examples of a task: texts with labels or paradigms, before any tokenizer sees them."""
+"""The examples of a task, before any tokenizer sees them, and sets that share none."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ import numpy as np
 
 from deadhead.display import Brief
 from deadhead.errors import DataError
+
+# of the smaller set; a data set that was divided with care shares less than this by chance
+TOLERATED = 0.01
+
+# each pair gives way on the left
+_PAIRS = (
+    ("selection", "test"),
+    ("calibration", "test"),
+    ("calibration", "selection"),
+    ("training", "test"),
+    ("training", "selection"),
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,21 +98,66 @@ class Examples(Brief):
         return self.take(np.sort(np.concatenate(chosen)))
 
 
-def _even_quotas(sizes: Sequence[int], n: int, rng: np.random.Generator) -> list[int]:
+def _even_quotas(sizes: Sequence[int], n: int, rng: np.random.Generator) -> np.ndarray:
     quotas = np.zeros(len(sizes), dtype=int)
-    room = np.array(sizes)
-    while n > 0:
-        open_ = np.flatnonzero(room > 0)
-        share = n // len(open_)
+    while (left := n - quotas.sum()) > 0:
+        open_ = np.flatnonzero(quotas < sizes)
+        share = left // len(open_)
         if share == 0:
-            open_, share = rng.permutation(open_)[:n], 1
-        given = np.minimum(room[open_], share)
-        quotas[open_] += given
-        room[open_] -= given
-        n -= int(given.sum())
-    return quotas.tolist()
+            open_, share = rng.permutation(open_)[:left], 1
+        quotas[open_] = np.minimum(quotas[open_] + share, np.array(sizes)[open_])
+    return quotas
 
 
 def _digest(*texts: str) -> bytes:
     normal = (unicodedata.normalize("NFC", text).strip() for text in texts)
     return blake2b("\x1f".join(normal).encode("utf-8", "surrogatepass"), digest_size=12).digest()
+
+
+def keep_disjoint(
+    sets: dict[str, Examples], *, allow_overlap: bool = False
+) -> tuple[dict[str, Examples], list[str]]:
+    """Return sets that share no example, and notes on what was removed.
+
+    Examples are equal if their texts are, unicode-normalized and stripped; labels do not count.
+    Real data sets repeat a few short texts between their splits ("no" in SST-2), so sets that share
+    less than 1% of the smaller one lose the shared examples from calibration before selection
+    before test; the test set is never changed. So do sets that were split from one file, however
+    often it repeats a text. The same row of the same file in two sets, or a larger share of two
+    files, is a mistake and is refused.
+    """
+    sets, notes = dict(sets), []
+    for left, right in _PAIRS:
+        if left not in sets or right not in sets:
+            continue
+        shared = set(sets[left].keys) & set(sets[right].keys)
+        if not shared:
+            continue
+        quoted = _quote(sets[left], shared)
+        same_rows = set(sets[left].origins or ()) & set(sets[right].origins or ())
+        smaller = min(len(set(sets[left].keys)), len(set(sets[right].keys)))
+        are = f"{len(shared)} example{'s are' if len(shared) > 1 else ' is'}"
+        keep = [i for i, key in enumerate(sets[left].keys) if key not in shared]
+        files = {file for role in (left, right) for file, _ in sets[role].origins or [(role, 0)]}
+        many = len(shared) >= TOLERATED * smaller and len(files) != 1
+        if allow_overlap:
+            notes.append(f"overlap allowed: {are} in both {left} and {right}, e.g. {quoted}")
+        elif same_rows or many or not keep:
+            reason = "the same rows are given twice" if same_rows else "as the text"
+            raise DataError(
+                f"{are} in both {left} and {right} ({reason}), e.g. {quoted};"
+                " give disjoint sets, or allow it (allow_overlap=True, --allow-overlap)"
+            )
+        else:
+            notes.append(
+                f"removed {len(sets[left]) - len(keep)} of {len(sets[left])} examples from {left},"
+                f" whose text is in {right} as well, e.g. {quoted}"
+            )
+            sets[left] = sets[left].take(keep)
+    return sets, notes
+
+
+def _quote(examples: Examples, shared: set[bytes], width: int = 60) -> str:
+    row = next(i for i, key in enumerate(examples.keys) if key in shared)
+    text = " | ".join(examples.texts[row])
+    return repr(text if len(text) <= width else text[: width - 3] + "...")

@@ -1,17 +1,23 @@
-"""File formats: from the bytes of a file to a table, or one line that says what is wrong."""
+"""File formats: from a file or a folder to rows, or one line that says what is wrong."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Set
+import re
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
-from deadhead.errors import FileFormatError
-from deadhead.files import decode, lines_of, one_line, parse_json
+from deadhead.data.rows import PAIR_COLUMNS, PARADIGM, Rows
+from deadhead.errors import DataError, FileFormatError
+from deadhead.files import as_path, decode, lines_of, one_line, parse_json, read_bytes
 
 Reader = Callable[[bytes, str, Set[str]], pd.DataFrame]
+
+_SLICE = re.compile(r"(?P<path>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
 
 # columns of a table without a header, by their number
 _USUAL_COLUMNS = {
@@ -46,14 +52,9 @@ def name_columns(records: list[list[str]], path: str, labels: Set[str]) -> pd.Da
 def read_tsv(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
     """Read tab-separated fields; quotes are plain text, unless only they make even records."""
     text = decode(content, path)
-    records = [line.split("\t") for line in lines_of(text)]
-    odd = next((n for n, r in enumerate(records) if len(r) != len(records[0])), None)
-    if odd is not None:
-        plain, records = records, quoted_records(text, "\t")
-        if not _even(records):
-            raise FileFormatError(_field_count(path, odd + 1, len(plain[odd]), len(plain[0])))
-    _refuse_other_delimiters(records, path, "tabs")
-    return name_columns(records, path, labels)
+    plain = [line.split("\t") for line in lines_of(text)]
+    records = plain if is_even(plain) else quoted_records(text, "\t")
+    return _checked(records, plain, "tabs", path, labels)
 
 
 def read_csv(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
@@ -62,18 +63,14 @@ def read_csv(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
     Quotes are as RFC 4180 has them.
     """
     text = decode(content, path)
-    records, semicolons = (quoted_records(text, delimiter) for delimiter in ",;")
-    if _even(semicolons) and len(semicolons[0]) > 1:
-        if _even(records) and len(records[0]) > 1:
-            raise FileFormatError(
-                f"commas and semicolons both divide the lines of {path!r} evenly; put texts in"
-                " quotes"
-            )
-        records = semicolons
-    if not _even(records):
-        raise FileFormatError(_uneven_csv(text, path))
-    _refuse_other_delimiters(records, path, "commas or semicolons")
-    return name_columns(records, path, labels)
+    commas, semicolons = (quoted_records(text, delimiter) for delimiter in ",;")
+    wide = [r for r in (commas, semicolons) if is_even(r) and len(r[0]) > 1]
+    if len(wide) > 1:
+        raise FileFormatError(
+            f"commas and semicolons both divide the lines of {path!r} evenly; put texts in quotes"
+        )
+    records = wide[0] if wide else commas
+    return _checked(records, commas, "commas or semicolons", path, labels)
 
 
 def quoted_records(text: str, delimiter: str) -> list[list[str]]:
@@ -88,36 +85,30 @@ def quoted_records(text: str, delimiter: str) -> list[list[str]]:
         csv.field_size_limit(limit)
 
 
-def _even(records: list[list[str]]) -> bool:
+def is_even(records: list[list[str]]) -> bool:
+    """Whether there are records, all of as many fields."""
     return len({len(record) for record in records}) == 1
 
 
-def _uneven_csv(text: str, path: str) -> str:
-    """Say which line makes a file no CSV."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    expected = 0
-    try:
-        for record in filter(None, reader):
-            expected = expected or len(record)
-            if len(record) != expected:
-                return _field_count(path, reader.line_num, len(record), expected)
-    except csv.Error as error:
-        return f"line {reader.line_num} of {path!r} is not CSV: {error}"
-    return f"{path!r} is not CSV"
-
-
-def _refuse_other_delimiters(records: list[list[str]], path: str, used: str) -> None:
-    """Refuse one column that another delimiter divides evenly into a text and a number."""
-    if len(records[0]) > 1 or len(records) < 3:
-        return
-    for delimiter in ("\t", ",", ";", "|"):
+def _checked(
+    records: list[list[str]], plain: list[list[str]], used: str, path: str, labels: Set[str]
+) -> pd.DataFrame:
+    """Make a table of even records, unless another delimiter divides one column evenly."""
+    if not is_even(records):
+        odd = next((n for n, r in enumerate(plain) if len(r) != len(plain[0])), None)
+        why = "its quotes do not match"
+        if odd is not None:
+            why = f"record {odd + 1} has {len(plain[odd])} fields, record 1 has {len(plain[0])}"
+        raise FileFormatError(f"{path!r} has no {used} that divide it evenly: {why}; correct it")
+    for delimiter in "\t,;|" if len(records[0]) == 1 and len(records) > 2 else ():
         divided = [record[0].split(delimiter) for record in records[1:]]
         numbers = any(all(_is_whole(fields[end]) for fields in divided) for end in (0, -1))
-        if _even(divided) and len(divided[0]) > 1 and numbers:
+        if is_even(divided) and len(divided[0]) > 1 and numbers:
             raise FileFormatError(
                 f"{path!r} has no {used} between its fields, but {delimiter!r} in each line; write"
                 " tabs in a .tsv file, and commas or semicolons in a .csv file"
             )
+    return name_columns(records, path, labels)
 
 
 def read_jsonl(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
@@ -153,12 +144,10 @@ def read_parquet(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
     """Read a Parquet table."""
     from pyarrow import ArrowException
 
-    if content[:4] != b"PAR1" or content[-4:] != b"PAR1":
-        raise FileFormatError(f"{path!r} is not Parquet: its magic bytes are missing")
     try:
         return pd.read_parquet(io.BytesIO(content))
     except (ArrowException, OSError, ValueError) as error:
-        raise FileFormatError(f"{path!r} is damaged Parquet: {one_line(error)}") from error
+        raise FileFormatError(f"{path!r} is no whole Parquet file ({one_line(error)})") from error
 
 
 def read_txt(content: bytes, path: str, labels: Set[str]) -> pd.DataFrame:
@@ -177,11 +166,66 @@ READERS: dict[str, Reader] = {
 }
 
 
-def _field_count(path: str, number: int, found: int, expected: int) -> str:
-    return (
-        f"line {number} of {path!r} has {found} field{'s' * (found != 1)}, line 1 has {expected};"
-        " correct it or remove it"
-    )
+def split_slice(spec: str) -> tuple[str, slice | None]:
+    """Split `FILE[0:800]` into the path and the slice, which is None where there is none."""
+    found = None if as_path(spec, "data").exists() else _SLICE.fullmatch(spec)
+    if found is None:
+        return spec, None
+    ends = [int(end) if end else None for end in (found["start"], found["stop"])]
+    return found["path"], slice(*ends)
+
+
+def read_file(path: Path, *, labels: Iterable[str] = ()) -> Rows:
+    """Read one file by its ending; a TSV or CSV file needs no header: see `name_columns`."""
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        known = ", ".join(sorted(READERS))
+        raise DataError(f"cannot read {str(path)!r}: its ending is none of {known}; convert it")
+    content = read_bytes(path, "data", limit=None)
+    frame = reader(content, str(path), frozenset(labels)) if content.strip() else pd.DataFrame()
+    if frame.empty:
+        raise DataError(f"{str(path)!r} has no rows; give a file with at least one")
+    return Rows.of(frame.reset_index(drop=True), str(path), file=str(path.resolve()))
+
+
+def data_files(folder: Path) -> list[Path]:
+    """List the files of a folder that can be read, by name."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in READERS)
+    if not files:
+        raise DataError(
+            f"the folder {str(folder)!r} has no files to read; supported are {', '.join(READERS)}"
+        )
+    return files
+
+
+def read_folder(
+    folder: Path,
+    files: Sequence[Path],
+    source: str,
+    take: Callable[[Rows], Rows],
+    *,
+    labels: Iterable[str] = (),
+) -> Rows:
+    """Read files below each other; `take` chooses the rows of each.
+
+    A file of minimal pairs without a `UID` column is the paradigm of its name.
+    """
+    parts = []
+    for path in files:
+        rows = take(read_file(path, labels=labels))
+        if PAIR_COLUMNS.issubset(rows.columns):
+            if PARADIGM not in rows.columns:
+                rows.frame[PARADIGM] = path.stem
+            rows = replace(rows, frame=rows.frame[[*sorted(PAIR_COLUMNS), PARADIGM]])
+        parts.append(rows)
+    odd = next((p for p in parts if set(p.columns) != set(parts[0].columns)), None)
+    if odd is not None:
+        raise DataError(
+            f"the files of {str(folder)!r} have different columns: {parts[0].source!r} has"
+            f" {', '.join(parts[0].columns)}, {odd.source!r} has {', '.join(odd.columns)};"
+            " give one of them, or name them train, dev and test"
+        )
+    return Rows.concatenate(parts, source)
 
 
 def _is_whole(field: str) -> bool:

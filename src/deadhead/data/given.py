@@ -12,22 +12,18 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from deadhead.data import hub
-from deadhead.data.batching import (
+from deadhead.data.batches import Batch, check_batch, vocabulary_of
+from deadhead.data.rows import Columns, Rows, read_texts, rows_of, targets_of
+from deadhead.data.tokens import (
     MAX_TOKENS,
-    Batch,
     check_batching,
     context_length,
+    encode,
     pack,
     padding_id,
     single_rows,
+    windows,
 )
-from deadhead.data.encoding import encode, windows
-from deadhead.data.inputs import check_batch, vocabulary_of
-from deadhead.data.labels import targets_of
-from deadhead.data.rows import Columns, Rows
-from deadhead.data.splits import read_split
-from deadhead.data.texts import read_texts
 from deadhead.errors import DataError
 from deadhead.models.purpose import is_causal_lm, purpose_of
 
@@ -80,6 +76,8 @@ def as_batches(
         DataError: there are no data, or they are not what is listed or do not fit the model.
         UnknownNameError: there is no such column or bundled set.
     """
+    from deadhead.data.splits import read_split  # loads readers of every kind of file
+
     check_batching(batch_size, max_tokens)
     source = source_of(data, model, size)
     if isinstance(source, list):
@@ -227,7 +225,7 @@ def _of_datasets(data: Any, size: int | None) -> Source:
             " pads, or the texts and a tokenizer"
         )
     if hasattr(data, "to_pandas"):
-        rows = hub.rows_of(data, "the data set", "")
+        rows = rows_of(data, "the data set", "")
         _filled(rows.frame)
         return rows
     return _of_items(data, None, size)  # a stream

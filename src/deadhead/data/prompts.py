@@ -6,21 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deadhead.data.batching import (
-    Batch,
+import pandas as pd
+
+from deadhead.data.batches import Batch
+from deadhead.data.examples import Examples
+from deadhead.data.formats import data_files, is_even, quoted_records, read_file, split_slice
+from deadhead.data.rows import PARADIGM, Rows
+from deadhead.data.splits import is_saved, read_split
+from deadhead.data.tokens import (
     TokenSequence,
     check_batching,
     context_length,
+    encode,
     pack,
     padding_id,
     refuse_unknown_tokens,
 )
-from deadhead.data.encoding import encode
-from deadhead.data.examples import Examples
-from deadhead.data.prompt_files import PROMPT_COLUMNS, read_prompts
-from deadhead.data.rows import Rows
 from deadhead.display import Brief
-from deadhead.errors import DataError
+from deadhead.errors import DataError, FileFormatError
+from deadhead.files import as_path, lines_of, read_text
+
+PROMPT_COLUMNS = ("prompt", "text", "sentence_good", "sentence")
 
 # a prompt of one token attends to itself alone, whatever the head
 _FEWEST_TOKENS = 2
@@ -138,8 +144,15 @@ def _examples(parts: Sequence[Rows], spec: str, column: str | None) -> tuple[Exa
     origins: list[tuple[str, int]] = []
     blank = 0
     for part in parts:
-        found = part.texts(column or _usual_column(part))
-        paradigms = part.values("UID") if "UID" in part.columns else [part.source] * len(part)
+        only = part.columns if len(part.columns) == 1 else ()
+        named = column or part.first_column([*PROMPT_COLUMNS, *only])
+        if named is None:
+            raise DataError(
+                f"cannot tell which column of {part.source!r} has the prompts; it has"
+                f" {', '.join(part.columns)}; name one with column"
+            )
+        found = part.texts(named)
+        paradigms = part.values(PARADIGM) if PARADIGM in part.columns else [part.source] * len(part)
         for text, group, origin in zip(found, paradigms, part.origins, strict=True):
             if text.strip():
                 texts.append((text,))
@@ -153,18 +166,6 @@ def _examples(parts: Sequence[Rows], spec: str, column: str | None) -> tuple[Exa
     return Examples(texts, groups=groups, origins=origins), notes
 
 
-def _usual_column(part: Rows) -> str:
-    found = part.first_column(PROMPT_COLUMNS)
-    if found is None and len(part.columns) == 1:
-        found = part.columns[0]
-    if found is None:
-        raise DataError(
-            f"cannot tell which column of {part.source!r} has the prompts; it has"
-            f" {', '.join(part.columns)}; name one with column"
-        )
-    return found
-
-
 def _tokenize(
     examples: Examples, tokenizer, config, limit: int | None, strict: bool
 ) -> tuple[list[TokenSequence], list[str]]:
@@ -175,18 +176,15 @@ def _tokenize(
     notes = []
     if long:
         file, row = (examples.origins or [("the prompts", 0)])[long[0]]
-        first = f"row {row} of {file!r} has {len(sequences[long[0]].ids)}"
+        many = f"{len(long)} of {len(texts)} prompts"
+        first = f"(row {row} of {file!r} has {len(sequences[long[0]].ids)})"
         if strict:
             raise DataError(
-                f"{len(long)} of {len(texts)} prompts are longer than {limit} tokens ({first});"
-                " shorten them, or let them be truncated"
+                f"{many} are longer than {limit} tokens {first}; shorten them, or let them be"
+                " truncated"
             )
-        notes.append(
-            f"{len(long)} of {len(texts)} prompts were truncated to {limit} tokens ({first})"
-        )
-        cut = encode([texts[row] for row in long], tokenizer, limit)
-        for row, sequence in zip(long, cut, strict=True):
-            sequences[row] = sequence
+        notes.append(f"{many} were truncated to {limit} tokens {first}")
+        sequences = encode(texts, tokenizer, limit)
     empty = next((r for r, s in enumerate(sequences) if not s.ids), None)
     if empty is not None:
         raise DataError(f"prompt {texts[empty][0]!r:.60} has no tokens; remove it")
@@ -197,3 +195,52 @@ def _tokenize(
             " that all heads look alike; give longer prompts"
         )
     return sequences, notes
+
+
+def read_prompts(spec: str, *, n: int | None, seed: int, column: str | None) -> list[Rows]:
+    """Read the rows of each file that `spec` names; `n` and `seed` are for bundled data."""
+    if spec.startswith("bundled:"):
+        return [read_split(spec, "calibration", {"calibration": n}, seed, ())]
+    place, rows = split_slice(spec)
+    path = as_path(place, "prompts")
+    if not path.is_file() and (not path.is_dir() or is_saved(path)):
+        return [read_split(spec, "calibration", {"calibration": None}, seed, ())]
+    files = [path] if path.is_file() else data_files(path)
+    return [
+        (read_task_file(p, column=column) if p.suffix.lower() == ".tsv" else read_file(p)).sliced(
+            rows, spec
+        )
+        for p in files
+    ]
+
+
+def read_task_file(path: Path, *, column: str | None = None) -> Rows:
+    r"""Read tab-separated prompts: `prompt TAB id` without a header, or a table with one.
+
+    The task files of explainabloomity quote a prompt that holds quotes or line ends, `""` being a
+    quote within. Where quotes do not come in such pairs they are plain text.
+
+    The first line is a header if it names `column` or one of `PROMPT_COLUMNS`, or if it has
+    several fields that are all plain words; no prompt with an id looks so.
+
+    Source: tasks/*.tsv of explainabloomity, which pandas wrote and read.
+    """
+    text = read_text(path, "prompts", limit=None)
+    records = quoted_records(text, "\t")
+    if not is_even(records):
+        records = [line.split("\t") for line in lines_of(text) if line.strip()]
+    if records and not is_even(records):
+        raise FileFormatError(
+            f"the lines of {str(path)!r} differ in their number of fields; write prompt TAB id on"
+            " each"
+        )
+    first = records[0] if records else []
+    known = {column, *PROMPT_COLUMNS}
+    named = bool(known & set(first)) or (len(first) > 1 and all(f.isidentifier() for f in first))
+    names = first if named else ["prompt", "id", *map(str, range(2, len(first)))][: len(first)]
+    if len(set(names)) < len(names):
+        raise FileFormatError(f"{str(path)!r} has a header with a name twice; rename one")
+    frame = pd.DataFrame(records[named:], columns=pd.Index(names), dtype=object)
+    if frame.empty:
+        raise DataError(f"{str(path)!r} has no prompts; give a file with at least one")
+    return Rows.of(frame, str(path), file=str(path.resolve()))

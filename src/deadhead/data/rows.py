@@ -1,25 +1,30 @@
-"""Rows of a table, and where they were read."""
+"""Rows of a table: where they were read, and which columns are texts and labels."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
-from deadhead.data.formats import READERS
+from deadhead.data.examples import Examples
 from deadhead.display import Brief
 from deadhead.errors import DataError, unknown_name
-from deadhead.files import as_path, read_bytes
 
-# what makes a table one of minimal pairs
-PAIR_COLUMNS = {"sentence_good", "sentence_bad"}
-
-_SLICE = re.compile(r"(?P<path>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
+GOOD, BAD, PARADIGM = "sentence_good", "sentence_bad", "UID"
+PAIR_COLUMNS = {GOOD, BAD}  # what makes a table one of minimal pairs
+# the first that is there is the text; of these pairs both are
+TEXT_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+)
+TEXT_COLUMNS = ("sentence", "text", "sentence1", "question1", "premise", "question", "review")
+LABEL_COLUMNS = ("label", "labels", "class", "target")
 
 
 class Columns(NamedTuple):
@@ -38,7 +43,7 @@ class Rows(Brief):
         frame: the columns.
         source: where the rows came from, for people.
         origins: (file, row) of each row, to tell rows that are given twice.
-        class_names: names behind the whole numbers of a column, for `datasets` sets.
+        class_names: names behind the whole numbers of a column, of `datasets` sets.
     """
 
     frame: pd.DataFrame
@@ -97,96 +102,166 @@ class Rows(Brief):
         if column not in self.columns:
             raise unknown_name("column", column, self.columns)
         values = self.frame[column]
-        missing = np.flatnonzero(values.isna().to_numpy())
-        if len(missing):
-            raise DataError(
-                f"{self._place(missing[0])} has no {column!r}; {len(missing)} of {len(self)} rows"
-                " lack it; fill it in or remove them"
-            )
+        self._refuse(column, values.isna().tolist(), "missing")
         return values.tolist()
 
-    def texts(self, column: str) -> list[str]:
-        """Return a column of text."""
-        values = self.values(column)
-        for row, value in enumerate(values):
-            if not isinstance(value, str):
-                raise DataError(
-                    f"{self._place(row)} has {value!r} as {column!r}, which is not text;"
-                    f" choose a text column of {', '.join(self.columns)}"
-                )
-        return values  # type: ignore[return-value]
-
-    def filled_texts(self, column: str) -> list[str]:
-        """Return a column of text, none of it blank."""
-        values = self.texts(column)
-        blank = [row for row, value in enumerate(values) if not value.strip()]
-        if blank:
-            raise DataError(
-                f"{self._place(blank[0])} has a blank {column!r}; {len(blank)} of {len(self)} rows"
-                " have one; fill it in or remove them"
-            )
+    def texts(self, column: str, *, blank: bool = True) -> list[str]:
+        """Return a column of text, of which none may be blank unless `blank`."""
+        values: list[Any] = self.values(column)
+        self._refuse(column, [not isinstance(v, str) for v in values], "not text")
+        self._refuse(column, [not blank and not v.strip() for v in values], "blank")
         return values
 
-    def _place(self, row: int) -> str:
-        file, index = self.origins[row]
-        return f"row {index} of {file!r}"
+    def _refuse(self, column: str, wrong: Sequence[bool], what: str) -> None:
+        if any(wrong):
+            at = list(wrong).index(True)
+            (file, row), value = self.origins[at], self.frame[column].tolist()[at]
+            raise DataError(
+                f"row {row} of {file!r} has {value!r:.80} as {column!r}, which is {what}; correct"
+                f" or remove such rows ({sum(wrong)} of {len(self)}), or choose another column of"
+                f" {', '.join(self.columns)}"
+            )
 
 
-def split_slice(spec: str) -> tuple[str, slice | None]:
-    """Split `FILE[0:800]` into the path and the slice, which is None where there is none."""
-    found = None if as_path(spec, "data").exists() else _SLICE.fullmatch(spec)
-    if found is None:
-        return spec, None
-    ends = [int(end) if end else None for end in (found["start"], found["stop"])]
-    return found["path"], slice(*ends)
+def rows_of(data, source: str, split: str) -> Rows:
+    """Take the rows of a data set, with the names of its classes."""
+    names = {
+        column: list(feature.names)
+        for column, feature in (data.features or {}).items()
+        if type(feature).__name__ == "ClassLabel"
+    }
+    label = f"{source} ({split})" if split else source
+    return Rows.of(data.to_pandas(), label, file=f"{source}:{split}", class_names=names)
 
 
-def read_file(path: Path, *, labels: Iterable[str] = ()) -> Rows:
-    """Read one file by its ending.
-
-    A TSV or CSV file needs no header: see `formats.name_columns`.
-    """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        known = ", ".join(sorted(READERS))
-        raise DataError(f"cannot read {str(path)!r}: its ending is none of {known}; convert it")
-    content = read_bytes(path, "data", limit=None)
-    frame = reader(content, str(path), frozenset(labels)) if content.strip() else pd.DataFrame()
-    if frame.empty:
-        raise DataError(f"{str(path)!r} has no rows; give a file with at least one")
-    return Rows.of(frame.reset_index(drop=True), str(path), file=str(path.resolve()))
+def label_column(rows: Rows, columns: Columns) -> str | None:
+    """Return the column of the labels that is named, or one with a usual name."""
+    return columns.label or rows.first_column(LABEL_COLUMNS)
 
 
-def data_files(folder: Path) -> list[Path]:
-    """List the files of a folder that can be read, by name."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in READERS)
-
-
-def read_folder(
-    folder: Path,
-    files: Sequence[Path],
-    source: str,
-    take: Callable[[Rows], Rows],
-    *,
-    labels: Iterable[str] = (),
-) -> Rows:
-    """Read files below each other; `take` chooses the rows of each.
-
-    A file of minimal pairs without a `UID` column is the paradigm of its name.
-    """
-    parts = []
-    for path in files:
-        rows = take(read_file(path, labels=labels))
-        if PAIR_COLUMNS.issubset(rows.columns):
-            if "UID" not in rows.columns:
-                rows.frame["UID"] = path.stem
-            rows = replace(rows, frame=rows.frame[[*sorted(PAIR_COLUMNS), "UID"]])
-        parts.append(rows)
-    odd = next((p for p in parts if set(p.columns) != set(parts[0].columns)), None)
-    if odd is not None:
+def text_columns(rows: Rows, columns: Columns, label: str | None) -> tuple[str, str | None]:
+    """Return the columns of the text and of the second text, if there is one."""
+    if columns.text is not None:
+        return columns.text, columns.text_pair
+    if columns.text_pair is None:
+        for pair in TEXT_PAIRS:
+            if set(pair) <= set(rows.columns):
+                return pair
+    text = rows.first_column(name for name in TEXT_COLUMNS if name != columns.text_pair)
+    if text is not None:
+        return text, columns.text_pair
+    others = [name for name in rows.columns if name not in (label, columns.text_pair)]
+    if len(others) != 1:
         raise DataError(
-            f"the files of {str(folder)!r} have different columns: {parts[0].source!r} has"
-            f" {', '.join(parts[0].columns)}, {odd.source!r} has {', '.join(odd.columns)};"
-            " give one of them, or name them train, dev and test"
+            f"cannot tell which column of {rows.source!r} is the text; it has"
+            f" {', '.join(rows.columns)}; name one with text_column"
         )
-    return Rows.concatenate(parts, source)
+    return others[0], columns.text_pair
+
+
+def read_texts(rows: Rows, columns: Columns, *, labels: bool = False) -> Examples:
+    """Read the texts, or pairs of texts, of a table; rows with a blank one are left out.
+
+    Of minimal pairs it reads the acceptable sentences. With `labels`, it reads these too, if there
+    is a column of them; then no text may be blank.
+    """
+    if columns.text is None and PAIR_COLUMNS.issubset(rows.columns):
+        columns = Columns(text=GOOD)
+    label = label_column(rows, columns)
+    chosen = text_columns(rows, columns, label)
+    named = [column for column in chosen if column is not None]
+    if labels and label is not None:
+        texts = list(zip(*(rows.texts(c, blank=False) for c in named), strict=True))
+        return Examples(texts, labels=read_labels(rows, label), origins=rows.origins)
+    texts = list(zip(*(rows.texts(column) for column in named), strict=True))
+    filled = [row for row, parts in enumerate(texts) if all(part.strip() for part in parts)]
+    if not filled:
+        raise DataError(f"all {len(rows)} texts of {rows.source!r} are blank; give some text")
+    return Examples(texts, origins=rows.origins).take(filled)
+
+
+@dataclass(frozen=True)
+class NamedLabel:
+    """A class of a `datasets` set: its index there, and its name."""
+
+    index: Hashable
+    name: str
+
+
+def read_labels(rows: Rows, column: str) -> list[Any]:
+    """Read a column of labels, with the names that a `datasets` set has for its whole numbers."""
+    values = [tuple(v) if isinstance(v, list | np.ndarray) else v for v in rows.values(column)]
+    names = rows.class_names.get(column)
+    if names is None:
+        return values
+    # an unlabeled row of a `datasets` set is -1 and has no name
+    known: dict[Hashable, str] = dict(enumerate(names))
+    return [NamedLabel(v, known[v]) if v in known else v for v in values]
+
+
+def targets_of(labels: Sequence[Any], config: Any) -> torch.Tensor:
+    """Turn labels into what the model is trained with, by its `problem_type`.
+
+    Shape: (examples,) classes, or numbers of a regression; (examples, labels) of a multi-label
+    model, 0 or 1 each, from lists of as many numbers.
+    """
+    kind = getattr(config, "problem_type", None)
+    if kind == "multi_label_classification" or (kind == "regression" and config.num_labels > 1):
+        wanted = f"a list of {config.num_labels} numbers"
+        lists = [x if isinstance(x, tuple) and len(x) == config.num_labels else () for x in labels]
+        found: Any = [[_number(part) for part in row] or None for row in lists]
+        right = [row is not None and None not in row for row in found]
+    elif kind == "regression" or config.num_labels == 1:
+        wanted, found = "a number", [_number(label) for label in labels]
+        right = [value is not None for value in found]
+    else:
+        classes = {label: class_of(label, config) for label in dict.fromkeys(labels)}
+        return torch.tensor([classes[label] for label in labels])
+    if not all(right):
+        row = right.index(False)
+        given = list(labels[row]) if isinstance(labels[row], tuple) else labels[row]
+        raise DataError(
+            f"label {given!r} of example {row} does not fit the model, whose problem_type is"
+            f" {kind or 'regression'!r}; write {wanted} in each row, or leave the labels out"
+        )
+    return torch.tensor(found, dtype=torch.float32)
+
+
+def class_of(label: Any, config: Any) -> int:
+    """Find the class index that a label of the data means to the model.
+
+    Of a label with a name and an index, the name goes first: data sets and models number the same
+    classes differently (MNLI).
+    """
+    n, label2id = config.num_labels, dict(config.label2id or {})
+    if n < 2:
+        raise DataError(f"the model has {n} label; classification needs 2 or more classes")
+    if isinstance(label, tuple):
+        raise DataError(
+            f"label {list(label)!r} is a list, and the model has one class per example; use a"
+            " model whose config says problem_type='multi_label_classification'"
+        )
+    name, number = (label.name, label.index) if isinstance(label, NamedLabel) else (label, label)
+    text = str(name).strip()
+    if text in label2id:
+        return int(label2id[text])
+    folded = [index for known, index in label2id.items() if known.casefold() == text.casefold()]
+    if len(folded) == 1:
+        return int(folded[0])
+    index = _number(number)
+    if index is not None and index in range(n):
+        return int(index)
+    if index == -1:
+        raise DataError("label -1 marks a hidden test label; judge on a split with labels")
+    names = ", ".join(label2id)
+    raise DataError(
+        f"label {name!r} is not known to the model, which has {names}; write one of these or"
+        f" 0 to {n - 1} in the data, or set label2id in the model's config"
+    )
+
+
+def _number(label: Any) -> float | None:
+    try:
+        return float(label)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -1,4 +1,4 @@
-"""Which rows calibrate, select and test: from what the user named to three sets of rows."""
+"""Which rows calibrate, select and test: of a file, a folder, a data set, or a hub id."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from deadhead.data import hub
-from deadhead.data.formats import READERS
-from deadhead.data.rows import Rows, data_files, read_file, read_folder, split_slice
+from deadhead.data.formats import READERS, data_files, read_file, read_folder, split_slice
+from deadhead.data.rows import Rows, rows_of
 from deadhead.errors import DataError, unknown_name
-from deadhead.files import as_path
+from deadhead.files import as_path, one_line
 
 ROLES = {
     "calibration": ("train", "calibration"),
@@ -118,17 +117,14 @@ def _read(spec: Spec, wanted, sizes, seed, labels) -> tuple[Found, Rows | None]:
     path = as_path(place, "data")
     if path.is_file():
         return {}, take(read_file(path, labels=labels))
-    if path.is_dir() and not hub.is_saved(path):
+    if path.is_dir() and not is_saved(path):
         files = data_files(path)
-        if not files:
-            known = ", ".join(sorted(READERS))
-            raise DataError(f"the folder {place!r} has no data files; supported are {known}")
         known = by_role({p.stem.lower(): p for p in files})
         if known:
             chosen = {role: p for role, p in known.items() if role in wanted}
             return {r: take(read_file(p, labels=labels)) for r, p in chosen.items()}, None
         return {}, read_folder(path, files, spec, take, labels=labels)
-    splits = hub.read_saved(path) if path.is_dir() else _from_hub(place, path)
+    splits = _read_set(place, path)
     return _of_splits(splits, place, wanted, take)
 
 
@@ -146,14 +142,38 @@ def _of_splits(
     return {}, take(next(iter(splits.values())))
 
 
-def _from_hub(place: str, path: Path) -> dict[str, Rows]:
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=1)
-    hint = f"; did you mean {str(path.parent / near[0])!r}?" if near else ""
-    is_id = place.count("/") <= 1 and not place.startswith((".", "/", "~")) and "[" not in place
-    if path.suffix.lower() in READERS or not is_id or (path.parent.parts and path.parent.is_dir()):
-        raise DataError(f"there is no file or folder {place!r}{hint or '; check the path'}")
-    return hub.read_hub(place, hint)
+def is_saved(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _read_set(name: str, path: Path) -> dict[str, Rows]:
+    """Read a saved data set, or one by its id (`ID:CONFIG`); its own code is never run."""
+    hint = ""
+    if not path.is_dir():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = [] if path.exists() else difflib.get_close_matches(path.name, siblings, n=1)
+        hint = f"; did you mean {str(path.parent / near[0])!r}?" if near else ""
+        is_id = name.count("/") <= 1 and not name.startswith((".", "/", "~")) and "[" not in name
+        inside = path.parent.parts and path.parent.is_dir()
+        if path.suffix.lower() in READERS or not is_id or inside:
+            raise DataError(f"there is no file or folder {name!r}{hint or '; check the path'}")
+    import datasets
+
+    id_, _, config = name.partition(":")
+    try:
+        if path.is_dir():
+            found = datasets.load_from_disk(str(path))
+        else:
+            found = datasets.load_dataset(id_, config or None)
+    except Exception as error:  # httpx, huggingface_hub, arrow, builders: each has its own
+        reason = one_line(error, longest=160).rstrip(". ") or type(error).__name__
+        raise DataError(
+            f"{name!r} is no file or folder of data{hint}, and no data set that can be loaded"
+            f" ({reason}); check the path, or the id and the network"
+        ) from error
+    splits = found if isinstance(found, dict) else {"": found}
+    return {str(split): rows_of(data, name, str(split)) for split, data in splits.items()}
 
 
 def by_role(names: Mapping) -> dict:

@@ -1,49 +1,95 @@
-"""Reading files of unknown origin: regular, not too large, and JSON within limits."""
+"""Reading what others wrote: decoded, bounded, printable, and JSON within limits."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
+import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from deadhead.errors import DataError, DeadheadError, FileFormatError
-from deadhead.files.text import decode, one_line
 
 MIB = 2**20
 LARGEST = 64 * MIB  # of any file but data and weights
 DEEPEST = 64  # levels of JSON; more would overflow the stack of whatever walks over it
 LONGEST_INTEGER = 40  # digits; tokenizers write 10**30 for "no limit"
 
+# control characters, line separators, marks that reverse the direction of text, lone surrogates
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: object, *, keep: str = "") -> str:
+    r"""Write characters that could change a terminal as escapes; those in `keep` stay.
+
+    >>> printable("a\x1b[31m red name")
+    'a\\x1b[31m red name'
+    """
+
+    def escaped(found: re.Match[str]) -> str:
+        return found[0] if found[0] in keep else repr(found[0])[1:-1]
+
+    return _UNPRINTABLE.sub(escaped, str(text))
+
+
+def one_line(text: object, *, longest: int = 100) -> str:
+    """Return the first line of foreign text, printable and not too long."""
+    lines = str(text).strip().splitlines() or [""]
+    return printable(lines[0][:longest])
+
+
+def decode(content: bytes, name: str) -> str:
+    """Decode UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        FileFormatError: the file is binary or in another encoding.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileFormatError(
+            f"{name!r} is not UTF-8 text (byte {content[error.start]:#04x} at {error.start});"
+            " give a text file, or convert it to UTF-8"
+        ) from error
+    if "\0" in text:
+        raise FileFormatError(f"{name!r} is binary, not text; give a text file")
+    return text
+
+
+def lines_of(text: str) -> list[str]:
+    """Split at line ends only: texts may hold other separators that `splitlines` would cut at."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
 
 def read_bytes(path: str | Path, what: str, *, limit: int | None = LARGEST) -> bytes:
-    """Read a regular file whole.
-
-    Args:
-        path: the file.
-        what: what it should hold, for messages.
-        limit: the most bytes that such a file can have; None: any number.
+    """Read a regular file whole; `what` it should hold is for messages.
 
     Raises:
         DataError: there is no such file, it is no regular file, or it cannot be read.
-        FileFormatError: it is larger than `limit`.
+        FileFormatError: it has more than `limit` bytes.
     """
     path = as_path(path, what)
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise DataError(f"{str(path)!r} is a folder; give the file in it that holds {what}")
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             raise DataError(f"{str(path)!r} is not a regular file; give one that holds {what}")
         with path.open("rb") as stream:
             content = stream.read(-1 if limit is None else limit + 1)
     except FileNotFoundError as error:
         raise DataError(f"there is no file {str(path)!r}; give one that holds {what}") from error
     except OSError as error:
-        raise DataError(f"cannot read {str(path)!r}: {error.strerror}; check its rights") from error
+        raise DataError(
+            f"cannot read {str(path)!r} ({error.strerror}); give a file that holds {what}"
+        ) from error
     if limit is not None and len(content) > limit:
         raise FileFormatError(
             f"{str(path)!r} has more than {limit} bytes, too many for {what};"
@@ -53,22 +99,22 @@ def read_bytes(path: str | Path, what: str, *, limit: int | None = LARGEST) -> b
 
 
 def as_path(given: str | Path, what: str) -> Path:
-    """Turn what a caller passed into a path.
+    """Turn what a caller passed into a path, `~` expanded.
 
     Raises:
         DataError: it is neither text nor a path, or no file can have that name.
     """
-    if not isinstance(given, (str, Path)) or "\0" in str(given):
-        raise DataError(f"{given!r} is not a path; give the path of the file that holds {what}")
-    path = Path(given)
-    with contextlib.suppress(RuntimeError):  # ~name of a user who is not there
-        path = path.expanduser()
     try:
+        if not isinstance(given, (str, Path)) or "\0" in str(given):
+            raise ValueError("it is no name of a file")
+        path = Path(given)
+        with contextlib.suppress(RuntimeError):  # ~name of a user who is not there
+            path = path.expanduser()
         path.exists()
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{str(given)!r:.80} cannot be the path of a file ({error.strerror}); give the path of"
-            f" the file that holds {what}"
+            f"{str(given)!r:.80} is not a path ({reason}); give the path of the file that holds {what}"
         ) from error
     return path
 
@@ -92,15 +138,9 @@ def read_json(
 ) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 
-    Args:
-        path: the file.
-        what: what it should hold, for messages.
-        limit: the most bytes that such a file can have; None: any number.
-        error: the class of the error for content that is not JSON; a checkpoint has its own.
-
     Raises:
-        DataError: as `read_bytes`.
-        FileFormatError: as `read_bytes`, or it is not one JSON object.
+        DataError, FileFormatError: as `read_bytes`.
+        error: it is not one JSON object; a checkpoint has its own class.
     """
     content = read_bytes(path, what, limit=limit)
     name = repr(str(path))
@@ -132,11 +172,6 @@ def parse_json(text: str, place: str, what: str) -> Any:
         _check_depth(found)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(found, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise FileFormatError(
-            f"{place} holds half of a surrogate pair ({error.object[error.start]!a});"
-            f" it should hold {what}"
-        ) from error
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else one_line(error)
         raise FileFormatError(f"{place} is not JSON ({reason}); it should hold {what}") from error
@@ -194,3 +229,19 @@ def json_number(value: float) -> float | str | None:
 def fingerprint(content: bytes) -> str:
     """Return 12 hex digits that change with any byte."""
     return blake2b(content, digest_size=6).hexdigest()
+
+
+@contextmanager
+def refusing(kind: type[DeadheadError], what: str, advice: str) -> Iterator[None]:
+    """Turn what Python raises on a value of the wrong form into an error of ours.
+
+    Its message is `what` is wrong, such as `this is not a pruning plan`, Python's reason, and
+    `advice`. Errors of ours pass as they are.
+    """
+    try:
+        yield
+    except DeadheadError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as e:
+        reason = str(e) if isinstance(e, (TypeError, ValueError)) else repr(e)
+        raise kind(f"{what} ({one_line(reason)}); {advice}") from e

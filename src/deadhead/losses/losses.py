@@ -1,21 +1,102 @@
-"""What gradient criteria differentiate: one number per sample."""
+"""Losses: one number per sample, of what a model predicts or of its divergence from another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deadhead.data.inputs import Batch, samples_in, valid_tokens
+from deadhead.data.batches import Batch, samples_in, take_samples, valid_tokens, without_empty
+from deadhead.display import Brief
 from deadhead.errors import DataError
-from deadhead.losses.answers import answers_of, has_head, is_span, logits_of, problem_type, widened
 from deadhead.models.purpose import is_causal_lm
 from deadhead.models.registry import Registry
+from deadhead.moments.sums import HELD_OUT_EVERY
 
 Loss = Callable[[nn.Module, Any, Batch], Tensor]
+
+
+class Answers(NamedTuple):
+    """The predictions for a batch.
+
+    Attributes:
+        logits: (samples, answers, classes): one answer per sample, per token, per label of a
+            multi-label model, or for the start and the end of a span.
+        valid: (samples, answers), the answers that count: not those of padding tokens.
+        numbers: whether the logits are numbers, the means of Gaussians of variance 1: those of a
+            regression, and the last hidden state of a model without a head.
+    """
+
+    logits: Tensor
+    valid: Tensor
+    numbers: bool
+
+
+def answers_of(model: nn.Module, outputs: Any, batch: Batch) -> Answers:
+    """Read a model's outputs as its head means them."""
+    logits, valid = widened(logits_of(outputs)), valid_tokens(batch)
+    numbers = not has_head(outputs)
+    if is_span(outputs):
+        # a start or an end is one of the sample's tokens
+        logits = logits.masked_fill(~valid[..., None], -torch.inf).transpose(1, 2)
+        return Answers(logits, valid.any(1, keepdim=True).expand(-1, 2), False)
+    if logits.dim() == 3:
+        return Answers(logits, valid[:, : logits.shape[1]], numbers or logits.shape[-1] == 1)
+    valid = valid.reshape(len(logits), -1).any(1, keepdim=True)
+    kind = problem_type(model, logits, batch.get("labels"))
+    if kind == "multi_label_classification":  # a label is a choice of two: absent or present
+        logits = torch.stack([torch.zeros_like(logits), logits], dim=-1)
+        return Answers(logits, valid.expand(-1, logits.shape[1]), False)
+    return Answers(logits[:, None], valid, numbers or kind == "regression")
+
+
+def problem_type(model: nn.Module, logits: Tensor, labels: Tensor | None = None) -> str:
+    """Return the `problem_type` of one prediction per sample: the config's, or as transformers.
+
+    Without one it is read off the number of logits and the labels.
+    """
+    known = getattr(getattr(model, "config", None), "problem_type", None)
+    if known is not None and "Classification" in type(model).__name__:
+        return known
+    if logits.shape[-1] == 1:
+        return "regression"
+    several = labels is not None and labels.is_floating_point() and labels.shape == logits.shape
+    return "multi_label_classification" if several else "single_label_classification"
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Return the logits, of a span (samples, tokens, start or end), or the last hidden state."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    if is_span(outputs):
+        return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
+    if hasattr(outputs, "logits") and not hasattr(outputs, "mc_logits"):
+        return outputs.logits
+    if isinstance(outputs, tuple) or hasattr(outputs, "last_hidden_state"):
+        return outputs[0]
+    raise DataError(
+        f"the outputs {', '.join(outputs)} are of several heads; use a model with one head, such as"
+        " a ...ForCausalLM or a ...ForSequenceClassification"
+    )
+
+
+def is_span(outputs: Any) -> bool:
+    """Whether outputs are the start and the end of an answer (question answering)."""
+    return hasattr(outputs, "start_logits") and hasattr(outputs, "end_logits")
+
+
+def has_head(outputs: Any) -> bool:
+    """Whether outputs are predictions, not the hidden state of a base model."""
+    return isinstance(outputs, Tensor) or hasattr(outputs, "logits") or is_span(outputs)
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Return logits in float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def logit_norm(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
@@ -45,16 +126,8 @@ def task(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
         return _span_loss(answers_of(model, outputs, batch).logits, batch)
     causal = is_causal_lm(model)
     if labels is None:
-        if not causal:
-            raise DataError(
-                "the 'task' loss needs labels, and the batches have none;"
-                " give labels, or choose the loss 'kl', which needs none"
-            )
-        if "input_ids" not in batch:
-            raise DataError(
-                "the 'task' loss needs token labels, and the batches have neither labels nor"
-                " input_ids; give labels, or choose the loss 'logit_norm'"
-            )
+        if not causal or "input_ids" not in batch:
+            raise _no_labels("labels")
         labels = batch["input_ids"].masked_fill(~valid_tokens(batch), -100)
     if has_head(outputs) and logits.dim() == 2:
         return _sample_loss(model, logits, labels)
@@ -90,19 +163,16 @@ def _sample_loss(model: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
 
 def _span_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Return the mean cross-entropy of start and end; logits (samples, start or end, tokens)."""
-    missing = [name for name in ("start_positions", "end_positions") if name not in batch]
-    if missing:
-        raise DataError(
-            f"the 'task' loss of question answering needs {missing[0]}, and the batches have none;"
-            " give them, or choose the loss 'kl', which needs no labels"
-        )
+    for name in ("start_positions", "end_positions"):
+        if name not in batch:
+            raise _no_labels(name)
     samples, _, tokens = logits.shape
     ends = [batch["start_positions"], batch["end_positions"]]
     places = torch.stack([end.reshape(samples) for end in ends], dim=1)
     if bool((places < 0).any() | (places > tokens).any()):
         raise DataError(
-            f"a start or end position is outside the {tokens} tokens of its sample; give positions"
-            f" of 0 to {tokens - 1}, or {tokens} for one that was cut off"
+            "a start or end position is outside its sample; give positions of 0 to"
+            f" {tokens - 1}, or {tokens} for one that was cut off"
         )
     # as in transformers, a position beyond the tokens is ignored
     nll = F.cross_entropy(logits.transpose(1, 2), places, reduction="none", ignore_index=tokens)
@@ -136,13 +206,9 @@ def kl(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
 
 
 def _signs(batch: Batch, like: Tensor) -> Tensor:
-    """Return -1 or 1 by a sample's tokens, the place in it, and the feature.
-
-    Signs of two features agree as often as not over tokens: the sign is the parity of the bits
-    that a random number of the token shares with one of the feature, counted in one product.
-
-    Shape: as `like`, (batch, tokens, features).
-    """
+    """Return -1 or 1 by a sample's tokens, the place in it, and the feature; shaped as `like`."""
+    # the parity of the bits that a random number of the token shares with one of the feature: so
+    # signs of two features agree as often as not over tokens
     valid = valid_tokens(batch).reshape(samples_in(batch), -1)  # of all choices, if any
     ids = batch["input_ids"] if "input_ids" in batch else _numbers(batch["inputs_embeds"])
     place = torch.arange(max(valid.shape[1], like.shape[1]), device=valid.device)
@@ -169,8 +235,8 @@ def _hash(x: Tensor) -> Tensor:
     return x ^ (x >> 31 & (1 << 33) - 1)
 
 
-def _bits(x: Tensor, count: int = 32) -> Tensor:
-    return x[..., None] >> torch.arange(count, device=x.device) & 1
+def _bits(x: Tensor) -> Tensor:
+    return x[..., None] >> torch.arange(32, device=x.device) & 1
 
 
 LOSSES: Registry[Loss] = Registry("loss")
@@ -181,6 +247,13 @@ for _name, _loss in (("kl", kl), ("logit_norm", logit_norm), ("task", task)):
 def loss_named(loss: str | Loss) -> Loss:
     """Look a loss up; a callable `(model, outputs, batch) -> (batch,)` is returned as it is."""
     return loss if callable(loss) else LOSSES[loss]
+
+
+def _no_labels(name: str) -> DataError:
+    return DataError(
+        f"the 'task' loss needs {name}, and the batches have none; give them, or choose the loss"
+        " 'kl', which needs none"
+    )
 
 
 def _misfit(model: nn.Module, logits: Tensor, labels: Tensor) -> DataError:
@@ -199,3 +272,78 @@ def _check_classes(labels: Tensor, classes: int) -> None:
             f"label {wrong[0].item()} is not among the model's {classes} classes;"
             " map the labels to 0..classes-1, or use a model made for this task"
         )
+
+
+def divergence_from(model: nn.Module, dense: Any, batch: Batch) -> Loss:
+    """Make the loss `KL(dense || model)` of a batch, or of the same batch several times over.
+
+    Of numbers (see `Answers`) it is half a squared distance.
+
+    Shape: (batch,) or (times * batch,): mean over a sample's answers that count.
+    Unit: nats.
+    """
+    reference, valid, numbers = answers_of(model, dense, batch)
+    before = reference if numbers else reference.log_softmax(-1)
+
+    def divergence(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
+        found = answers_of(model, outputs, batch).logits
+        now = found if numbers else found.log_softmax(-1)
+        now = now.unflatten(0, (-1, len(before)))  # (times, samples, answers, classes)
+        if numbers:
+            terms = (now - before) ** 2 / 2
+        else:
+            terms = (before.exp() * (before - now)).masked_fill(before == -torch.inf, 0)
+        total = terms.sum(-1).masked_fill(~valid, 0).sum(-1)  # (times, samples)
+        return (total / valid.sum(-1).clamp(min=1).to(total.dtype)).flatten()
+
+    return divergence
+
+
+def preference_from(model: nn.Module, dense: Any, batch: Batch) -> Loss:
+    """Make the loss of a causal model's choices: is the first or the second sentence likelier?
+
+    Rows are the first sentences of some pairs, then their second ones. The loss is
+    `KL(dense || model)` of the softmax of the two log-likelihoods, whichever of them is right.
+
+    Shape: (batch / 2,). Unit: nats.
+    """
+    before = _margins(dense, batch)
+
+    def divergence(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
+        now = _margins(outputs, batch)
+        first = before.sigmoid() * (F.logsigmoid(before) - F.logsigmoid(now))
+        return first + (-before).sigmoid() * (F.logsigmoid(-before) - F.logsigmoid(-now))
+
+    return divergence
+
+
+def _margins(outputs: Any, batch: Batch) -> Tensor:
+    """Return log-likelihoods of first sentences minus those of second ones; (pairs,), float64."""
+    ids, valid = batch["input_ids"][:, 1:, None], valid_tokens(batch)[:, 1:]
+    log_p = widened(logits_of(outputs))[:, :-1].log_softmax(-1).gather(2, ids)[..., 0]
+    first, second = (log_p.cpu().double() * valid.cpu()).sum(1).chunk(2)  # some lack float64
+    return first - second
+
+
+@dataclass(frozen=True, repr=False)
+class Probe(Brief):
+    """A batch, and how far a changed model's answers to it are from the dense one's.
+
+    `divergence` makes, of a model, the dense model's outputs and the batch, a loss in nats.
+    """
+
+    batch: Batch
+    divergence: Callable[[nn.Module, Any, Batch], Loss] = divergence_from
+
+
+def held_out(batches: Iterable[Batch]) -> list[Probe]:
+    """Return the samples of batches that moments hold out of a fit, as probes."""
+    probes, seen = [], 0
+    for batch in batches:
+        batch = without_empty(batch)
+        size = samples_in(batch)
+        rows = [i for i in range(size) if (seen + i) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1]
+        seen += size
+        if rows:
+            probes.append(Probe(take_samples(batch, rows)))
+    return probes

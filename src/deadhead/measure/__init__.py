@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from deadhead.files.lazy import lazy_exports
+from deadhead.files import lazy_exports
 
 if TYPE_CHECKING:
     from deadhead.measure.latency import (

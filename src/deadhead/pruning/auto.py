@@ -10,11 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from deadhead.data.inputs import Batch, valid_tokens
+from deadhead.data.batches import Batch, valid_tokens
 from deadhead.display import Brief
 from deadhead.errors import DataError, ScoreError
-from deadhead.losses.divergence import Probe, held_out
-from deadhead.losses.losses import Loss
+from deadhead.losses.losses import Loss, Probe, held_out
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.moves import context_of
 from deadhead.pruning.recipe import Recipe

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from deadhead.data.inputs import Batch
+from deadhead.data.batches import Batch
 from deadhead.errors import DataError
 from deadhead.measure import Timer, model_size
 from deadhead.models.heads import HeadModel

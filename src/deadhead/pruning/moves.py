@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
-from deadhead.data.inputs import Batch
+from deadhead.data.batches import Batch
 from deadhead.errors import BudgetError, ScoreError, check_name
 from deadhead.models.heads import HeadModel
 from deadhead.options.values import count_heads

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from torch import nn
 
+from deadhead.data.batches import Batch
 from deadhead.data.given import as_batches
-from deadhead.data.inputs import Batch
 from deadhead.errors import DataError, HeadError
-from deadhead.losses.divergence import Probe
+from deadhead.losses.losses import Probe
 from deadhead.models.heads import HeadModel
 from deadhead.options.fields import check_arguments
 from deadhead.pruning.auto import AutoChoice, AutoSelector

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from deadhead.data.inputs import call, ready
+from deadhead.data.batches import call, ready
 from deadhead.display import number
 from deadhead.display.html import head_map_html
 from deadhead.errors import BudgetError, HeadError
-from deadhead.losses.divergence import Probe
+from deadhead.losses.losses import Probe
 from deadhead.measure import CutSummary, ModelSize, cut_summary
 from deadhead.models.heads import HeadModel
 from deadhead.models.modes import eval_mode

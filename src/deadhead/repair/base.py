@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deadhead.data.inputs import Batch
+from deadhead.data.batches import Batch
 from deadhead.display import Brief
 from deadhead.errors import DataError, HeadError, ScoreError
 from deadhead.models.heads import HeadModel

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deadhead.data.inputs import Batch, call, ready, valid_tokens
+from deadhead.data.batches import Batch, call, ready, valid_tokens
 from deadhead.errors import DataError
 from deadhead.models.heads import HeadModel
 from deadhead.moments import BlockMoments, MomentSums

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from deadhead.checkpoints import Loaded
-from deadhead.data.batching import context_length
-from deadhead.data.inputs import call, to_device
+from deadhead.data.batches import call, to_device
+from deadhead.data.tokens import context_length
 from deadhead.display import Brief
 from deadhead.errors import DataError, HeadError, ScoreError
 from deadhead.models.heads import HeadModel

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from deadhead.checkpoints import save_model
-from deadhead.data.inputs import to_device
+from deadhead.data.batches import to_device
 from deadhead.display import short_name
 from deadhead.errors import BudgetError, CheckpointError, DataError, OutputExistsError
 from deadhead.files import check_empty, locked, whole_folder, write_json

@@ -260,7 +260,7 @@ class SimilaritySettings(PromptOptions):
     @property
     def sources(self) -> dict[str, str]:
         """Short name of each of `prompts`; bundled models have prompts of their own."""
-        from deadhead.data.rows import split_slice
+        from deadhead.data.formats import split_slice
 
         specs = self.prompts or tuple(filter(None, [BUNDLED.get(self.model.source)]))
         if not specs:

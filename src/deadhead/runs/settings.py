@@ -194,7 +194,7 @@ class DataSettings:
 
     def _file_of(self, role: str) -> str | None:
         """Return the file of one role, if `spec` names a folder of files."""
-        from deadhead.data.rows import data_files, split_slice
+        from deadhead.data.formats import data_files, split_slice
         from deadhead.data.splits import ROLES
 
         place, _ = split_slice(self.spec or "")

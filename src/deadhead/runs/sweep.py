@@ -33,14 +33,8 @@ from deadhead.strategies import droppable, shortfall
 from deadhead.studies.grid import Line, Point, Reading, SweepGrid, count_points, table_lines
 from deadhead.studies.sweep import Judge, sweep
 from deadhead.tasks import Task
-from deadhead.tasks.lm_eval import (
-    check_lm_eval_tasks,
-    higher_is_better,
-    interval,
-    members,
-    primary,
-    run_lm_eval,
-)
+from deadhead.tasks.lm_eval import higher_is_better, interval, members, primary, run_lm_eval
+from deadhead.tasks.lm_eval_names import check_lm_eval_tasks
 
 
 def task_judge(task: Task, name: str) -> Judge:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.criteria.base import Observer, ObservesTrials, SumsOverBatch, UsesMoments
-from deadhead.data.inputs import Batch, call, ready, samples_in, valid_tokens
+from deadhead.data.batches import Batch, call, ready, samples_in, valid_tokens
 from deadhead.display import Brief
 from deadhead.errors import DataError, ScoreError, not_finite
 from deadhead.losses.losses import Loss, logit_norm, loss_named

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deadhead.data.inputs import Batch, call, valid_tokens
+from deadhead.data.batches import Batch, call, valid_tokens
 from deadhead.models.blocks import is_conv1d
 from deadhead.models.heads import HeadModel
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from deadhead.criteria.base import CanRescore, HasErrors, HasGains, HasGroupErrors
-from deadhead.data.inputs import Batch
+from deadhead.data.batches import Batch
 from deadhead.errors import ScoreError
 from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel

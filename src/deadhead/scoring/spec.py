@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from deadhead.criteria.base import CRITERIA, Criterion, HasFacts, HasNotes, ScoresMasks
-from deadhead.data.inputs import Batch
+from deadhead.data.batches import Batch
 from deadhead.errors import DataError, UnknownNameError, unknown_name
 from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel

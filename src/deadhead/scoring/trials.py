@@ -10,11 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deadhead.data.by_length import Part, parts_of
-from deadhead.data.inputs import Batch, call, check_batch, to_device, valid_tokens, vocabulary_of
+from deadhead.data.batches import (
+    Batch,
+    Part,
+    call,
+    check_batch,
+    parts_of,
+    to_device,
+    valid_tokens,
+    vocabulary_of,
+)
 from deadhead.errors import DataError, ScoreError, not_finite
-from deadhead.losses.divergence import divergence_from
-from deadhead.losses.losses import Loss, loss_named
+from deadhead.losses.losses import Loss, divergence_from, loss_named
 from deadhead.models.blocks import output_rows
 from deadhead.models.heads import HeadModel
 from deadhead.scoring.passes import check_shape, not_finite_loss

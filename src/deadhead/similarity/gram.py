@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deadhead.data.inputs import Batch, aligned, call, to_device, valid_tokens, without_empty
+from deadhead.data.batches import Batch, aligned, call, to_device, valid_tokens, without_empty
 from deadhead.display import Brief
 from deadhead.errors import DataError, check_name, not_finite
 from deadhead.models.heads import HeadModel

@@ -13,12 +13,10 @@ import torch
 from torch import nn
 
 from deadhead.criteria import CRITERIA
+from deadhead.data.batches import Batch, call, ready, samples_in
 from deadhead.data.given import as_batches
-from deadhead.data.inputs import Batch, call, ready, samples_in
 from deadhead.errors import ArgumentError, HeadError, ScoreError
-from deadhead.losses.answers import logits_of
-from deadhead.losses.divergence import divergence_from
-from deadhead.losses.losses import Loss
+from deadhead.losses.losses import Loss, divergence_from, logits_of
 from deadhead.models.heads import HeadModel
 from deadhead.models.purpose import is_causal_lm
 from deadhead.moments import Moments

@@ -9,7 +9,7 @@ from functools import cache
 
 from torch import nn
 
-from deadhead.data.inputs import Batch
+from deadhead.data.batches import Batch
 from deadhead.errors import BudgetError, HeadError
 from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel

@@ -7,9 +7,8 @@ from deadhead.display import Names, listed_when_called
 from deadhead.tasks.classification import ClassificationTask
 from deadhead.tasks.evaluation import Evaluation
 from deadhead.tasks.given import as_tasks
-from deadhead.tasks.minimal_pairs import MinimalPairsTask
+from deadhead.tasks.language_models import MinimalPairsTask, PerplexityTask
 from deadhead.tasks.opening import TaskSet, infer_kind, open_calibration, open_task
-from deadhead.tasks.perplexity import PerplexityTask
 from deadhead.tasks.task import KINDS, BatchedTask, Task, register_task
 
 __all__ = [

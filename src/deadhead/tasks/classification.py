@@ -1,22 +1,57 @@
-"""Classification of a sentence or of a pair of sentences."""
+"""Sentences and pairs of them: to calibrate on, and classification, which is judged."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from deadhead.data.batching import cannot_judge, evaluating
+from deadhead.data.batches import Batch
 from deadhead.data.examples import Examples
-from deadhead.data.rows import Columns, Rows
-from deadhead.data.texts import label_column
+from deadhead.data.rows import Columns, Rows, label_column, read_texts, targets_of
+from deadhead.data.tokens import TokenSequence, encode, single_rows
 from deadhead.errors import DataError
 from deadhead.models.purpose import purpose_of
-from deadhead.tasks.evaluation import Evaluation
-from deadhead.tasks.sentences import Sentences
+from deadhead.tasks.evaluation import Evaluation, cannot_judge, evaluating
 from deadhead.tasks.task import BatchedTask, register_task
+
+
+class Sentences(BatchedTask):
+    """Texts to calibrate on, with the labels that the model is trained with or without any.
+
+    Texts beyond `max_length` are truncated.
+    """
+
+    def __init__(self, examples: Examples, tokenizer: Any, *, config: Any, **limits: Any) -> None:
+        super().__init__(examples, tokenizer, config=config, **limits)
+        if single_rows(config):
+            self.batch_size = 1
+        labels = examples.labels
+        self.targets = None if labels is None else targets_of(labels, config).numpy()
+
+    @classmethod
+    def read(cls, rows: Rows, columns: Columns) -> Examples:
+        """Find the texts, and the labels if there are any, in rows of a table."""
+        return read_texts(rows, columns, labels=True)
+
+    def tokenize(self) -> list[TokenSequence]:
+        """Tokenize the texts with the special tokens of the model."""
+        sequences = encode(self.examples.texts, self.tokenizer, self.max_length)
+        empty = next((row for row, sequence in enumerate(sequences) if not sequence.ids), None)
+        if empty is not None:
+            raise DataError(f"example {empty} of {self.name!r} has no tokens; remove it")
+        return sequences
+
+    def label(self, batch: Batch, rows: np.ndarray) -> torch.Tensor | None:
+        """Return the labels of a batch: (batch,), of a multi-label model (batch, labels)."""
+        return None if self.targets is None else torch.from_numpy(self.targets[rows])
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Refuse: there is no metric."""
+        raise DataError(f"{self.name!r} can calibrate, not judge; give a test set with labels")
 
 
 @register_task("classification")
@@ -30,22 +65,21 @@ class ClassificationTask(Sentences):
     metric = "accuracy"
 
     def __init__(self, examples: Examples, tokenizer, *, config, **limits) -> None:
+        problem = getattr(config, "problem_type", None)
         if purpose_of(config) not in ("classification", "other", "unknown"):
-            raise DataError(
-                f"task kind 'classification' does not fit {config.architectures[0]!r}: it has no"
-                " classes; use 'minimal_pairs' or 'perplexity', or a ...ForSequenceClassification"
-                " model"
-            )
-        if not can_judge(type(self), config):
-            problem = getattr(config, "problem_type", None)
-            raise DataError(
-                f"accuracy does not fit a model with {config.num_labels} labels and"
-                f" problem_type={problem!r} in its config; classification needs 2 or more classes,"
-                " one of them right; such data can calibrate only"
-            )
-        if examples.labels is None:
-            raise DataError("the examples have no labels; classification needs one each")
-        super().__init__(examples, tokenizer, config=config, **limits)
+            why = f"{config.architectures[0]} has no classes"
+        elif not can_judge(type(self), config):
+            why = f"the model has {config.num_labels} labels and problem_type={problem!r}"
+        elif examples.labels is None:
+            why = "the examples have no labels"
+        else:
+            super().__init__(examples, tokenizer, config=config, **limits)
+            return
+        raise DataError(
+            f"task kind 'classification' does not fit: {why}; give labels and a model with 2 or"
+            " more classes, one of them right, or use 'minimal_pairs' or 'perplexity'; other data"
+            " can calibrate only"
+        )
 
     @classmethod
     def read(cls, rows: Rows, columns: Columns) -> Examples:

@@ -1,15 +1,20 @@
-"""What one evaluation measured, with an interval."""
+"""Evaluating a model, and what that measured, with an interval."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
+from deadhead.data.batches import Batch, call
 from deadhead.display import Brief
-from deadhead.errors import DataError
+from deadhead.errors import DataError, ScoreError
+from deadhead.models.modes import eval_mode
 
 # numbers drawn at once by the bootstrap; bounds its memory, not its result
 _DRAWN_AT_ONCE = 2_000_000
@@ -55,8 +60,12 @@ class Evaluation(Brief):
         if draws < 1:
             raise DataError(f"{draws!r} draws make no interval; give 1 or more, 1000 is usual")
         rng = np.random.default_rng(seed)
-        means = [self._resampled(rng, rows, draws) for rows in self._rows_per_group()]
-        values = self._finish(np.mean(means, axis=0))
+        of = np.zeros(len(self.per_example)) if self.groups is None else self.groups
+        rows = [np.flatnonzero(of == group) for group in np.unique(of)]
+        values = np.mean([self._resampled(rng, each, draws) for each in rows], axis=0)
+        if self.exponential:
+            with np.errstate(over="ignore"):  # a ruined model's perplexity is infinite
+                values = np.exp(values)
         ends = [(1 - level) / 2, (1 + level) / 2]
         low, high = np.quantile(values, ends, method="inverted_cdf")  # infinities do not mix
         return float(low), float(high)
@@ -64,11 +73,6 @@ class Evaluation(Brief):
     def to_json(self) -> dict[str, Any]:
         """Return the metric, the value and all metrics as a JSON value, without the examples."""
         return {"metric": self.metric, "value": self.value, "metrics": dict(self.metrics)}
-
-    def _rows_per_group(self) -> list[np.ndarray]:
-        if self.groups is None:
-            return [np.arange(len(self.per_example))]
-        return [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
 
     def _resampled(self, rng: np.random.Generator, rows: np.ndarray, draws: int) -> np.ndarray:
         x = self.per_example[rows]
@@ -81,6 +85,38 @@ class Evaluation(Brief):
             means.append(xw[drawn].sum(1) / w[drawn].sum(1))
         return np.concatenate(means)
 
-    def _finish(self, means: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):  # a ruined model's perplexity is infinite
-            return np.exp(means) if self.exponential else means
+
+def cannot_judge(name: str, number: int, of: int) -> ScoreError:
+    """Build the error for the first batch whose logits are not finite; `name` is the task's."""
+    return ScoreError(
+        f"the logits of batch {number} of {of} of {name!r} are not finite, and NaN is neither right"
+        " nor wrong; compute with --dtype float32, or look with 'deadhead score --diagnose'"
+    )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[Callable[[Batch], torch.Tensor]]:
+    """Give a function from a batch to logits, without dropout, gradients or a cache.
+
+    The model is left as found, also after an exception.
+    """
+    config = getattr(model, "config", None)
+    cached = bool(getattr(config, "use_cache", False))
+
+    def logits(batch: Batch) -> torch.Tensor:
+        outputs = call(model, batch)
+        if not isinstance(outputs, torch.Tensor) and not hasattr(outputs, "logits"):
+            raise DataError(
+                f"a {type(model).__name__} gives no logits to judge; use a model with a head on"
+                " top, e.g. ...ForSequenceClassification or ...ForCausalLM"
+            )
+        return getattr(outputs, "logits", outputs)  # a module of the user's own gives a tensor
+
+    if config is not None and cached:
+        config.use_cache = False
+    try:
+        with eval_mode(model), torch.inference_mode():
+            yield logits
+    finally:
+        if config is not None and cached:
+            config.use_cache = True

@@ -8,11 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from deadhead.data.batching import Batch
+from deadhead.data.batches import Batch, samples_in, take_samples
 from deadhead.data.given import check_tokenizer, source_of
-from deadhead.data.inputs import samples_in, take_samples
 from deadhead.errors import DataError
-from deadhead.losses.divergence import Probe, held_out
+from deadhead.losses.losses import Probe, held_out
 from deadhead.models.purpose import purpose_of
 from deadhead.tasks.evaluation import Evaluation
 from deadhead.tasks.opening import TaskSet, open_task

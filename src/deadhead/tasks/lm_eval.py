@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from deadhead.data.batching import evaluating
 from deadhead.errors import DataError, DeadheadError
 from deadhead.files import write_text
-from deadhead.tasks.likelihood import refuse_other_models
+from deadhead.tasks.evaluation import evaluating
+from deadhead.tasks.language_models import refuse_other_models
 from deadhead.tasks.lm_eval_names import check_lm_eval_tasks, find_tasks, first_line, make_tasks
 
 __all__ = ["check_lm_eval_tasks", "interval", "members", "primary", "run_lm_eval", "write_lm_eval"]

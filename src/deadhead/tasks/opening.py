@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deadhead.data.batching import single_rows
-from deadhead.data.examples import Examples
-from deadhead.data.overlap import keep_disjoint
-from deadhead.data.rows import PAIR_COLUMNS, Columns, Rows
+from deadhead.data.examples import Examples, keep_disjoint
+from deadhead.data.rows import PAIR_COLUMNS, Columns, Rows, label_column, read_texts
 from deadhead.data.splits import ROLES, Spec, find_splits, read_split
-from deadhead.data.texts import label_column, read_texts
+from deadhead.data.tokens import single_rows
 from deadhead.display import Brief
 from deadhead.errors import DataError
 from deadhead.models.purpose import Purpose, purpose_of
 from deadhead.options.fields import check_arguments
-from deadhead.tasks.classification import can_judge
-from deadhead.tasks.sentences import Sentences
+from deadhead.tasks.classification import Sentences, can_judge
+from deadhead.tasks.language_models import MinimalPairsTask, PerplexityTask
 from deadhead.tasks.task import KINDS, BatchedTask, Task
-from deadhead.tasks.texts import is_judged, keep_apart, text_kind
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,20 +151,29 @@ def open_task(
     form = chosen if known or judged or kind is not None or test is not None else plain
     kinds = dict.fromkeys(ROLES, form) | {"calibration": plain if bare else form}
     sets, dropped = _disjoint(found, columns, form, bare and form is not plain, allow_overlap)
-    maker = _Maker(tokenizer, config, batch_size, max_tokens, max_length)
+    make = partial(
+        _task,
+        tokenizer=tokenizer,
+        config=config,
+        batch_size=batch_size,
+        max_tokens=max_tokens,
+        max_length=max_length,
+    )
     tasks = {
-        role: maker.drawn(kinds[role], sets[role], sizes[role], (seed, number), found[role])
+        role: make(kinds[role], sets[role], found[role].source, sizes[role], (seed, number))
         for number, role in enumerate(ROLES)
         if role in sets
     }
     if train is None:
         whole, source = sets["calibration"], found["calibration"].source
-        training = maker.task(kinds["calibration"], whole, source)
+        training = make(kinds["calibration"], whole, source)
     else:
         rows = read_split(str(train), "calibration", {"calibration": None}, seed, labels)
         texts, said = keep_apart(read_texts(rows, columns), sets, allow_overlap=allow_overlap)
-        training, dropped = maker.task(plain, texts, rows.source), dropped + said
-    notes = (*notes, *dropped, *maker.notes(form))
+        training, dropped = make(plain, texts, rows.source), dropped + said
+    if issubclass(form, Sentences) and single_rows(config):
+        dropped.append("no pad_token_id in the model's config: each batch is one text; set it")
+    notes = (*notes, *dropped)
     opened = TaskSet(tasks["calibration"], tasks.get("selection"), tasks["test"], notes, training)
     return replace(opened, test=None, held_out=opened.test) if form is Sentences else opened
 
@@ -187,48 +194,6 @@ def _disjoint(
         texts, said = keep_apart(texts, sets, role="calibration", allow_overlap=allow_overlap)
         sets["calibration"], dropped = texts, dropped + said
     return sets, dropped
-
-
-@dataclass(frozen=True)
-class _Maker:
-    """What tasks of one run have in common."""
-
-    tokenizer: Any
-    config: Any
-    batch_size: int | None
-    max_tokens: int | None
-    max_length: int | None
-
-    def task(self, kind: type[BatchedTask], examples: Examples, name: str) -> BatchedTask:
-        return kind(
-            examples,
-            self.tokenizer,
-            config=self.config,
-            name=name,
-            batch_size=self.batch_size,
-            max_tokens=self.max_tokens,
-            max_length=self.max_length,
-        )
-
-    def drawn(
-        self,
-        kind: type[BatchedTask],
-        examples: Examples,
-        size: int | None,
-        seed: tuple[int, int],
-        rows: Rows,
-    ) -> BatchedTask:
-        drawn = examples.sample(size, seed=seed)
-        of = "" if len(drawn) == len(examples) else f"the {len(examples)} in "
-        return self.task(kind, drawn, f"{of}{rows.source}")
-
-    def notes(self, kind: type[BatchedTask]) -> list[str]:
-        if not issubclass(kind, Sentences) or not single_rows(self.config):
-            return []
-        return [
-            "the model's config has no pad_token_id, so that each batch is one text; set it to go"
-            " faster"
-        ]
 
 
 @check_arguments
@@ -265,8 +230,32 @@ def open_calibration(
     if bare or not can_judge(chosen, config):
         chosen = text_kind(chosen)
     examples = read_texts(rows, columns) if bare else chosen.read(rows, columns)
-    maker = _Maker(tokenizer, config, batch_size, max_tokens, max_length)
-    return maker.drawn(chosen, examples, calibration_size, (seed, 0), rows)
+    return _task(
+        chosen,
+        examples,
+        rows.source,
+        calibration_size,
+        (seed, 0),
+        tokenizer=tokenizer,
+        config=config,
+        batch_size=batch_size,
+        max_tokens=max_tokens,
+        max_length=max_length,
+    )
+
+
+def _task(
+    kind: type[BatchedTask],
+    examples: Examples,
+    source: str,
+    size: int | None = None,
+    seed: tuple[int, int] = (0, 0),
+    **made: Any,
+) -> BatchedTask:
+    """Make a task of `size` examples, drawn at random."""
+    drawn = examples.sample(size, seed=seed)
+    of = "" if len(drawn) == len(examples) else f"the {len(examples)} in "
+    return kind(drawn, name=f"{of}{source}", **made)
 
 
 def _check_sizes(sizes: Mapping[str, int | None]) -> None:
@@ -282,3 +271,44 @@ def infer_kind(rows: Rows, columns: Columns, purpose: Purpose = "unknown") -> st
     if label_column(rows, columns) is not None:
         return "classification"
     return "perplexity" if purpose in ("causal_lm", "unknown") else "classification"
+
+
+def is_judged(rows: Rows, columns: Columns, kind: type[BatchedTask]) -> bool:
+    """Whether rows have what a kind of task judges by: labels, or the worse of two sentences."""
+    if issubclass(kind, Sentences):
+        return label_column(rows, columns) in rows.columns
+    return not issubclass(kind, MinimalPairsTask) or PAIR_COLUMNS.issubset(rows.columns)
+
+
+def text_kind(kind: type[BatchedTask]) -> type[BatchedTask]:
+    """Return what text for the models of a kind of task is opened as."""
+    return Sentences if issubclass(kind, Sentences) else PerplexityTask
+
+
+def keep_apart(
+    texts: Examples,
+    sets: Mapping[str, Examples],
+    *,
+    role: str = "training",
+    allow_overlap: bool = False,
+) -> tuple[Examples, list[str]]:
+    """Return texts that are in neither the selection nor the test set; see `keep_disjoint`.
+
+    Of examples with more texts than `texts` have, as minimal pairs, each counts on its own.
+    """
+    said: list[str] = []
+    for other in ("selection", "test"):
+        if other in sets:
+            pair = {role: texts, other: _split(sets[other], len(texts.texts[0]))}
+            pair, notes = keep_disjoint(pair, allow_overlap=allow_overlap)
+            texts = pair[role]
+            said += notes
+    return texts, said
+
+
+def _split(examples: Examples, width: int) -> Examples:
+    if len(examples.texts[0]) <= width:
+        return examples
+    each = [((text,), row) for row, texts in enumerate(examples.texts) for text in texts]
+    origins = examples.origins and [examples.origins[row] for _, row in each]
+    return Examples([text for text, _ in each], origins=origins)

@@ -11,23 +11,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from deadhead.data.batching import (
+from deadhead.data.batches import Batch
+from deadhead.data.examples import Examples
+from deadhead.data.rows import Columns, Rows
+from deadhead.data.tokens import (
     MAX_TOKENS,
-    Batch,
     Packed,
     TokenSequence,
-    causal_labels,
     check_batching,
     context_length,
     pack,
     padding_id,
     refuse_unknown_tokens,
 )
-from deadhead.data.examples import Examples
-from deadhead.data.rows import Columns, Rows
 from deadhead.display import brief
 from deadhead.errors import DataError
-from deadhead.losses.divergence import Probe, held_out
+from deadhead.losses.losses import Probe, held_out
 from deadhead.models.registry import Registry
 from deadhead.tasks.evaluation import Evaluation
 
@@ -200,7 +199,7 @@ class BatchedTask(ABC):
 
     def label(self, batch: Batch, rows: np.ndarray) -> torch.Tensor | None:
         """Return the labels of a batch; the tokens themselves unless a kind says otherwise."""
-        return causal_labels(batch)
+        return batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
 
     def packed_for(self, model: nn.Module) -> list[Packed]:
         """Return what `evaluate` runs, on the device that holds the model's first parameter.

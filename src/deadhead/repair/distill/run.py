@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deadhead.data.inputs import LABELS, Batch, aligned, valid_tokens, without_empty
+from deadhead.data.batches import LABELS, Batch, aligned, valid_tokens, without_empty
 from deadhead.display import Brief
 from deadhead.errors import DataError, HeadError, MissingDependencyError, ScoreError
 from deadhead.measure import Timer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from deadhead.data.inputs import Batch
+from deadhead.data.batches import Batch
 from deadhead.errors import ScoreError
 from deadhead.measure import Timer
 from deadhead.options.settings import Distillation

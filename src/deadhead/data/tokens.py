@@ -1,26 +1,24 @@
-"""Token sequences in padded batches: sorted by length, each batch within a token budget."""
+"""Texts as token sequences, and these in padded batches: by length, within a token budget."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from deadhead.data.inputs import call, unknown_token
+from deadhead.data.batches import Batch, unknown_token
 from deadhead.display import Brief
-from deadhead.errors import DataError, ScoreError
-from deadhead.models.modes import eval_mode
-
-Batch = dict[str, torch.Tensor]
+from deadhead.errors import DataError
+from deadhead.files import one_line
 
 # per batch, padding included; `BatchedTask` says why
 MAX_TOKENS = 2048
 BUSY_TOKENS = 256  # a batch of fewer leaves two CPU threads idle
 MUCH_SHORTER = 0.8
+USUAL_LENGTH = 1024  # window of a model and tokenizer that know no length
 
 # these count positions from pad_token_id + 1, so that many fewer tokens fit
 _OFFSET_POSITIONS = {"camembert", "roberta", "roberta-prelayernorm", "xlm-roberta"}
@@ -41,19 +39,13 @@ def check_batching(batch_size: int | None, max_tokens: int | None = None) -> Non
             raise DataError(f"{what} {given!r} makes no batch; give 1 or more, or None")
 
 
-def length_order(sequences: Sequence[TokenSequence]) -> np.ndarray:
-    """Order the sequences longest first (so that too large a batch fails at once); ties stay."""
-    return np.argsort([-len(s.ids) for s in sequences], kind="stable")
-
-
 def length_runs(
     lengths: Sequence[int], *, batch_size: int | None = None, max_tokens: int = MAX_TOKENS
 ) -> Iterator[slice]:
     """Cut lengths, sorted longest first, into runs of at most `max_tokens` padded tokens.
 
-    A run also ends where the next sequence is much shorter than its first and the run is already
-    long enough to keep the processor busy: small sets would be half padding otherwise. A single
-    sequence beyond the budget is a run of its own.
+    A run that keeps the processor busy also ends where the next sequence is much shorter than its
+    first: small sets would be half padding. A sequence beyond the budget is a run of its own.
     """
     start = 0
     while start < len(lengths):
@@ -83,7 +75,8 @@ def pack(
     max_tokens: int = MAX_TOKENS,
 ) -> list[Packed]:
     """Sort sequences by length, cut them into batches by the token budget, and pad these."""
-    order = length_order(sequences)
+    # longest first, so that too large a batch fails at once
+    order = np.argsort([-len(s.ids) for s in sequences], kind="stable")
     ordered = [sequences[i] for i in order]
     lengths = [len(s.ids) for s in ordered]
     runs = length_runs(lengths, batch_size=batch_size, max_tokens=max_tokens)
@@ -91,28 +84,21 @@ def pack(
 
 
 def pad(sequences: Sequence[TokenSequence], pad_id: int) -> Batch:
-    """Pad sequences on the right into one batch.
+    """Pad sequences on the right into one batch of (batch, tokens) tensors."""
+    lengths = torch.tensor([len(s.ids) for s in sequences])
 
-    Shape: `input_ids`, `attention_mask` and, where given, `token_type_ids`, each (batch, tokens).
-    """
-    width = max(len(s.ids) for s in sequences)
-    ids = np.full((len(sequences), width), pad_id, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    segments = np.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        n = len(sequence.ids)
-        ids[row, :n], mask[row, :n] = sequence.ids, 1
-        if sequence.segments is not None:
-            segments[row, :n] = sequence.segments
-    batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    def padded(rows: list[Sequence[int]], value: int) -> torch.Tensor:
+        tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+
+    ids = padded([s.ids for s in sequences], pad_id)
+    batch = {
+        "input_ids": ids,
+        "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
+    }
     if sequences[0].segments is not None:
-        batch["token_type_ids"] = torch.from_numpy(segments)
+        batch["token_type_ids"] = padded([s.segments or () for s in sequences], 0)
     return batch
-
-
-def causal_labels(batch: Batch) -> torch.Tensor:
-    """Return `input_ids` with -100 on padding, not shifted, as causal models take them."""
-    return batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
 
 
 def refuse_unknown_tokens(sequences: Sequence[TokenSequence], config) -> None:
@@ -136,8 +122,7 @@ def padding_id(tokenizer, config) -> int:
 def single_rows(config) -> bool:
     """Whether a classifier takes one sequence at a time.
 
-    Decoders classify by the last token, and find it by the padding token. Without one in the config
-    they cannot tell which token is the last.
+    Decoders classify by the last token, which they find by the padding token of their config.
     """
     pad_id = getattr(config, "pad_token_id", None)
     return pad_id is None or pad_id < 0
@@ -168,39 +153,56 @@ def context_length(tokenizer, config, asked: int | None = None) -> int | None:
     return int(min(known)) if known else None
 
 
-def cannot_judge(name: str, number: int, of: int) -> ScoreError:
-    """Build the error for the first batch whose logits are not finite; `name` is the task's."""
-    return ScoreError(
-        f"the logits of batch {number} of {of} of {name!r} are not finite, and NaN is neither right"
-        " nor wrong; compute with --dtype float32, or look with 'deadhead score --diagnose'"
+def encode(
+    texts: Sequence[tuple[str, ...]], tokenizer: Any, limit: int | None
+) -> list[TokenSequence]:
+    """Tokenize texts, or pairs of them, with special tokens; longer ones are truncated."""
+    encoded = _tokenized(
+        tokenizer,
+        *(list(column) for column in zip(*texts, strict=True)),
+        truncation=limit is not None,
+        max_length=limit,
     )
+    ids = encoded["input_ids"]
+    segments = encoded.get("token_type_ids", [None] * len(ids))
+    return [TokenSequence(i, s) for i, s in zip(ids, segments, strict=True)]
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[Callable[[Batch], torch.Tensor]]:
-    """Give a function from a batch to logits, without dropout, gradients or a cache.
+def windows(
+    texts: Sequence[str], tokenizer: Any, limit: int | None
+) -> tuple[list[TokenSequence], list[int]]:
+    """Tokenize texts and cut them into windows for a causal language model.
 
-    The model is left as found, also after an exception.
+    A window starts with the beginning-of-sequence token where the tokenizer has one. A lone last
+    token without a start predicts nothing and is left out. Each comes with its text's position.
     """
-    config = getattr(model, "config", None)
-    cached = bool(getattr(config, "use_cache", False))
+    start = start_ids(tokenizer)
+    room = max(1, (limit or USUAL_LENGTH) - len(start))
+    found = [
+        (TokenSequence(start + ids[begin : begin + room]), text)
+        for text, ids in enumerate(token_ids(tokenizer, texts))
+        for begin in range(0, len(ids), room)
+        if len(start) + len(ids[begin : begin + room]) > 1
+    ]
+    return [window for window, _ in found], [text for _, text in found]
 
-    def logits(batch: Batch) -> torch.Tensor:
-        outputs = call(model, batch)
-        if isinstance(outputs, torch.Tensor):  # a module of the user's own
-            return outputs
-        if not hasattr(outputs, "logits"):
-            raise DataError(
-                f"a {type(model).__name__} gives no logits to judge; use a model with a head on"
-                " top, e.g. ...ForSequenceClassification or ...ForCausalLM"
-            )
-        return outputs.logits
 
-    if config is not None and cached:
-        config.use_cache = False
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenize texts without any special tokens."""
+    found = _tokenized(tokenizer, list(texts), add_special_tokens=False, truncation=False)
+    return found["input_ids"]
+
+
+def _tokenized(tokenizer: Any, *texts: list[str], **options: Any) -> Any:
     try:
-        with eval_mode(model), torch.inference_mode():
-            yield logits
-    finally:
-        if config is not None and cached:
-            config.use_cache = True
+        return tokenizer(*texts, return_attention_mask=False, verbose=False, **options)
+    except Exception as error:  # tokenizers in Rust raise classes of their own
+        raise DataError(
+            f"the tokenizer fails on the texts ({one_line(error)}); check that its files are whole"
+            " and belong to the model"
+        ) from error
+
+
+def start_ids(tokenizer: Any) -> list[int]:
+    """Return the token every sequence starts with, so that the first of a text is predicted too."""
+    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
