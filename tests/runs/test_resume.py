@@ -189,7 +189,7 @@ def test_a_journal_is_there_with_its_whole_header_or_not_at_all(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(CheckpointError, match="No space left on device; check the path"):
+    with pytest.raises(CheckpointError, match="No space left on device; make room"):
         Journal.open(tmp_path / "run", {"a": 1}, resume=False)
     assert list(tmp_path.iterdir()) == []
 

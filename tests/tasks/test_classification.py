@@ -169,7 +169,7 @@ def test_models_without_classes_are_refused(opt, bert_tokenizer):
     with pytest.raises(DataError, match=r"the model has 1 label.*2 or more classes"):
         ClassificationTask(examples, bert_tokenizer, config=bert_config(labels=1))
     config = bert_config(architectures=["OPTForCausalLM"])
-    with pytest.raises(DataError, match=r"does not fit 'OPTForCausalLM'"):
+    with pytest.raises(DataError, match=r"does not fit: OPTForCausalLM"):
         ClassificationTask(examples, bert_tokenizer, config=config)
 
 

@@ -242,7 +242,7 @@ def test_sentences_that_do_not_fit_are_refused(opt):
         DataError, match=r"pair 0 of 'x' has a sentence of 50 tokens, outside 1 to 39"
     ):
         run("a", "a " * 50)
-    with pytest.raises(DataError, match=r"pair 0 of 'x' has an empty sentence"):
+    with pytest.raises(DataError, match=r"pair 0 of 'x' has a sentence of 0 tokens"):
         run("", "a")
     with pytest.raises(DataError, match=r"text 0 of '' has no token to predict.*'a'"):
         PerplexityTask(Examples([("a",)]), make_tokenizer(bos=False), config=opt.config).batches()

@@ -114,7 +114,7 @@ def as_path(given: str | Path, what: str) -> Path:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{str(given)!r:.80} is not a path ({reason}); give the path of the file that holds {what}"
+            f"{str(given)!r:.80} is not a path ({reason}); give a file that holds {what}"
         ) from error
     return path
 

@@ -102,7 +102,7 @@ def open_task(
     - a folder that `datasets` saved, or the id of a data set on the hub, `ID:CONFIG`.
 
     Without splits, the first 80% of the rows of each file calibrate and the last 20% test. The
-    three sets are then made disjoint (see `overlap.keep_disjoint`: a few shared texts are removed,
+    three sets are then made disjoint (see `examples.keep_disjoint`: a few shared texts are removed,
     more are refused), and only then sampled.
 
     Args:
@@ -151,22 +151,15 @@ def open_task(
     form = chosen if known or judged or kind is not None or test is not None else plain
     kinds = dict.fromkeys(ROLES, form) | {"calibration": plain if bare else form}
     sets, dropped = _disjoint(found, columns, form, bare and form is not plain, allow_overlap)
-    make = partial(
-        _task,
-        tokenizer=tokenizer,
-        config=config,
-        batch_size=batch_size,
-        max_tokens=max_tokens,
-        max_length=max_length,
-    )
+    limits = {"batch_size": batch_size, "max_tokens": max_tokens, "max_length": max_length}
+    make = partial(_task, tokenizer=tokenizer, config=config, **limits)
     tasks = {
         role: make(kinds[role], sets[role], found[role].source, sizes[role], (seed, number))
         for number, role in enumerate(ROLES)
         if role in sets
     }
     if train is None:
-        whole, source = sets["calibration"], found["calibration"].source
-        training = make(kinds["calibration"], whole, source)
+        training = make(kinds["calibration"], sets["calibration"], found["calibration"].source)
     else:
         rows = read_split(str(train), "calibration", {"calibration": None}, seed, labels)
         texts, said = keep_apart(read_texts(rows, columns), sets, allow_overlap=allow_overlap)
@@ -230,18 +223,9 @@ def open_calibration(
     if bare or not can_judge(chosen, config):
         chosen = text_kind(chosen)
     examples = read_texts(rows, columns) if bare else chosen.read(rows, columns)
-    return _task(
-        chosen,
-        examples,
-        rows.source,
-        calibration_size,
-        (seed, 0),
-        tokenizer=tokenizer,
-        config=config,
-        batch_size=batch_size,
-        max_tokens=max_tokens,
-        max_length=max_length,
-    )
+    limits = {"batch_size": batch_size, "max_tokens": max_tokens, "max_length": max_length}
+    drawn = (rows.source, calibration_size, (seed, 0))
+    return _task(chosen, examples, *drawn, tokenizer=tokenizer, config=config, **limits)
 
 
 def _task(
