@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from deadhead import HeadModel, load_model
+from deadhead import HeadModel, evaluate, load_model
+from deadhead.bundled import sentiment
 from deadhead.strategies import Rules
 from deadhead.studies.baseline import RandomBaseline, random_baseline
 
@@ -37,3 +38,11 @@ def test_the_number_of_heads_to_compare_at_is_drawn():
     assert found.sparsity == (0.0, 5 / 24, 12 / 24)
     assert judged.count(5) == 3
     assert found.at(sparsity=5 / 24) == (19.0, 19.0, 19.0)
+
+
+def test_rows_judge_the_draws_as_they_judge_a_model():
+    loaded = load_model("bundled:encoder")
+    rows, given = sentiment("test", 20), {"tokenizer": loaded.tokenizer}
+    found = random_baseline(loaded.model, rows, draws=2, fractions=(0.5,), **given)
+    assert found.at(sparsity=0)[0] == evaluate(loaded.model, rows, **given).value
+    assert found.n_draws == 2

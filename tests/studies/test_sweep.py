@@ -49,6 +49,7 @@ def swept(model, asked, **options):
 
     return sweep(
         view,
+        None,
         asked,
         [judged],
         scorer_of=score,
@@ -64,7 +65,7 @@ def test_seconds_have_the_whole_pass_that_is_shared(monkeypatch):
     asked = SweepGrid(
         fractions=(0.5,), criteria=("taylor", "fisher", "magnitude"), actions=("mask",)
     )
-    points = sweep(view, asked, [judged], scorer_of=scorers.of, grams=lambda scope: None)
+    points = sweep(view, None, asked, [judged], scorer_of=scorers.of, grams=lambda scope: None)
     looked = {point.method: point.seconds // 100 for point in points}
     assert looked == {"dense": 0, "taylor": 1, "fisher": 1, "magnitude": 0}
 

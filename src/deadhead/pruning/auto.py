@@ -63,16 +63,13 @@ class AutoChoice(Brief):
         others = dict(self.divergences)
         chosen = f"{self.recipe.strategy} {self.recipe.criterion}"
         own = others.pop(chosen, None)
-        if own is None:
-            why = FEW if self.few else "orders leave the same heads, or answers cannot be compared"
-        else:
+        why = FEW if self.few else "orders leave the same heads, or answers cannot be compared"
+        if own is not None:
             nearest = own <= min(others.values(), default=own)
             near = "nearest to" if nearest else "as near as any, as far as they can tell, to"
             beside = ", ".join(f"{name} {value:.3g}" for name, value in others.items())
-            why = (
-                f"{near} the dense model's answers to held-out calibration texts ({own:.3g} nats;"
-                f" {beside})"
-            )
+            why = f"{near} the dense model's answers to held-out calibration texts ({own:.3g} nats;"
+            why += f" {beside})"
         return (
             f"{chosen}, repair {self.recipe.repair}: {why}; chosen in {self.passes:.1f}"
             " forward+backward passes over the calibration data"
@@ -101,12 +98,8 @@ class AutoChoice(Brief):
 class AutoSelector:
     """Decide between orders, at any number of heads, after one look at a model.
 
-    Args:
-        view: the model.
-        batches: calibration data; gone through once.
-        probes: what the orders are compared on; None: the samples that fits hold out.
-        loss: what gradient criteria differentiate; None: `kl`, which needs no labels.
-        settings: see `PassSettings`.
+    The orders are compared on `probes`; None: the samples of `batches` that fits hold out. Gradient
+    criteria differentiate `loss`; None: `kl`, which needs no labels.
     """
 
     def __init__(

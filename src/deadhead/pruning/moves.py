@@ -85,11 +85,8 @@ class Budget:
 class BudgetMeter:
     """Measure what a mask would leave of a model, as a share of what the model has now.
 
-    Args:
-        view: the model.
-        budget: what is measured.
-        gqa: policy for shared key/value heads, which says which of them stay.
-        inputs: of the forward pass that `latency` times.
+    `gqa`, the policy for shared key/value heads, says which of them stay; `inputs` are of the
+    forward pass that `latency` times.
 
     Cost: arithmetic; for `latency` a copy of the model and `2 * REPEATS` forward passes a mask.
 
@@ -198,7 +195,6 @@ def limits_of(
 
     Raises:
         BudgetError: the rules do not let so many heads be removed, or a budget cannot be reached.
-        HeadError: `unit="kv"` and key/value heads with unequal numbers of query heads.
     """
     if recipe.makes_groups:
         from deadhead.similarity.distances import check_units  # other strategies need none of it
@@ -288,8 +284,7 @@ def context_of(
 def moves_within(context: StrategyContext, strategy: str, limits: Limits) -> Iterator[Move]:
     """Return a strategy's moves to the limits; a move ends on each limit.
 
-    A strategy that is not nested makes a single move: under a budget, to where greedy moves would
-    meet it.
+    A strategy that is not nested makes one move: under a budget, to where greedy ones would meet it.
     """
     ends: tuple[int, ...] = (limits.plan, limits.curve)
     single = limits.meters and not STRATEGIES[strategy].nested

@@ -162,18 +162,10 @@ def choose_plan(
 ) -> PruningPlan:
     """Choose as `choose` does, from batches.
 
-    Args:
-        view: the model.
-        data: calibration batches; None if `scores` are given or need none.
-        recipe: what to do.
-        scores: as of `choose`.
-        prompts: as of `choose`.
-        probes: what rankings are compared on if no method is named (`task.probes()`); None: the
-            batches' own answers.
-        grams: what `head_grams` found on the prompts already.
-        on_choice: called with what `auto` picked.
-        on_move: called after every move.
-        on_batch: called after every batch of a scoring.
+    `probes` are what rankings are compared on if no method is named (`task.probes()`; None: the
+    batches' own answers); `grams` is what `head_grams` found on the prompts already. `on_choice`
+    is called with what `auto` picked, `on_move` after every move, and `on_batch` after every batch
+    of a scoring.
     """
     recipe = recipe.settled()
     if scores is not None and scores.counts != view.mask.counts:

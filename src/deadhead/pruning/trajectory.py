@@ -41,7 +41,7 @@ class Metric:
         return before - after if self.greater_is_better else after - before
 
     def change(self, before: float | None, after: float | None, *, than: str = "dense") -> str:
-        """Say a relative change: `4.0% worse than dense`; a dash if it is not known.
+        """Say a relative change; a dash if it is not known.
 
         >>> Metric("perplexity", greater_is_better=False).change(20.0, 20.8)
         '4.0% worse than dense'
@@ -195,17 +195,15 @@ class Trajectory:
         """Return a row per step: step, heads_dropped, sparsity, metric, dropped, score, seconds."""
         import pandas as pd
 
+        # what was gone before the first move is in the first row
+        dropped = [self.start.mask.dropped, *(step.dropped for step in self.steps)]
         return pd.DataFrame(
             {
                 "step": range(len(self) + 1),
                 "heads_dropped": [len(s.mask.dropped) for s in self],
                 "sparsity": [s.mask.sparsity for s in self],
                 self.metric: [s.metric for s in self],
-                # what was gone before the first move is in the first row
-                "dropped": [
-                    " ".join(map(str, s.dropped or (s.mask.dropped if s is self.start else ())))
-                    for s in self
-                ],
+                "dropped": [" ".join(map(str, heads)) for heads in dropped],
                 "score": [" ".join(f"{x:.17g}" for x in s.scores) for s in self],
                 "seconds": [s.seconds for s in self],
             }
@@ -270,15 +268,7 @@ class StopRules:
 
 @dataclass
 class Progress:
-    """Callbacks of a run; all optional.
-
-    Attributes:
-        on_step: called after every step.
-        on_choice: called once if no method was named, with what `auto` picked.
-        on_scores: called once, with the scores of the model as it was given, if it is scored.
-        on_work: called with the name of what was just done: `score` or `evaluate`.
-        on_train: called after every step of `distill` with (steps done, steps planned).
-    """
+    """Callbacks of a run; all optional."""
 
     on_step: Callable[[Step], None] = lambda step: None
     on_choice: Callable[[AutoChoice], None] = lambda choice: None

@@ -49,10 +49,9 @@ def least_squares(block: BlockFit) -> Fit:
     `argmin E|W x + b - W' x_kept - b'|^2 + ridge |W' - W_cut|^2`. Where gradients were taken, half
     of a token's weight in the mean is its share of the squared loss gradient. The ridge, a fraction
     of the mean variance of `x`, is the smallest of `RIDGES` whose fit on three quarters of the
-    samples has an error on the rest within 5% of the best one's: what a ridge leaves out is the
-    same for every token and adds up over blocks, what it saves in noise is not and does not. The
-    fit itself is then made on all samples. With fewer tokens than unknowns per output feature,
-    `MORE_RIDGES` shrink further.
+    samples has an error on the rest within 5% of the best one's: what a ridge leaves out adds up
+    over blocks, what it saves in noise does not. The fit itself is made on all samples. With fewer
+    tokens than unknowns per output feature, `MORE_RIDGES` shrink further.
 
     Cost: a solve of `kept^3` per ridge. Float64. Source: METHODS, as in ZipLM (arXiv 2302.04089)
     and SliceGPT; the ridge and the bias are ours.

@@ -210,13 +210,13 @@ class _SweepRun:
         texts = self.texts or calibration
         return sweep(
             self.view,
+            calibration,
             grid,
             self.judges,
             scorer_of=scorers.of,
             grams=lambda scope: draw_grams(self.view, texts, scope, how),
             selector=_selector(self.view, calibration, grid),
             moments=lambda: scorers.moments,
-            batches=calibration.batches(),
             train=self._train,
             measure=self._measured if settings.measure_size else None,
             done=completed,

@@ -238,15 +238,8 @@ class ScorerGroup:
 
     Criteria with the same loss share a pass; those without a loss join the first. Criteria that
     need trials (`ablation`, `shapley`) have their own. Unlike in `score_all`, each criterion keeps
-    its own default loss. Nothing is run until a criterion is used.
-
-    Args:
-        model: the model; comes back exactly as it was.
-        data: calibration batches.
-        criteria: names with options, as of `score_all`.
-        loss: for all criteria; None: each its own.
-        moments: whether moments will be asked for: then the pass of `kl` sums them too.
-        settings: see `PassSettings`.
+    its own default loss, unless one is named. Nothing is run until a criterion is used. `moments`
+    says whether moments will be asked for: then the pass of `kl` sums them too.
     """
 
     def __init__(

@@ -112,15 +112,8 @@ class SharedPass:
     """Score what masks leave of a model by criteria that differentiate the same loss.
 
     Most criteria need a pass over the masked model for every mask. Those that `ScoresMasks` need
-    one pass over the dense model, which is made once, when something first needs it.
-
-    Args:
-        model: the model; comes back exactly as it was.
-        data: calibration batches; None if no criterion uses data.
-        specs: the criteria.
-        loss: as of `score_all`.
-        moments: sum moments in the dense pass, whether or not a criterion needs them.
-        settings: see `PassSettings`.
+    one pass over the dense model, which is made once, when something first needs it. `moments`
+    sums moments in it, whether or not a criterion needs them. Other arguments as of `score_all`.
     """
 
     def __init__(

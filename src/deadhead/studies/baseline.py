@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from deadhead.display import Brief
 from deadhead.models.heads import HeadModel
+from deadhead.pruning.prune import evaluate
 from deadhead.scoring import score
 from deadhead.strategies import STRATEGIES, Rules, StrategyContext, reachable
+from deadhead.surgery.plans import as_view
+from deadhead.tasks import as_tasks
 from deadhead.types import HeadMask
 
 
@@ -80,10 +84,11 @@ class RandomBaseline(Brief):
 
 
 def random_baseline(
-    view: HeadModel,
-    evaluate: Callable[[HeadMask], float],
+    model: nn.Module | HeadModel,
+    data: Any,
     *,
-    rules: Rules,
+    tokenizer: Any = None,
+    rules: Rules | None = None,
     draws: int = 20,
     fractions: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
     dropped: int | None = None,
@@ -94,8 +99,9 @@ def random_baseline(
     """Evaluate random orders of removal at some fractions, the dense model included.
 
     Args:
-        view: the model.
-        evaluate: metric of a mask.
+        model: the model.
+        data: what judges, as of `evaluate`; or a function that returns the metric of a mask.
+        tokenizer: the model's, where `data` are texts.
         rules: what may be dropped; `inverse` makes no difference.
         draws: number of random orders; draw `i` uses seed + i.
         fractions: of all heads, each in (0, 1].
@@ -106,8 +112,14 @@ def random_baseline(
 
     Cost: `draws * points` evaluations, plus one for the dense model.
     """
-    done = dict(done or {})
+    done, rules, view = dict(done or {}), rules or Rules(), as_view(model)
     origin = view.mask
+    own = callable(data) and not hasattr(data, "evaluate")
+    tasks = None if own else as_tasks(data, view.model, tokenizer, seed=seed)
+
+    def judge(mask: HeadMask) -> float:
+        return float(data(mask)) if own else evaluate(view, tasks, mask).value
+
     found = {reachable(view, origin, rules, f) for f in fractions}
     totals = sorted(t for t in found | {dropped or 0} if t > len(origin.dropped))
 
@@ -115,7 +127,7 @@ def random_baseline(
         whole = mask in (origin, nothing)  # the same for every draw
         key = (-1 if whole else draw, len(mask.dropped))
         if key not in done:
-            done[key] = evaluate(mask)
+            done[key] = judge(mask)
             on_point(*key, done[key])
         return done[key]
 
