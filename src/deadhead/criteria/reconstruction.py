@@ -78,12 +78,11 @@ class Reconstruction:
         """What the user should know about the data, a line each."""
         if not self._constant:
             return []
-        many = len(self._constant) > 1
         named = ", ".join(map(str, sorted(self._constant)))
         return [
-            f"the heads of block{'s' * many} {named} give the same output for every calibration"
-            " token and score 0: a repair (bias, least_squares) replaces them; give more or longer"
-            " texts if their output varies on yours"
+            f"the heads of block{'s' * (len(self._constant) > 1)} {named} give the same output for"
+            " every calibration token and score 0: a repair (bias, least_squares) replaces them; give"
+            " more or longer texts if their output varies on yours"
         ]
 
     @property
@@ -150,11 +149,11 @@ class Reconstruction:
         return self._errors[number, dropped] if dropped else 0.0
 
     def _dropped(self, mask: HeadMask, number: int) -> tuple[int, ...]:
-        """Return the positions of a block's heads that a mask drops."""
-        heads = self.view.blocks[number].original.heads
-        return tuple(p for p, i in enumerate(heads) if not mask.kept[number][i])
+        kept = self._kept(mask, number)
+        return tuple(p for p in range(self.view.blocks[number].n_heads) if p not in kept)
 
     def _kept(self, mask: HeadMask, number: int) -> list[int]:
+        """Return the positions of a block's heads that a mask keeps."""
         heads = self.view.blocks[number].original.heads
         return [p for p, i in enumerate(heads) if mask.kept[number][i]]
 

@@ -284,7 +284,7 @@ def context_of(
 def moves_within(context: StrategyContext, strategy: str, limits: Limits) -> Iterator[Move]:
     """Return a strategy's moves to the limits; a move ends on each limit.
 
-    A strategy that is not nested makes one move: under a budget, to where greedy ones would meet it.
+    A strategy that is not nested makes one: under a budget, to where greedy ones would meet it.
     """
     ends: tuple[int, ...] = (limits.plan, limits.curve)
     single = limits.meters and not STRATEGIES[strategy].nested

@@ -213,19 +213,16 @@ def fit(
 
 def repair_notes(fits: Fits) -> list[str]:
     """Return what the user should know about fits: where they had fewer tokens than unknowns."""
-    scarce = {
-        number: found.facts
-        for number, found in fits.items()
-        if found.facts.get("tokens", 0) < found.facts.get("unknowns", 0)
-    }
+    facts = {number: found.facts for number, found in fits.items()}
+    scarce = [n for n, f in facts.items() if f.get("tokens", 0) < f.get("unknowns", 0)]
     if not scarce:
         return []
-    few = min(scarce, key=lambda n: scarce[n]["tokens"] / scarce[n]["unknowns"])
+    few = min(scarce, key=lambda n: facts[n]["tokens"] / facts[n]["unknowns"])
     others = f" (and of {len(scarce) - 1} more)" if len(scarce) > 1 else ""
     return [
-        f"the repair of block {few}{others} has {scarce[few]['tokens']} calibration tokens for"
-        f" {scarce[few]['unknowns']} unknowns per output feature: it was shrunk towards the weights"
-        f" as they are (ridge {scarce[few]['ridge']:g}); give more calibration texts"
+        f"the repair of block {few}{others} has {facts[few]['tokens']} calibration tokens for"
+        f" {facts[few]['unknowns']} unknowns per output feature: it was shrunk towards the weights"
+        f" as they are (ridge {facts[few]['ridge']:g}); give more calibration texts"
     ]
 
 

@@ -178,7 +178,8 @@ def repair_(
         >>> loaded = deadhead.load_model("bundled:encoder")
         >>> texts = ["a good film"] * 8 + ["a film that i would never call good"] * 8
         >>> plan = deadhead.choose(loaded.model, texts, tokenizer=loaded.tokenizer, heads=0.25)
-        >>> deadhead.HeadModel(repair_(loaded.model, texts, plan, loaded.tokenizer)).mask == plan.mask
+        >>> repaired = repair_(loaded.model, texts, plan, loaded.tokenizer)
+        >>> deadhead.HeadModel(repaired).mask == plan.mask
         True
     """
     view = as_view(model)

@@ -114,11 +114,11 @@ def random_baseline(
     """
     done, rules, view = dict(done or {}), rules or Rules(), as_view(model)
     origin = view.mask
-    own = callable(data) and not hasattr(data, "evaluate")
-    tasks = None if own else as_tasks(data, view.model, tokenizer, seed=seed)
+    own: Any = data if callable(data) and not hasattr(data, "evaluate") else None
+    tasks = None if own is not None else as_tasks(data, view.model, tokenizer, seed=seed)
 
     def judge(mask: HeadMask) -> float:
-        return float(data(mask)) if own else evaluate(view, tasks, mask).value
+        return evaluate(view, tasks, mask).value if own is None else own(mask)
 
     found = {reachable(view, origin, rules, f) for f in fractions}
     totals = sorted(t for t in found | {dropped or 0} if t > len(origin.dropped))
