@@ -81,8 +81,8 @@ class Reconstruction:
         named = ", ".join(map(str, sorted(self._constant)))
         return [
             f"the heads of block{'s' * (len(self._constant) > 1)} {named} give the same output for"
-            " every calibration token and score 0: a repair (bias, least_squares) replaces them; give"
-            " more or longer texts if their output varies on yours"
+            " every calibration token and score 0: a repair (bias, least_squares) replaces them;"
+            " give more or longer texts if their output varies on yours"
         ]
 
     @property

@@ -6,10 +6,12 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from torch import nn
 
 from deadhead.data.batches import Batch
+from deadhead.data.given import as_batches
 from deadhead.errors import BudgetError, HeadError
 from deadhead.measure import Timer
 from deadhead.models.heads import HeadModel
@@ -39,6 +41,7 @@ from deadhead.studies.grid import (
     method_name,
 )
 from deadhead.surgery.fold import removal_of
+from deadhead.surgery.plans import as_view
 from deadhead.surgery.remove import cuts_of
 from deadhead.types import HeadMask, PruningPlan
 
@@ -48,7 +51,8 @@ Judge = Callable[[nn.Module], Mapping[str, Reading]]
 
 
 def sweep(
-    view: HeadModel,
+    model: nn.Module | HeadModel,
+    data: Any,
     grid: SweepGrid,
     judges: Sequence[Judge],
     *,
@@ -56,7 +60,7 @@ def sweep(
     grams: GramFn,
     selector: AutoSelector | None = None,
     moments: Callable[[], Moments] | None = None,
-    batches: Sequence[Batch] | None = None,
+    tokenizer: Any = None,
     train: Callable[[nn.Module], object] | None = None,
     measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
     done: Mapping[tuple[str, str, float, int], Point] | None = None,
@@ -69,14 +73,15 @@ def sweep(
     as their evaluation, and what gets really smaller is cut out of a copy, one at a time.
 
     Args:
-        view: the model.
+        model: the model.
+        data: calibration data, for repairs that run it, as of `prune`; None if none does.
         grid: what to go through.
         judges: each from a model to its readings by name.
         scorer_of: from a criterion to its scorer; see `ScorerGroup.of`.
         grams: runs the prompts, see `head_grams`; called once per scope.
         selector: for the method `auto`.
         moments: of the dense model, for repairs.
-        batches: calibration data, for repairs that run it.
+        tokenizer: the model's, where `data` are texts.
         train: trains a cut copy in place, for the repair `distill`; the copy is judged and dropped.
         measure: sizes and timings of a smaller model; None: nothing is really cut.
         done: points of an interrupted sweep, by key.
@@ -95,7 +100,8 @@ def sweep(
         raise BudgetError("method 'auto' needs an AutoSelector; give selector")
     if moments is None and any(REPAIRS[repair].needs_moments for repair in grid.repairs):
         raise BudgetError(f"repairs {grid.repairs} are fitted from moments; give moments")
-    kept = cache(grams)
+    kept, view = cache(grams), as_view(model)
+    batches = None if data is None else as_batches(data, view.model, tokenizer, size=None)
     run = _Sweep(
         view, grid, judges, scorer_of, kept, selector, moments, batches, train, measure, on_note
     )
