@@ -71,6 +71,7 @@ class Block(Brief):
         original: which original heads those are.
         record: the record that it was found by.
         rows: further parameters with slices per head.
+        selected: weights of modules whose outputs are selected after a cut.
         label: its number in its stack, behind the stack's name where there are several.
     """
 
@@ -82,6 +83,7 @@ class Block(Brief):
     original: OriginalHeads
     record: Architecture
     rows: tuple[HeadRows, ...] = ()
+    selected: tuple[HeadRows, ...] = ()
     label: str = ""
 
     @property
@@ -151,6 +153,7 @@ def block_at(architecture: Architecture, name: str, module: nn.Module, label: st
     try:
         attention, *inputs, output = map(module.get_submodule, paths)
         rows = tuple(_rows_at(module, each) for each in architecture.rows)
+        selected = tuple(_rows_at(module, each) for each in architecture.selected)
     except AttributeError as error:
         raise UnsupportedModelError(
             f"block {name} does not match the record of {architecture.model_type!r} ({error});"
@@ -177,7 +180,9 @@ def block_at(architecture: Architecture, name: str, module: nn.Module, label: st
             f"block {name} says it has heads {list(original.heads)}, and its weights have"
             f" {shape.n_heads} heads and {shape.n_kv_heads} key/value heads; load it again"
         )
-    return Block(name, attention, projections, output, shape, original, architecture, rows, label)
+    return Block(
+        name, attention, projections, output, shape, original, architecture, rows, selected, label
+    )
 
 
 def attribute_at(module: Any, path: str) -> Any:

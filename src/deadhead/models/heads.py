@@ -155,7 +155,8 @@ class HeadModel:
         """
         named = {number: (self.blocks[number].name, m) for number, m in modules.items()}
         models = dict.fromkeys((self.model, getattr(self.model, "base_model", self.model)))
-        with self.claimed(), proven(list(models), named, self._replayed) as note:
+        stacks = {n: self.blocks[n].record.stack for n in modules} if len(self.records) > 1 else {}
+        with self.claimed(), proven(list(models), named, self._replayed, stacks) as note:
             yield note
 
     @contextmanager

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from deadhead.errors import HeadError, UnsupportedModelError
+from deadhead.models.architectures.adapters import select_features
 from deadhead.models.blocks import Block
 from deadhead.models.heads import HeadModel
 from deadhead.models.manifest import record_in_config
@@ -110,6 +111,11 @@ def cut_(block: Block, cut: Cut) -> None:
         slopes=tuple(block.original.slopes[i] for i in cut.heads) if block.original.slopes else (),
     )
     block.attention.deadhead_heads = original  # type: ignore[assignment]
+    for rows in block.selected:
+        whole = rows.of.unit == "heads"
+        units = original.heads if whole else original.kv_heads
+        count = original.n_heads if whole else original.n_kv_heads
+        select_features(rows.module, rows.rows(units, count))
     if not original.heads:
         disable_attention_(block)
     elif block.record.after_cut is not None:

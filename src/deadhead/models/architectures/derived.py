@@ -10,10 +10,11 @@ from importlib import resources
 from typing import Any
 
 from deadhead.errors import UnsupportedModelError
+from deadhead.models.architectures.adapters import AFTER_CUT
 from deadhead.models.architectures.layouts import LAYOUTS
 from deadhead.models.architectures.record import Architecture, Records, Rows
 
-_CODE = ("after_cut", "refuse", "slopes")  # what only written records have
+_CODE = ("refuse", "slopes")  # what only written records have
 _COUNTS = ("heads", "kv_heads", "width", "kv_width", "groups")
 
 
@@ -39,8 +40,11 @@ def as_data(record: Architecture) -> dict[str, Any]:
         data[each.name] = value
     if "layout" in data:
         data["layout"] = record.layout.__name__
-    if "rows" in data:
-        data["rows"] = [asdict(rows) for rows in record.rows]
+    if callable(record.after_cut):
+        data["after_cut"] = record.after_cut.__name__
+    for name in ("rows", "selected"):
+        if name in data:
+            data[name] = [asdict(rows) for rows in data[name]]
     return data | ({"shrink": dict(record.shrink)} if record.shrink else {})
 
 
@@ -66,9 +70,12 @@ def _record(model_type: str, entry: Mapping[str, Any]) -> Architecture:
         text = names[name] == "str" or name in ("layout", "headless")
         if name in (*_CODE, "derived") or (text and not isinstance(value, str)):
             raise ValueError(f"{name}={value!r}")
-    rows = tuple(Rows(**row) for row in values.pop("rows", ()))
+    for name in ("rows", "selected"):
+        values[name] = tuple(Rows(**row) for row in values.get(name, ()))
+    if "after_cut" in values:
+        values["after_cut"] = AFTER_CUT[values["after_cut"]]
     layout = LAYOUTS[values.pop("layout", "separate")]
     shrink = {
         str(name): _COUNTS[_COUNTS.index(of)] for name, of in values.pop("shrink", {}).items()
     }
-    return Architecture(model_type, rows=rows, layout=layout, shrink=shrink, derived=True, **values)
+    return Architecture(model_type, layout=layout, shrink=shrink, derived=True, **values)

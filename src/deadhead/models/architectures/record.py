@@ -63,6 +63,8 @@ class Architecture(Brief):
         kv_heads: the same for key/value heads, where `key` is empty and they are fewer.
         layout: which output features of the projections belong to which head.
         rows: further parameters with slices per head: bias tables, sinks, scales.
+        selected: weights of modules (norms over all heads) that stay whole, and whose output
+            features are selected after a cut.
         shrink: attributes of the attention module (dotted) to set after a cut, by what they count:
             `heads`, `kv_heads`, `width` (heads * head_dim), `kv_width` or `groups` (heads /
             kv_heads). A config is copied first, so that each module has its own.
@@ -100,6 +102,7 @@ class Architecture(Brief):
     heads: str = ""
     kv_heads: str = ""
     rows: tuple[Rows, ...] = ()
+    selected: tuple[Rows, ...] = ()
     stack: str = ""
     some: bool = False
     derived: bool = False

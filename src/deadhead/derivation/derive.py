@@ -1,0 +1,177 @@
+"""Derive the records of a model type from a tiny random model, and prove them on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from deadhead.derivation.exercises import Exercise, exercises, not_exercised
+from deadhead.derivation.laws import (
+    TOLERANCE,
+    known,
+    mask_equals_removal,
+    random_masks,
+    run,
+    wrong_cut_is_caught,
+)
+from deadhead.derivation.records import Candidate, candidates, variants
+from deadhead.derivation.tiny import tiny_model
+from deadhead.derivation.trace import Site, record, sites_in
+from deadhead.errors import UnsupportedModelError
+from deadhead.models.architectures import Architecture, Records
+from deadhead.models.heads import HeadModel
+from deadhead.types import HeadMask
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What a derivation found.
+
+    Attributes:
+        records: the proven records, one per stack.
+        difference: largest difference between mask and removal, relative, in float64.
+        left_out: stacks that were found and could not be cut exactly, with the reason.
+        not_exercised: attention modules that never ran.
+        kept_whole: attention modules that ran and are in no proven stack.
+    """
+
+    records: Records
+    difference: float
+    left_out: dict[str, str] = field(default_factory=dict)
+    not_exercised: tuple[str, ...] = ()
+    kept_whole: tuple[str, ...] = ()
+
+
+def derive(given: str | PreTrainedConfig) -> Derived:
+    """Find and prove the records of a model type.
+
+    Args:
+        given: a model type, or the config of a model.
+
+    Cost: some hundred passes of a model with two small layers; seconds.
+
+    Raises:
+        UnsupportedModelError: there is no tiny model or no way to run it, no heads were found, or
+            no stack passes the proof; says why.
+    """
+    model = tiny_model(given)
+    name = model.config.model_type
+    found = exercises(model)
+    if not found:
+        raise UnsupportedModelError(f"no inputs were found with which a tiny {name!r} runs")
+    sites = list(_sites(model, found))
+    if not sites:
+        raise UnsupportedModelError(
+            f"a tiny {name!r} ran, and no softmax in it feeds a row of heads in front of a linear"
+            " projection"
+        )
+    proven: list[Architecture] = []
+    left_out: dict[str, str] = {}
+    paths: list[str] = []
+    for candidate in candidates(model, name, sites):
+        result = prove(model, found, candidate)
+        if isinstance(result, str):
+            left_out[f"{candidate.record.blocks}.{candidate.record.attention}"] = result
+        else:
+            proven.append(result)
+            paths += candidate.sites
+    if not proven:
+        where, reason = next(iter(left_out.items()))
+        raise UnsupportedModelError(f"the heads at {where} cannot be cut exactly: {reason}")
+    if len(proven) == 1 and not left_out:
+        proven = [replace(proven[0], stack="")]
+    return Derived(
+        tuple(proven),
+        together(model, found, tuple(proven)),
+        left_out,
+        tuple(not_exercised(model, found)),
+        tuple(kept_whole(model, paths, not_exercised(model, found))),
+    )
+
+
+def _sites(model: nn.Module, found: Sequence[Exercise]) -> Iterator[Site]:
+    seen: set[str] = set()
+    for exercise in found:
+        for site in sites_in(record(model, exercise)):
+            if site.output not in seen:
+                seen.add(site.output)
+                yield site
+
+
+def kept_whole(model: nn.Module, outputs: Sequence[str], idle: Sequence[str]) -> list[str]:
+    """List attention modules that ran and hold or neighbor no output projection of a site."""
+    from deadhead.derivation.exercises import attention_modules
+
+    parents = {path.rpartition(".")[0] for path in outputs}
+    parents |= {p.rpartition(".")[0] for p in parents if p.count(".") > 1}
+    found = []
+    for path in attention_modules(model):
+        inside = any(o.startswith(f"{path}.") for o in outputs)
+        beside = path.rpartition(".")[0] in parents or path in parents
+        if not inside and not beside and path not in idle:
+            found.append(path)
+    return found
+
+
+def prove(model: nn.Module, found: Sequence[Exercise], candidate: Candidate) -> Architecture | str:
+    """Return the first variant of a record that obeys the laws, or why none does."""
+    reason = "no attribute of the attention module counts its heads"
+    found = [e for e in found if _runs(model, e, candidate.sites)]
+    for tried in variants(candidate, model):
+        try:
+            with known((tried,)):
+                view = HeadModel(model)
+                masks = random_masks(view, 2)
+                off = mask_equals_removal(model, found, masks)
+                if off > TOLERANCE:
+                    reason = f"mask and removal differ by {off:.1e}"
+                    continue
+                if not wrong_cut_is_caught(model, found, masks[0]):
+                    reason = "a wrong cut gives the same outputs"
+                    continue
+        except Exception as error:  # every kind of failure refutes a variant
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            continue
+        return headless(model, found, tried)
+    return reason
+
+
+def _runs(model: nn.Module, exercise: Exercise, sites: Sequence[str]) -> bool:
+    """Whether an exercise runs every site of a stack."""
+    ran: set[str] = set()
+    hooks = [
+        model.get_submodule(path).register_forward_hook(lambda *_, path=path: ran.add(path))
+        for path in sites
+    ]
+    try:
+        run(model, [exercise])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ran == set(sites)
+
+
+def headless(model: nn.Module, found: Sequence[Exercise], proven: Architecture) -> Architecture:
+    """Say what a block without heads does: sliced to no rows, or skipped, or not allowed."""
+    options = ({"headless": "sliced"}, {}, {"maps": "interface"})
+    for changes in options:
+        tried = replace(proven, **changes)
+        try:
+            with known((tried,)):
+                counts = HeadModel(model).mask.counts
+                rows = [[False] * n if i % 2 == 0 else [True] * n for i, n in enumerate(counts)]
+                if mask_equals_removal(model, found, [HeadMask.of(rows)]) <= TOLERANCE:
+                    return tried
+        except Exception:  # this way is refuted
+            continue
+    return replace(proven, headless="refused")
+
+
+def together(model: nn.Module, found: Sequence[Exercise], records: Records) -> float:
+    """Return the largest difference when all stacks are cut at once, five random masks."""
+    with known(records), torch.no_grad():
+        return mask_equals_removal(model, found, random_masks(HeadModel(model), 5, seed=1))

@@ -1,0 +1,120 @@
+"""The laws that a record has to obey, on a model that can be run."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deadhead.derivation.exercises import Exercise
+from deadhead.models.architectures import ARCHITECTURES, Records, register_architecture
+from deadhead.models.blocks import Block
+from deadhead.models.heads import HeadModel
+from deadhead.surgery.mask import masked
+from deadhead.surgery.remove import remove_
+from deadhead.types import HeadMask, PruningPlan
+
+TOLERANCE = 1e-10
+SKIPPED = ("past_key_values", "attentions", "cross_attentions", "encoder_attentions")
+
+
+@contextmanager
+def known(records: Records) -> Iterator[None]:
+    """Register records until the context is left."""
+    with ARCHITECTURES.restored():
+        register_architecture(*records)
+        yield
+
+
+def run(model: nn.Module, exercises: Sequence[Exercise]) -> list[Tensor]:
+    """Run exercises and return every floating-point tensor of their outputs."""
+    found: list[Tensor] = []
+    for exercise in exercises:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            found += _tensors(model.get_submodule(exercise.path)(**copy.copy(exercise.kwargs)))
+    return found
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, Mapping):
+        return [t for k, v in value.items() if k not in SKIPPED for t in _tensors(v)]
+    if isinstance(value, (tuple, list)):
+        return [t for v in value for t in _tensors(v)]
+    return []
+
+
+def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Return the largest difference relative to the largest value; inf if shapes differ."""
+    if [t.shape for t in one] != [t.shape for t in other]:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(one, other, strict=True):
+        if a.numel() == 0:
+            continue
+        same = (a == b) | (a.isnan() & b.isnan())
+        gap = torch.where(same, 0, (a - b).abs())
+        scale = max(1.0, float(a[a.isfinite()].abs().max()) if bool(a.isfinite().any()) else 1.0)
+        value = float(gap.max()) / scale
+        worst = max(worst, float("inf") if value != value else value)
+    return worst
+
+
+def random_masks(view: HeadModel, count: int, seed: int = 0) -> list[HeadMask]:
+    """Draw masks that remove some heads of every block and leave its key/value groups even.
+
+    Every other mask removes whole groups where there are several; the rest thins each group.
+    """
+    draw = random.Random(seed)
+    return [
+        HeadMask.of(_row(draw, block, whole=number % 2 == 0) for block in view.blocks)
+        for number in range(count)
+    ]
+
+
+def _row(draw: random.Random, block: Block, *, whole: bool) -> list[bool]:
+    size, groups = block.shape.group_size, block.n_kv_heads
+    if size == 1 or (whole and groups > 1):
+        kept = draw.sample(range(groups), draw.randint(1, max(1, groups - 1)))
+        return [head // size in kept for head in range(block.n_heads)]
+    stay = draw.randint(1, size - 1)
+    chosen = [draw.sample(range(size), stay) for _ in range(groups)]
+    return [head % size in chosen[head // size] for head in range(block.n_heads)]
+
+
+def mask_equals_removal(
+    model: nn.Module, exercises: Sequence[Exercise], masks: Sequence[HeadMask]
+) -> float:
+    """Return the largest difference between masking heads and removing them.
+
+    Raises:
+        ArithmeticError: masking changed nothing, so the law proves nothing.
+    """
+    worst = 0.0
+    dense = run(model, exercises)
+    for mask in masks:
+        with masked(model, mask):
+            expected = run(model, exercises)
+        if difference(dense, expected) == 0.0:
+            raise ArithmeticError("masking heads changes no output of the model")
+        cut = remove_(copy.deepcopy(model), PruningPlan(mask, gqa="equalize"))
+        worst = max(worst, difference(expected, run(cut, exercises)))
+    return worst
+
+
+def wrong_cut_is_caught(model: nn.Module, exercises: Sequence[Exercise], mask: HeadMask) -> bool:
+    """Whether removing the kept heads' mirror image differs from masking, stack by stack."""
+    with masked(model, mask):
+        expected = run(model, exercises)
+    mirrored = HeadMask.of(row[::-1] for row in mask.kept)
+    if mirrored == mask:
+        mirrored = HeadMask.of([*row[1:], row[0]] for row in mask.kept)
+    cut = remove_(copy.deepcopy(model), PruningPlan(mirrored, gqa="equalize"))
+    return difference(expected, run(cut, exercises)) > TOLERANCE

@@ -1,0 +1,350 @@
+"""From sites that were found in a tiny model to architecture records."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+from deadhead.derivation.rows import (
+    SHARED,
+    Owned,
+    group_size,
+    layout_of,
+    owned,
+    roles,
+    rows_of,
+)
+from deadhead.derivation.trace import Projected, Site
+from deadhead.models.architectures import LAYOUTS, PARTS, Architecture, HeadCounts, Rows
+from deadhead.models.architectures.adapters import (
+    TABLE,
+    select_arguments,
+    share_position_bias,
+)
+from deadhead.models.blocks import output_rows
+
+WIDTHS = ("all_head_size", "inner_dim", "attn_dim", "attention_dim", "split_size", "projection_dim")
+HIDDEN = ("embed_dim", "hidden_size", "d_model", "hidden_dim", "dim", "n_embd", "width")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a site is: the pattern of its blocks, and the modules relative to a block."""
+
+    blocks: str
+    block: str
+    attention: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One stack: a record without attributes to shrink, and the attributes that may be.
+
+    Attributes:
+        record: the record.
+        counted: per attribute of the attention module (dotted), what its value equals.
+        sites: paths of the output projections of its sites.
+        attention: path of the attention module of its first site.
+    """
+
+    record: Architecture
+    counted: Mapping[str, str]
+    sites: tuple[str, ...]
+    attention: str
+
+
+def place_of(site: Site, parameters: Sequence[str]) -> Place:
+    """Split the paths of a site at its block: the last numbered module that holds both."""
+    common = _common(site.attention, site.output)
+    parts = common.split(".") if common else []
+    numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
+    end = numbers[-1] + 1 if numbers else len(parts)
+    block = ".".join(parts[:end])
+    attention = site.attention
+    while attention != common and not any(p.startswith(f"{attention}.") for p in parameters):
+        attention = attention.rpartition(".")[0]
+    pattern = ".".join("*" if part.isdecimal() else part for part in block.split("."))
+    return Place(pattern, block, _below(block, attention), _below(block, site.output))
+
+
+def _common(one: str, other: str) -> str:
+    pairs = zip(one.split("."), other.split("."), strict=False)
+    kept: list[str] = []
+    for a, b in pairs:
+        if a != b:
+            break
+        kept.append(a)
+    return ".".join(kept)
+
+
+def _below(block: str, path: str) -> str:
+    return path.removeprefix(block).lstrip(".")
+
+
+def candidates(model: nn.Module, model_type: str, sites: Sequence[Site]) -> list[Candidate]:
+    """Make one candidate per stack of sites that are alike."""
+    stacks: dict[tuple[str, str, str], list[tuple[Site, Place]]] = {}
+    for site in sites:
+        names = [name for name, _ in model.named_parameters()]
+        place = place_of(site, names)
+        stacks.setdefault((place.blocks, place.attention, place.output), []).append((site, place))
+    made = []
+    for group in stacks.values():
+        with contextlib.suppress(RuntimeError):  # what does not depend on the site's parameters
+            made.append(_candidate(model, model_type, *group[0], group))
+    labels = _labels([each.record for each in made])
+    named = zip(made, labels, strict=True)
+    return [replace(c, record=replace(c.record, stack=label)) for c, label in named]
+
+
+def _labels(records: Sequence[Architecture]) -> list[str]:
+    """Name stacks by the words of their paths in which they differ; one alone has no name."""
+    if len(records) == 1:
+        return [""]
+    words = []
+    for record in records:
+        path = f"{record.blocks}.{record.attention}".split(".")
+        kept = [w for w in path if w != "*"]
+        cross = any(
+            "cross" in w.lower() or "encoder_attn" in w or w == "EncDecAttention" for w in kept
+        )
+        words.append((kept, cross))
+    labels: list[str] = []
+    for kept, cross in words:
+        others = [set(k) for k, _ in words if k is not kept]
+        common = set.intersection(*others) if others else set()
+        own = [w for w in kept if w not in common] or kept
+        stack = next((w for w in own if "coder" in w or "vision" in w or "text" in w), own[0])
+        label = f"{stack}.cross" if cross else stack
+        labels.append(label)
+    return [f"{n}.{i}" if labels.count(n) > 1 else n for i, n in enumerate(labels)]
+
+
+def _candidate(
+    model: nn.Module,
+    model_type: str,
+    site: Site,
+    place: Place,
+    group: Sequence[tuple[Site, Place]],
+) -> Candidate:
+    found = owned(model, site, place.block)
+    size = group_size(found, site.n_heads)
+    counts = HeadCounts(site.n_heads, site.n_heads // size, site.head_dim)
+    linear = {e.path: e for e in site.projections if e.path.startswith(f"{place.block}.")}
+    named = _named(model, site, counts, found, linear)
+    if named and counts.n_kv_heads == counts.n_heads:
+        rows = output_rows(model.get_submodule(named["value"])).shape[0]
+        if named["query"] != named["value"]:
+            counts = replace(counts, n_kv_heads=rows // site.head_dim)
+        elif not any(p.startswith(named["value"]) and SHARED not in o for p, o in _of(found)):
+            counts = replace(counts, n_kv_heads=1)
+    taken = {f"{path}.{kind}" for path in named.values() for kind in ("weight", "bias")}
+    rows = [
+        rows_of(each, counts.n_heads, counts.n_kv_heads, _below(place.block, each.path))
+        for each in found
+        if each.path not in taken
+    ]
+    attention = model.get_submodule(f"{place.block}.{place.attention}".strip("."))
+    layout = "separate"
+    if named and named["query"] == named["value"]:
+        owners = next(o for p, o in _of(found) if p == f"{named['query']}.weight")
+        layout = layout_of(owners, counts) or "separate"
+    relative = {part: _below(place.block, path) for part, path in named.items()}
+    base = _base(model)
+    record = Architecture(
+        model_type,
+        _below(base, place.blocks) if place.blocks.startswith(base) else place.blocks,
+        place.attention,
+        output=place.output,
+        **relative,
+        layout=LAYOUTS[layout],
+        rows=tuple(r for r in rows if isinstance(r, Rows)),
+        maps="none",
+        derived=True,
+        **_numbers(attention, counts, bool(named)),
+    )
+    some = _is_some(model, record, len(group))
+    return Candidate(
+        replace(record, some=some),
+        dict(_counted(attention, counts)),
+        tuple(s.output for s, _ in group),
+        f"{place.block}.{place.attention}".strip("."),
+    )
+
+
+def _base(model: nn.Module) -> str:
+    """Return the path of the base model, which the paths of records begin at."""
+    inner = getattr(model, "base_model", model)
+    return next((path for path, module in model.named_modules() if module is inner), "")
+
+
+def _of(found: Sequence[Owned]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    return ((each.path, each.owners) for each in found)
+
+
+def _is_some(model: nn.Module, record: Architecture, sites: int) -> bool:
+    from deadhead.models.heads import children_at
+
+    return len(children_at(model.get_submodule(_base(model)), record.blocks)) > sites
+
+
+def _named(
+    model: nn.Module,
+    site: Site,
+    counts: HeadCounts,
+    found: Sequence[Owned],
+    linear: Mapping[str, Projected],
+) -> dict[str, str]:
+    """Return the paths of query, key and value if all have `head_dim` features a head."""
+    owners = {each.path: each.owners for each in found if each.dim == 0 or "." in each.path}
+    of = dict(roles(site, dict(linear)))
+    whole = {path: names[0] for path, names in of.items() if len(set(names)) == 1}
+    parts: dict[str, str] = {}
+    for part in PARTS:
+        wide = [
+            p for p, name in whole.items() if name == part and _rows_fit(model, p, counts, owners)
+        ]
+        if len(wide) == 1:
+            parts[part] = wide[0]
+    if len(parts) == len(PARTS):
+        return parts
+    for path, names in of.items():
+        if set(names) == set(PARTS) and f"{path}.weight" in owners:
+            for kv in (counts.n_kv_heads, 1):
+                shape = replace(counts, n_kv_heads=kv)
+                layout = layout_of(owners[f"{path}.weight"], shape)
+                if layout and _in_order(names, layout, shape):
+                    return dict.fromkeys(PARTS, path)
+    return {}
+
+
+def _rows_fit(
+    model: nn.Module, path: str, counts: HeadCounts, owners: Mapping[str, tuple[int, ...]]
+) -> bool:
+    rows = output_rows(model.get_submodule(path)).shape[0]
+    of = owners.get(f"{path}.weight")
+    if of is None:
+        return rows == counts.head_dim  # one key/value head for all
+    heads = [row // counts.head_dim for row in range(rows)]
+    return list(of) in (heads, [counts.n_heads + h for h in heads])
+
+
+def _in_order(names: Sequence[str], layout: str, shape: HeadCounts) -> bool:
+    for part in PARTS:
+        for index in range(shape.count(part)):
+            first = LAYOUTS[layout](part, index, shape)
+            if any(name != part for name in names[first : first + shape.head_dim]):
+                return False
+    return True
+
+
+def _numbers(attention: nn.Module, counts: HeadCounts, named: bool) -> dict[str, str]:
+    """Return by which attributes the heads of a model of original size are counted."""
+    own = _integers(attention)
+    sizes = [
+        name
+        for name, value in own.items()
+        if value == counts.head_dim and "head" in name and ("dim" in name or "size" in name)
+    ]
+    sizes.sort(key=lambda name: (not name.startswith("v_"), name != "head_dim", len(name)))
+    heads = _by_value(own, counts.n_heads, "head")
+    given = {"head_dim": sizes[0]} if sizes else {"heads": heads[0]} if heads else {}
+    grouped = counts.n_kv_heads != counts.n_heads
+    kv_heads = [n for n in _by_value(own, counts.n_kv_heads, "head") if "k" in n.split(".")[-1]]
+    if grouped and not named and kv_heads:
+        given["kv_heads"] = kv_heads[0]
+    return given
+
+
+def _by_value(own: Mapping[str, int], value: int, word: str) -> list[str]:
+    found = [n for n, v in own.items() if v == value and word in n.split(".")[-1]]
+    return sorted(found, key=lambda n: ("." in n, "key" in n or "kv" in n, len(n)))
+
+
+def _integers(attention: Any, prefix: str = "") -> dict[str, int]:
+    """List the whole-number attributes of a module, of its config and of its children."""
+    found: dict[str, int] = {}
+    for name, value in vars(attention).items():
+        if type(value) is int and not name.startswith("_"):
+            found[f"{prefix}{name}"] = value
+        if isinstance(value, PreTrainedConfig):
+            for key, number in value.to_dict().items():
+                if type(number) is int:
+                    found[f"{prefix}{name}.{key}"] = number
+    for name, child in getattr(attention, "_modules", {}).items():
+        if child is not None and not list(child.children()):
+            found |= {
+                f"{prefix}{name}.{key}": number
+                for key, number in _integers(child).items()
+                if "." not in key and "features" not in key
+            }
+    return found
+
+
+def _counted(attention: nn.Module, counts: HeadCounts) -> Iterator[tuple[str, str]]:
+    """Yield the attributes whose values count heads, with what they count."""
+    values = {
+        "heads": counts.n_heads,
+        "kv_heads": counts.n_kv_heads,
+        "groups": counts.group_size,
+        "width": counts.n_heads * counts.head_dim,
+        "kv_width": counts.n_kv_heads * counts.head_dim,
+    }
+    for name, value in _integers(attention).items():
+        last = name.split(".")[-1]
+        key = "key" in last or "kv" in last
+        if "group" in last or last == "n_rep":
+            of = "groups"
+        elif "head" in last and "size" not in last and "dim" not in last:
+            of = "kv_heads" if key else "heads"
+        elif value == values["kv_width"] and key:
+            of = "kv_width"
+        elif last in (*WIDTHS, *HIDDEN) or "width" in last:
+            of = "width"
+        else:
+            continue
+        if value == values[of]:
+            yield name, of
+
+
+def variants(candidate: Candidate, model: nn.Module) -> Iterator[Architecture]:
+    """Yield the records to try, the likeliest first: by attributes, then by what else moves."""
+    record = candidate.record
+    norms = tuple(rows for rows in record.rows if _is_norm(model, candidate, rows))
+    rest = tuple(rows for rows in record.rows if rows not in norms)
+    once = tuple(rows for rows in record.rows if TABLE not in rows.parameter)
+    changes: list[dict[str, Any]] = [{}, {"after_cut": select_arguments}]
+    if norms:
+        changes.insert(0, {"rows": rest, "selected": norms})
+    if once != record.rows or hasattr(model.get_submodule(candidate.attention), TABLE):
+        changes.insert(0, {"rows": once, "after_cut": share_position_bias})
+    for change in changes:
+        for shrink in _shrinks(candidate.counted):
+            yield replace(record, shrink=shrink, **change)
+
+
+def _is_norm(model: nn.Module, candidate: Candidate, rows: Rows) -> bool:
+    """Whether rows are the weight of a module over all heads whose inputs all heads share."""
+    block = candidate.attention.removesuffix(candidate.record.attention)
+    tensor = model.get_parameter(f"{block}{rows.parameter}")
+    path = rows.parameter.rpartition(".")[0]
+    return (
+        tensor.dim() == 1 and rows.parameter.endswith("weight") and "norm" in path
+    ) or "_ln" in path
+
+
+def _shrinks(counted: Mapping[str, str]) -> list[dict[str, str]]:
+    """List the sets of attributes to try, in order: the likeliest first."""
+    own = {n: of for n, of in counted.items() if "." not in n or not n.startswith("config.")}
+    hidden = {n for n in own if n.split(".")[-1] in HIDDEN}
+    plain = {n: of for n, of in own.items() if n not in hidden}
+    configured = {n: of for n, of in counted.items() if n.startswith("config.")}
+    heads = {n: of for n, of in configured.items() if of != "width"}
+    tried = [plain, own, plain | heads, own | heads, own | configured]
+    return [v for i, v in enumerate(tried) if v not in tried[:i]]
