@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from deadhead.derivation.exercises import Exercise, exercises, not_exercised
+from deadhead.derivation.exercises import Exercise, attention_modules, exercises, not_exercised
 from deadhead.derivation.laws import (
     TOLERANCE,
     known,
@@ -19,7 +22,7 @@ from deadhead.derivation.laws import (
     wrong_cut_is_caught,
 )
 from deadhead.derivation.records import Candidate, candidates, variants
-from deadhead.derivation.tiny import tiny_model
+from deadhead.derivation.tiny import default_config, tiny_model
 from deadhead.derivation.trace import Site, record, sites_in
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures import Architecture, Records
@@ -58,8 +61,43 @@ def derive(given: str | PreTrainedConfig) -> Derived:
         UnsupportedModelError: there is no tiny model or no way to run it, no heads were found, or
             no stack passes the proof; says why.
     """
-    model = tiny_model(given)
-    name = model.config.model_type
+    config = default_config(given) if isinstance(given, str) else given
+    grouped = copy.deepcopy(config)
+    tried = [grouped, config] if _share_keys_(grouped) else [config]
+    best: Derived | None = None
+    reason: UnsupportedModelError | None = None
+    for each in tried:
+        try:
+            found = _derive(each)
+        except UnsupportedModelError as error:
+            reason = error
+            continue
+        if best is None or len(found.left_out) < len(best.left_out):
+            best = found
+        if not best.left_out:
+            return best
+    if best is not None:
+        return best
+    raise reason or UnsupportedModelError(f"{config.model_type!r} cannot be derived")
+
+
+def _share_keys_(config: Any) -> bool:
+    """Let heads share key/value heads wherever a config has a number of them."""
+    changed = False
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            changed |= _share_keys_(value)
+        elif re.search(r"(key_value|kv)_heads$", name) and type(value) is int and value % 2 == 0:
+            heads = getattr(config, "num_attention_heads", None)
+            if heads == value:
+                setattr(config, name, value // 2)
+                changed = True
+    return changed
+
+
+def _derive(config: PreTrainedConfig) -> Derived:
+    model = tiny_model(config)
+    name = config.model_type
     found = exercises(model)
     if not found:
         raise UnsupportedModelError(f"no inputs were found with which a tiny {name!r} runs")
@@ -84,12 +122,13 @@ def derive(given: str | PreTrainedConfig) -> Derived:
         raise UnsupportedModelError(f"the heads at {where} cannot be cut exactly: {reason}")
     if len(proven) == 1 and not left_out:
         proven = [replace(proven[0], stack="")]
+    idle = not_exercised(model, found)
     return Derived(
         tuple(proven),
         together(model, found, tuple(proven)),
         left_out,
-        tuple(not_exercised(model, found)),
-        tuple(kept_whole(model, paths, not_exercised(model, found))),
+        tuple(path for path in idle if _attends(model.get_submodule(path))),
+        tuple(kept_whole(model, paths, idle)),
     )
 
 
@@ -104,17 +143,20 @@ def _sites(model: nn.Module, found: Sequence[Exercise]) -> Iterator[Site]:
 
 def kept_whole(model: nn.Module, outputs: Sequence[str], idle: Sequence[str]) -> list[str]:
     """List attention modules that ran and hold or neighbor no output projection of a site."""
-    from deadhead.derivation.exercises import attention_modules
-
     parents = {path.rpartition(".")[0] for path in outputs}
     parents |= {p.rpartition(".")[0] for p in parents if p.count(".") > 1}
     found = []
     for path in attention_modules(model):
         inside = any(o.startswith(f"{path}.") for o in outputs)
         beside = path.rpartition(".")[0] in parents or path in parents
-        if not inside and not beside and path not in idle:
+        if not inside and not beside and path not in idle and _attends(model.get_submodule(path)):
             found.append(path)
     return found
+
+
+def _attends(module: nn.Module) -> bool:
+    """Whether a module is attention by its name; routers and poolers compute a softmax too."""
+    return re.search(r"Attention|Attn", type(module).__name__) is not None
 
 
 def prove(model: nn.Module, found: Sequence[Exercise], candidate: Candidate) -> Architecture | str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from deadhead.derivation.exercises import Exercise
 from deadhead.models.architectures import ARCHITECTURES, Records, register_architecture
@@ -35,10 +36,24 @@ def run(model: nn.Module, exercises: Sequence[Exercise]) -> list[Tensor]:
     """Run exercises and return every floating-point tensor of their outputs."""
     found: list[Tensor] = []
     for exercise in exercises:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _Promoted():
             torch.manual_seed(0)
             found += _tensors(model.get_submodule(exercise.path)(**copy.copy(exercise.kwargs)))
     return found
+
+
+class _Promoted(TorchFunctionMode):
+    """Compute in float64 what a model casts to float32, so that laws hold to rounding."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is Tensor.float:
+            func = Tensor.double
+        if kwargs.get("dtype") is torch.float32:
+            kwargs["dtype"] = torch.float64
+        if func is Tensor.to:
+            args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+        return func(*args, **kwargs)
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +20,7 @@ from deadhead.derivation.rows import (
     rows_of,
 )
 from deadhead.derivation.trace import Projected, Site
-from deadhead.models.architectures import LAYOUTS, PARTS, Architecture, HeadCounts, Rows
+from deadhead.models.architectures import LAYOUTS, PARTS, Architecture, HeadCounts, PerHead
 from deadhead.models.architectures.adapters import (
     TABLE,
     select_arguments,
@@ -96,8 +96,7 @@ def candidates(model: nn.Module, model_type: str, sites: Sequence[Site]) -> list
         stacks.setdefault((place.blocks, place.attention, place.output), []).append((site, place))
     made = []
     for group in stacks.values():
-        with contextlib.suppress(RuntimeError):  # what does not depend on the site's parameters
-            made.append(_candidate(model, model_type, *group[0], group))
+        made.append(_candidate(model, model_type, *group[0], group))
     labels = _labels([each.record for each in made])
     named = zip(made, labels, strict=True)
     return [replace(c, record=replace(c.record, stack=label)) for c, label in named]
@@ -111,9 +110,7 @@ def _labels(records: Sequence[Architecture]) -> list[str]:
     for record in records:
         path = f"{record.blocks}.{record.attention}".split(".")
         kept = [w for w in path if w != "*"]
-        cross = any(
-            "cross" in w.lower() or "encoder_attn" in w or w == "EncDecAttention" for w in kept
-        )
+        cross = any(re.search("cross|encoder_attn|EncDec", word, re.IGNORECASE) for word in kept)
         words.append((kept, cross))
     labels: list[str] = []
     for kept, cross in words:
@@ -136,7 +133,11 @@ def _candidate(
     found = owned(model, site, place.block)
     size = group_size(found, site.n_heads)
     counts = HeadCounts(site.n_heads, site.n_heads // size, site.head_dim)
-    linear = {e.path: e for e in site.projections if e.path.startswith(f"{place.block}.")}
+    linear = {
+        event.path: event
+        for event in site.projections
+        if event.path.startswith(f"{place.block}.") and event.output.requires_grad
+    }
     named = _named(model, site, counts, found, linear)
     if named and counts.n_kv_heads == counts.n_heads:
         rows = output_rows(model.get_submodule(named["value"])).shape[0]
@@ -153,9 +154,9 @@ def _candidate(
     attention = model.get_submodule(f"{place.block}.{place.attention}".strip("."))
     layout = "separate"
     if named and named["query"] == named["value"]:
-        owners = next(o for p, o in _of(found) if p == f"{named['query']}.weight")
+        owners = dict(_of(found))[f"{named['query']}.weight"]
         layout = layout_of(owners, counts) or "separate"
-    relative = {part: _below(place.block, path) for part, path in named.items()}
+    relative: dict[str, Any] = {part: _below(place.block, path) for part, path in named.items()}
     base = _base(model)
     record = Architecture(
         model_type,
@@ -164,7 +165,7 @@ def _candidate(
         output=place.output,
         **relative,
         layout=LAYOUTS[layout],
-        rows=tuple(r for r in rows if isinstance(r, Rows)),
+        rows=tuple(r for r in rows if isinstance(r, PerHead)),
         maps="none",
         derived=True,
         **_numbers(attention, counts, bool(named)),
@@ -207,9 +208,8 @@ def _named(
     whole = {path: names[0] for path, names in of.items() if len(set(names)) == 1}
     parts: dict[str, str] = {}
     for part in PARTS:
-        wide = [
-            p for p, name in whole.items() if name == part and _rows_fit(model, p, counts, owners)
-        ]
+        paths = [path for path, name in whole.items() if name == part]
+        wide = [path for path in paths if _rows_fit(model, path, counts, owners)]
         if len(wide) == 1:
             parts[part] = wide[0]
     if len(parts) == len(PARTS):
@@ -244,7 +244,7 @@ def _in_order(names: Sequence[str], layout: str, shape: HeadCounts) -> bool:
     return True
 
 
-def _numbers(attention: nn.Module, counts: HeadCounts, named: bool) -> dict[str, str]:
+def _numbers(attention: nn.Module, counts: HeadCounts, named: bool) -> dict[str, Any]:
     """Return by which attributes the heads of a model of original size are counted."""
     own = _integers(attention)
     sizes = [
@@ -322,21 +322,20 @@ def variants(candidate: Candidate, model: nn.Module) -> Iterator[Architecture]:
     changes: list[dict[str, Any]] = [{}, {"after_cut": select_arguments}]
     if norms:
         changes.insert(0, {"rows": rest, "selected": norms})
-    if once != record.rows or hasattr(model.get_submodule(candidate.attention), TABLE):
+    if once != record.rows or hasattr(model.get_submodule(candidate.attention), f"has_{TABLE}"):
         changes.insert(0, {"rows": once, "after_cut": share_position_bias})
     for change in changes:
         for shrink in _shrinks(candidate.counted):
             yield replace(record, shrink=shrink, **change)
 
 
-def _is_norm(model: nn.Module, candidate: Candidate, rows: Rows) -> bool:
+def _is_norm(model: nn.Module, candidate: Candidate, rows: PerHead) -> bool:
     """Whether rows are the weight of a module over all heads whose inputs all heads share."""
     block = candidate.attention.removesuffix(candidate.record.attention)
     tensor = model.get_parameter(f"{block}{rows.parameter}")
     path = rows.parameter.rpartition(".")[0]
-    return (
-        tensor.dim() == 1 and rows.parameter.endswith("weight") and "norm" in path
-    ) or "_ln" in path
+    named = rows.parameter.endswith("weight") and ("norm" in path or "_ln" in path)
+    return named and tensor.dim() == 1
 
 
 def _shrinks(counted: Mapping[str, str]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.derivation.trace import Projected, Site, gradient_of
-from deadhead.models.architectures import HeadCounts, Rows
+from deadhead.models.architectures import HeadCounts, PerHead
 from deadhead.models.architectures.layouts import LAYOUTS, PARTS
 from deadhead.models.blocks import is_conv1d
 
@@ -85,16 +85,18 @@ def _touched(site: Site, named: dict[str, nn.Parameter]) -> dict[str, list[Tenso
         for (name, parameter), gradient in zip(named.items(), gradients, strict=True):
             nonzero = torch.zeros_like(parameter) if gradient is None else gradient
             nonzero = nonzero.abs() > 1e-14 * nonzero.abs().max()
-            dims = range(parameter.dim())
-            rows = [
-                nonzero.movedim(d, 0).flatten(1).any(1) if len(dims) > 1 else nonzero for d in dims
-            ]
-            touched.setdefault(name, []).append(rows)
+            touched.setdefault(name, []).append(_rows_in(nonzero))
     stacked = {
         name: [torch.stack(rows) for rows in zip(*heads, strict=True)]
         for name, heads in touched.items()
     }
     return {n: rows for n, rows in stacked.items() if any(bool(r.any()) for r in rows)}
+
+
+def _rows_in(nonzero: Tensor) -> list[Tensor]:
+    if nonzero.dim() < 2:
+        return [nonzero] if nonzero.dim() else []
+    return [nonzero.movedim(dim, 0).flatten(1).any(1) for dim in range(nonzero.dim())]
 
 
 def _group_size(site: Site, touched: dict[str, list[Tensor]]) -> int:
@@ -133,7 +135,7 @@ def group_size(found: list[Owned], n_heads: int) -> int:
     return n_heads // len(groups) if groups else 1
 
 
-def rows_of(each: Owned, n_heads: int, n_kv_heads: int, relative: str) -> Rows | None:
+def rows_of(each: Owned, n_heads: int, n_kv_heads: int, relative: str) -> PerHead | None:
     """Describe owners as runs of heads or key/value heads, part by part; None if they are not."""
     size = len(each.owners)
     for unit, count, first in (("heads", n_heads, 0), ("kv_heads", n_kv_heads, n_heads)):
@@ -143,7 +145,7 @@ def rows_of(each: Owned, n_heads: int, n_kv_heads: int, relative: str) -> Rows |
             inner = size // parts // count
             wanted = [first + row % (size // parts) // inner for row in range(size)]
             if tuple(wanted) == each.owners:
-                return Rows(relative, unit, each.dim, parts)  # type: ignore[arg-type]
+                return PerHead(relative, unit, each.dim, parts)  # type: ignore[arg-type]
     return None
 
 

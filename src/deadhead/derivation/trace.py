@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -208,7 +209,7 @@ def _head_dim(softmax: Attended, z: Tensor) -> int | None:
     support = torch.stack(supports)
     changes = (support[1:] != support[:-1]).any(1).nonzero().flatten() + 1
     starts = [0, *changes.tolist(), len(row)]
-    sizes = {b - a for a, b in zip(starts, starts[1:], strict=False)}
+    sizes = {b - a for a, b in pairwise(starts)}
     firsts = support[starts[:-1]].to(torch.int)
     apart = int(firsts.sum(0).max()) <= 1 and bool(firsts.any(1).all())
     return sizes.pop() if len(sizes) == 1 and apart and len(starts) > 2 else None

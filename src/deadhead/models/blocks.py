@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deadhead.display import Brief
 from deadhead.errors import HeadError, UnsupportedModelError
-from deadhead.models.architectures import PARTS, Architecture, HeadCounts, Rows, rows_from
+from deadhead.models.architectures import PARTS, Architecture, HeadCounts, PerHead, rows_from
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class OriginalHeads:
 
 @dataclass(frozen=True)
 class HeadRows:
-    """One further parameter or buffer of a block, found: see `Rows`."""
+    """One further parameter or buffer of a block, found: see `PerHead`."""
 
     module: nn.Module
     name: str
-    of: Rows
+    of: PerHead
 
     @property
     def tensor(self) -> Tensor:
@@ -180,9 +180,8 @@ def block_at(architecture: Architecture, name: str, module: nn.Module, label: st
             f"block {name} says it has heads {list(original.heads)}, and its weights have"
             f" {shape.n_heads} heads and {shape.n_kv_heads} key/value heads; load it again"
         )
-    return Block(
-        name, attention, projections, output, shape, original, architecture, rows, selected, label
-    )
+    modules = (attention, projections, output)
+    return Block(name, *modules, shape, original, architecture, rows, selected, label)
 
 
 def attribute_at(module: Any, path: str) -> Any:
@@ -192,7 +191,7 @@ def attribute_at(module: Any, path: str) -> Any:
     return module
 
 
-def _rows_at(module: nn.Module, rows: Rows) -> HeadRows:
+def _rows_at(module: nn.Module, rows: PerHead) -> HeadRows:
     path, _, name = rows.parameter.rpartition(".")
     owner = module.get_submodule(path)
     if not isinstance(getattr(owner, name), Tensor):
@@ -244,6 +243,14 @@ def _counts(
             f" {head_dim} features do not fill; correct the record of {architecture.model_type!r}"
         )
     n_kv_heads = n_heads
+    grouped = attribute_at(attention, "config.num_key_value_heads")
+    unproven = architecture.derived and not (architecture.key or architecture.kv_heads)
+    if before is None and unproven and grouped not in (None, n_heads):
+        raise UnsupportedModelError(
+            f"block {name} shares {grouped} key/value heads among {n_heads} heads, and the"
+            f" derived record of {architecture.model_type!r} was proven without sharing; write"
+            " a record for it"
+        )
     if before is not None:
         n_kv_heads = len(before.kv_heads)
     elif architecture.kv_heads:

@@ -12,7 +12,7 @@ from typing import Any
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures.adapters import AFTER_CUT
 from deadhead.models.architectures.layouts import LAYOUTS
-from deadhead.models.architectures.record import Architecture, Records, Rows
+from deadhead.models.architectures.record import Architecture, PerHead, Records
 
 _CODE = ("refuse", "slopes")  # what only written records have
 _COUNTS = ("heads", "kv_heads", "width", "kv_width", "groups")
@@ -71,7 +71,7 @@ def _record(model_type: str, entry: Mapping[str, Any]) -> Architecture:
         if name in (*_CODE, "derived") or (text and not isinstance(value, str)):
             raise ValueError(f"{name}={value!r}")
     for name in ("rows", "selected"):
-        values[name] = tuple(Rows(**row) for row in values.get(name, ()))
+        values[name] = tuple(PerHead(**row) for row in values.get(name, ()))
     if "after_cut" in values:
         values["after_cut"] = AFTER_CUT[values["after_cut"]]
     layout = LAYOUTS[values.pop("layout", "separate")]

@@ -29,7 +29,7 @@ def _width(output: nn.Module) -> int:
 
 
 @dataclass(frozen=True)
-class Rows:
+class PerHead:
     """One further parameter or buffer of a block in which every head has its own slices.
 
     Attributes:
@@ -101,8 +101,8 @@ class Architecture(Brief):
     refuse: Callable[[Any], str | None] = lambda config: None
     heads: str = ""
     kv_heads: str = ""
-    rows: tuple[Rows, ...] = ()
-    selected: tuple[Rows, ...] = ()
+    rows: tuple[PerHead, ...] = ()
+    selected: tuple[PerHead, ...] = ()
     stack: str = ""
     some: bool = False
     derived: bool = False
