@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,15 @@ import numpy as np
 import torch
 
 from deadhead.errors import DataError, FileFormatError, HeadError, ScoreError, unknown_name
-from deadhead.files import as_path, fingerprint, one_line, read_bytes
-from deadhead.interop.tables import READERS, blocks_of
+from deadhead.files import as_path, decode, fingerprint, one_line, parse_json, read_bytes
+from deadhead.interop.unpickle import unpickle_bytes
 from deadhead.options.fields import check_arguments
 from deadhead.types import HeadScores
 
-ENDINGS = tuple(sorted(READERS))
+# from the content, the name of the file for messages, and the heads per block of the model
+TableReader = Callable[[bytes, str, Sequence[int]], Any]
+
+LONG_FORM = ("block", "head", "score")
 _INFINITE = {"inf": np.inf, "-inf": -np.inf}  # as deadhead's own JSON writes them
 
 
@@ -49,7 +54,7 @@ def read_importance(
         ScoreError: a score is infinite, or all are NaN.
     """
     path = as_path(path, "an importance table")
-    reader = READERS.get(path.suffix.lower())
+    reader = TABLES.get(path.suffix.lower())
     if reader is None:
         raise DataError(
             f"cannot read {str(path)!r} as an importance table: its ending is none of"
@@ -125,35 +130,33 @@ def _check(found: Any, counts: Sequence[int], name: str) -> tuple[np.ndarray, ..
 
 def _rows(found: Any, name: str) -> list[np.ndarray] | None:
     """Return float64 rows; None if there are not two dimensions."""
-    if isinstance(found, (torch.Tensor, np.ndarray)) and found.ndim != 2:
-        return None
     if isinstance(found, (torch.Tensor, np.ndarray)):
-        return list(_numbers(found, name))
+        return list(_numbers(found, name)) if found.ndim == 2 else None
     if not isinstance(found, (list, tuple)):
-        raise FileFormatError(
-            f"{name!r} holds a {type(found).__name__}, not a table; give rows of numbers, one per"
-            " block"
-        )
-    rows = []
-    for row in found:
-        if isinstance(row, (list, tuple)):
-            row = _listed(row, name)
-        if not isinstance(row, (torch.Tensor, np.ndarray)) or row.ndim != 1:
-            return None
-        rows.append(_numbers(row, name))
-    return rows
+        raise _not_numbers(name, f"it holds a {type(found).__name__}")
+    if not all(isinstance(row, (list, tuple, torch.Tensor, np.ndarray)) for row in found):
+        return None
+    rows = [_numbers(row, name) for row in found]
+    return rows if all(row.ndim == 1 for row in rows) else None
 
 
-def _listed(row: Sequence[Any], name: str) -> np.ndarray:
-    values = [np.nan if value is None else _item(value) for value in row]
+def _numbers(found: Any, name: str) -> np.ndarray:
+    """Return real numbers as float64, of any precision (bfloat16 too)."""
+    if isinstance(found, torch.Tensor):
+        wide = found.detach().float() if found.dtype == torch.bfloat16 else found.detach()
+        found = wide.numpy()
+    if isinstance(found, np.ndarray):
+        if found.dtype.kind not in "fiu":
+            raise _not_numbers(name, f"{found.dtype} values")
+        return found.astype(np.float64)
+    values = [np.nan if value is None else _item(value) for value in found]
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            odd = one_line(repr(value), longest=40)
-            raise FileFormatError(f"{name!r} has {odd} among its scores, which is not a number")
+            raise _not_numbers(name, repr(value))
     try:
         return np.array(values, dtype=np.float64)
     except OverflowError as error:
-        raise FileFormatError(f"{name!r} has a whole number that no float holds") from error
+        raise _not_numbers(name, "a whole number that no float holds") from error
 
 
 def _item(value: Any) -> Any:
@@ -163,17 +166,112 @@ def _item(value: Any) -> Any:
     return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
 
 
-def _numbers(found: torch.Tensor | np.ndarray, name: str) -> np.ndarray:
-    """Return real numbers as float64, of any precision (bfloat16 too)."""
+def _not_numbers(name: str, what: str) -> FileFormatError:
+    return FileFormatError(
+        f"{name!r} is no table of real numbers ({one_line(what)}); give a row per block"
+    )
+
+
+def npy_table(content: bytes, name: str, counts: Sequence[int]) -> Any:
+    """Read one array; pickled objects in it are refused."""
     try:
-        if isinstance(found, torch.Tensor):
-            if found.is_complex() or found.dtype == torch.bool:
-                raise TypeError(f"{found.dtype} values")
-            return found.detach().to(torch.float64).numpy()
-        if found.dtype.kind not in "fiu":
-            raise TypeError(f"{found.dtype} values")
-        return found.astype(np.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
+        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # a damaged header can raise anything
+        raise _no_table(name, ".npy", error) from error
+
+
+def csv_table(content: bytes, name: str, counts: Sequence[int]) -> Any:
+    """Read a row of numbers per block, or a header with `LONG_FORM` and a row per head."""
+    text = decode(content, name)
+    try:
+        records = [r for r in csv.reader(io.StringIO(text, newline=""), strict=True) if r]
+    except csv.Error as error:
+        raise _no_table(name, "CSV", error) from error
+    header = [field.strip().lower() for field in records[0]] if records else []
+    if set(LONG_FORM) <= set(header):
+        return _long_form(name, records, header, counts)
+    return [
+        [_number(field, name, row, blank=np.nan) for field in fields]
+        for row, fields in enumerate(records)
+    ]
+
+
+def _long_form(
+    name: str, records: list[list[str]], header: list[str], counts: Sequence[int]
+) -> list[np.ndarray]:
+    rows = [np.full(n, np.nan) for n in counts]
+    heads = {(block, head) for block, n in enumerate(counts) for head in range(n)}
+    columns = [header.index(column) for column in LONG_FORM]
+    for row, fields in enumerate(records[1:], 1):
+        if len(fields) != len(header):
+            raise FileFormatError(f"row {row} of {name!r} has {len(fields)} fields; correct it")
+        block, head = (_number(fields[at], name, row) for at in columns[:2])
+        if (block, head) not in heads:
+            raise HeadError(
+                f"row {row} of {name!r} names block {block:g} head {head:g} again, or one that the"
+                f" model lacks, which has {blocks_of(counts)}; name each once, of this model"
+            )
+        heads.remove((block, head))
+        score = _number(fields[columns[2]], name, row, blank=np.nan)
+        rows[int(block)][int(head)] = score
+    return rows
+
+
+def _number(field: str, name: str, row: int, *, blank: float | None = None) -> float:
+    if blank is not None and not field.strip():
+        return blank
+    try:
+        return float(field)
+    except ValueError as error:
         raise FileFormatError(
-            f"{name!r} is no table of real numbers ({one_line(error)}); convert it"
+            f"row {row} of {name!r} has {field[:40]!r}, which is not a number; write a row of"
+            f" numbers per block, or a header {','.join(LONG_FORM)} and a row per head"
         ) from error
+
+
+def json_table(content: bytes, name: str, counts: Sequence[int]) -> Any:
+    """Read a list of rows, or the rows of each criterion in a scores.json."""
+    found = parse_json(decode(content, name), repr(name), "an importance table")
+    if isinstance(found, dict):  # scores.json: of one criterion, or by criterion
+        entries = {str(found.get("criterion", "values")): found} if "values" in found else found
+        return {
+            criterion: entry.get("values") if isinstance(entry, dict) else entry
+            for criterion, entry in entries.items()
+        }
+    return found
+
+
+def safetensors_table(content: bytes, name: str, counts: Sequence[int]) -> Any:
+    """Read all tensors by name."""
+    import safetensors
+    import safetensors.torch
+
+    try:
+        return dict(safetensors.torch.load(content))
+    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise _no_table(name, "safetensors", error) from error
+
+
+TABLES: dict[str, TableReader] = {
+    ".npy": npy_table,
+    ".csv": csv_table,
+    ".json": json_table,
+    ".safetensors": safetensors_table,
+    **dict.fromkeys(
+        (".pkl", ".pickle", ".pt", ".pth", ".bin"),
+        lambda content, name, _: unpickle_bytes(content, name),
+    ),
+}
+ENDINGS = tuple(sorted(TABLES))
+
+
+def blocks_of(counts: Sequence[int]) -> str:
+    """Say how many heads a model has: `40 blocks of 40 heads`, or `blocks of [3, 4] heads`."""
+    if counts and len(set(counts)) == 1:
+        return f"{len(counts)} block{'s' * (len(counts) != 1)} of {counts[0]} heads"
+    return f"blocks of {list(counts)} heads"
+
+
+def _no_table(name: str, kind: str, error: Exception) -> FileFormatError:
+    reason = one_line(error) or type(error).__name__
+    return FileFormatError(f"{name!r} is not {kind} with a table of numbers ({reason}); convert it")

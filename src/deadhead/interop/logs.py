@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from deadhead.errors import FileFormatError, HeadError
 from deadhead.files import as_path, decode, fingerprint, lines_of, read_bytes, write_text
-from deadhead.interop.tables import blocks_of
+from deadhead.interop.importance import blocks_of
 from deadhead.options.fields import check_arguments
 from deadhead.types import Head, HeadMask, PruningPlan
 
