@@ -200,7 +200,7 @@ def _long_form(
     name: str, records: list[list[str]], header: list[str], counts: Sequence[int]
 ) -> list[np.ndarray]:
     rows = [np.full(n, np.nan) for n in counts]
-    heads = {(block, head) for block, n in enumerate(counts) for head in range(n)}
+    heads = {(float(block), float(head)) for block, n in enumerate(counts) for head in range(n)}
     columns = [header.index(column) for column in LONG_FORM]
     for row, fields in enumerate(records[1:], 1):
         if len(fields) != len(header):
