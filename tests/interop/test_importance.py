@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from deadhead.errors import DataError, FileFormatError, HeadError, ScoreError, UnknownNameError
-from deadhead.interop import read_importance, split_key
+from deadhead.interop import importance, read_importance, split_key
 from deadhead.types import Head, HeadScores
 
 TABLE = np.array([[0.5, -1.0, 2.0], [3.0, 0.25, np.nan]])
@@ -180,3 +180,20 @@ def test_a_file_and_its_key_are_told_apart(tmp_path, monkeypatch, spec, file, ke
     for name in ("odd", "a:b.npy"):
         (tmp_path / name).touch()
     assert split_key(spec) == (Path(file), key)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("float32", "sparse"), ("qint8", "quantized"), ("float8_e4m3fn", "float8")]
+)
+@pytest.mark.filterwarnings("ignore")  # torch deprecates quantized tensors
+def test_tensors_that_numpy_cannot_hold_are_refused(tmp_path, monkeypatch, dtype, kind):
+    values = torch.tensor(TABLE).nan_to_num().float()
+    table = {
+        "sparse": lambda: values.to_sparse(),
+        "quantized": lambda: torch.quantize_per_tensor(values, 0.1, 0, torch.qint8),
+        "float8": lambda: values.to(torch.float8_e4m3fn),
+    }[kind]()
+    monkeypatch.setitem(importance.TABLES, ".bin", lambda content, name, counts: table)
+    write(tmp_path / "a.bin", "")
+    with pytest.raises(FileFormatError, match=f"no table of real numbers .*{dtype} values"):
+        read_importance(tmp_path / "a.bin", counts=COUNTS)

@@ -144,7 +144,11 @@ def _numbers(found: Any, name: str) -> np.ndarray:
     """Return real numbers as float64, of any precision (bfloat16 too)."""
     if isinstance(found, torch.Tensor):
         wide = found.detach().float() if found.dtype == torch.bfloat16 else found.detach()
-        found = wide.numpy()
+        try:
+            found = wide.numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantized, float8
+            what = f"{found.dtype} values, layout {found.layout}"
+            raise _not_numbers(name, what) from error
     if isinstance(found, np.ndarray):
         if found.dtype.kind not in "fiu":
             raise _not_numbers(name, f"{found.dtype} values")
