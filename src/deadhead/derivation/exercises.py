@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from deadhead.derivation.inputs import SAMPLES, Inputs
+from deadhead.derivation.makers import make, widen
 
 ATTEMPTS = 14  # runs of one module, each with an argument more, fewer or of another shape
 MAIN = (
@@ -28,6 +29,8 @@ MAIN = (
     "mm_token_type_ids",
     "bbox",
 )  # arguments that are given if forward takes them
+CROSSING = ("encoder_hidden_states", "cross_attention_states", "image_hidden_states")
+EXCLUSIVE = (("input_ids", "inputs_embeds"), ("decoder_input_ids", "decoder_inputs_embeds"))
 UNMATCHED = re.compile(r"tokens: ?(\d+),?\s+features:? ?(\d+)")
 
 
@@ -105,7 +108,15 @@ def _beginnings(module: nn.Module) -> Iterator[list[str]]:
     main = getattr(module, "main_input_name", "input_ids")
     decoder = bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
     common = [n for n in MAIN if n in parameters and (n != "decoder_input_ids" or decoder)]
-    beginnings = [[*required, *common], [*required, main], required]
+    crossing = [name for name in CROSSING if name in parameters]
+    sounds = [name for name in common if not name.startswith(("pixel", "image"))]
+    beginnings = [
+        [*required, *common],
+        [*required, *common, *crossing],
+        [*required, *sounds],
+        [*required, main],
+        required,
+    ]
     seen = []
     for names in beginnings:
         names = [name for name in dict.fromkeys(names) if name in parameters]
@@ -132,7 +143,7 @@ def find_inputs(module: nn.Module, names: Sequence[str]) -> dict[str, Any] | Non
     inputs = Inputs(getattr(module, "config", None), dtype, grids)
     chosen = dict.fromkeys(names)
     for _ in range(ATTEMPTS):
-        kwargs = {name: inputs.make(name) for name in chosen}
+        kwargs = {name: make(inputs, name) for name in chosen}
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         error = _error_of(module, kwargs)
         if error is None:
@@ -142,11 +153,29 @@ def find_inputs(module: nn.Module, names: Sequence[str]) -> dict[str, Any] | Non
     return None
 
 
-def _error_of(module: nn.Module, kwargs: dict[str, Any]) -> Exception | None:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+def perform(model: PreTrainedModel, exercise: Exercise) -> Any:
+    """Run an exercise and return what the module returns, the same each time.
+
+    The default dtype of torch is that of the model meanwhile, since some models make tensors of the
+    default dtype; the random state is as it was afterwards.
+    """
+    module = model.get_submodule(exercise.path)
+    before = torch.get_default_dtype()
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), before)
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        torch.set_default_dtype(dtype)
         try:
-            module(**kwargs)
+            return module(**exercise.kwargs)
+        finally:
+            torch.set_default_dtype(before)
+
+
+def _error_of(module: nn.Module, kwargs: dict[str, Any]) -> Exception | None:
+    part: Any = module
+    with torch.no_grad():
+        try:
+            perform(part, Exercise("", kwargs))
         except Exception as error:  # whatever a model says of inputs that do not fit
             return error
     return None
@@ -164,14 +193,30 @@ def _mend(
     if unmatched:
         kind = next((k for k in ("video", "audio") if k in message.lower()), "image")
         count = int(unmatched[2]) // SAMPLES
-        if inputs.special(kind) is not None and inputs.lengths.get(kind) != count and count:
+        if inputs.lengths.get(kind) == count:  # some messages count numbers, not features
+            count //= inputs.number(inputs.text, "hidden_size", "d_model", default=count)
+        if inputs.special(kind) is not None and count > 0:
             inputs.lengths[kind] = count
             return True
-    for name in _suggested(error, parameters):
-        if name not in chosen and inputs.make(name) is not None:
+    named = _suggested(error, parameters)
+    if "both" in message and "same time" in message and set(named) & set(chosen):
+        chosen.pop(next(name for name in named if name in chosen))
+        return True
+    for name in named:
+        excluded = any(name in pair and set(pair) & set(chosen) for pair in EXCLUSIVE)
+        if name not in chosen and not excluded and make(inputs, name) is not None:
             chosen[name] = None
             return True
-    for name in ("pixel_values", "pixel_values_videos", "input_features", "input_values"):
+    if widen(inputs, message, list(chosen)):
+        return True
+    for name in (
+        "pixel_values",
+        "pixel_values_videos",
+        "input_features",
+        "input_values",
+        "input_ids",
+        "past_values",
+    ):
         if name in chosen and inputs.vary(name):
             return True
     return False
@@ -194,6 +239,8 @@ def attention_modules(model: nn.Module) -> list[str]:
 @cache
 def _attends(kind: type[nn.Module]) -> bool:
     if kind.forward is nn.Module.forward or issubclass(kind, PreTrainedModel):
+        return False
+    if re.search(r"Loss|Matcher", kind.__name__):
         return False
     if re.search(r"Attention|Attn", kind.__name__):
         return True

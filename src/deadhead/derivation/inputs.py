@@ -1,20 +1,17 @@
-"""Random inputs for the arguments of a model's forward, by their names."""
+"""The shapes in which a module of a config expects its inputs."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 SAMPLES, TOKENS, DECODER_TOKENS, GRID, WAVE = 2, 7, 5, 4, 4000
 Shape = tuple[int, ...]
 
 
 class Inputs:
-    """Makes inputs for one module: two samples, seven tokens, no padding, always the same.
+    """Knows the shapes of inputs for one module: two samples, seven tokens, no padding.
 
     Attributes:
         config: config of the module.
@@ -29,16 +26,9 @@ class Inputs:
         self.dtype = dtype
         self.variants: dict[str, int] = {}
         self.lengths: dict[str, int] = {}
+        self.last: dict[str, int] = {}
         self.tokens = TOKENS
         self.grids = grids
-
-    def make(self, name: str) -> Any:
-        """Return a value for an argument, or None if no rule knows the name."""
-        for pattern, maker in MAKERS:
-            if re.fullmatch(pattern, name):
-                torch_state = torch.Generator().manual_seed(sum(map(ord, name)))
-                return maker(self, name, torch_state)
-        return None
 
     def vary(self, name: str) -> bool:
         """Use the next shape of an argument; False after the last one."""
@@ -87,7 +77,34 @@ class Inputs:
         if name in ("input_features", "audio_input_features", "input_values", "audio_mel"):
             shapes = self.audio_shapes()
             return shapes if "values" not in name else shapes[3:] + shapes[:3]
-        return [(SAMPLES, TOKENS, self.width)]
+        if name == "input_ids":
+            return self.id_shapes()
+        if name == "past_values":
+            return self.series_shapes()
+        return [(SAMPLES, TOKENS, self.cross_width if "encoder" in name else self.width)]
+
+    def id_shapes(self) -> list[Shape]:
+        """Return shapes of token ids: one row per sample, or several codebooks."""
+        names = ("num_codebooks", "num_channels", "n_codebooks", "num_audio_codebooks")
+        books = self.number(self.config, *names, default=0)
+        rows = [(SAMPLES, self.tokens)]
+        if books > 1:
+            rows += [(SAMPLES * books, TOKENS), (SAMPLES, TOKENS, books), (SAMPLES, books, TOKENS)]
+        return rows
+
+    def series_shapes(self) -> list[Shape]:
+        """Return shapes of time series, with channels and without."""
+        length = self.number(self.config, "context_length", default=32)
+        lags = getattr(self.config, "lags_sequence", None) or [0]
+        channels = self.number(self.config, "num_input_channels", default=1)
+        length += max(lags)
+        return [(SAMPLES, length, channels), (SAMPLES, length)]
+
+    @property
+    def cross_width(self) -> int:
+        """Hidden size of what a decoder attends to."""
+        names = ("cross_attention_hidden_size", "encoder_hidden_size", "encoder_width")
+        return self.number(self.config, *names, default=self.width)
 
     def image_shapes(self, video: bool) -> list[Shape]:
         """Return shapes of images or videos, the usual one first."""
@@ -96,7 +113,8 @@ class Inputs:
         side = self.number(vision, "image_size", "img_size", "crop_size", default=64)
         patch = self.number(vision, "patch_size", "spatial_patch_size", default=4)
         frames = self.number(vision, "num_frames", "frames_per_clip", default=2)
-        time = self.number(vision, "temporal_patch_size", default=1)
+        time = self.number(vision, "temporal_patch_size", "patch_temporal", default=1)
+        tiles = self.number(vision, "max_num_tiles", default=1)
         flat = channels * patch * patch
         shapes = [
             (SAMPLES, channels, side, side),
@@ -106,7 +124,10 @@ class Inputs:
             (SAMPLES, frames, channels, side, side),
             (SAMPLES, channels, 64, 64),
             (SAMPLES, 2, channels, side, side),
-            (SAMPLES, 1, 1, channels, side, side),
+            (SAMPLES, 1, tiles, channels, side, side),
+            (SAMPLES * GRID * GRID, channels, patch, patch),
+            (1, SAMPLES * GRID * GRID, channels, patch, patch),
+            (1, channels, patch, SAMPLES * GRID * GRID * patch),
             (SAMPLES, channels, 128, 128),
             (SAMPLES, channels, 224, 224),
         ]
@@ -131,6 +152,7 @@ class Inputs:
             (SAMPLES, length, mels),
             (SAMPLES, 7680),
             (SAMPLES, 1, 7680),
+            (mels, SAMPLES * frames),
             (SAMPLES, mels, 200),
             (SAMPLES, 200, mels),
         ]
@@ -149,121 +171,3 @@ class Inputs:
                 if isinstance(value, int):
                     return value
         return None
-
-
-def _ids(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    vocabulary = inputs.number(inputs.text, "vocab_size", default=60)
-    low, high = (10, 60) if vocabulary > 60 else (0, max(1, vocabulary))
-    length = DECODER_TOKENS if name.startswith("decoder") else inputs.tokens
-    ids = torch.randint(low, high, (SAMPLES, length), generator=state)
-    if name != "input_ids" or not inputs.lengths:
-        return ids
-    pieces = [ids[:, :2]]
-    for kind, count in inputs.lengths.items():
-        special = inputs.special(kind)
-        start = getattr(
-            inputs.config, f"{'vision' if kind != 'audio' else kind}_start_token_id", None
-        )
-        if isinstance(start, int):
-            pieces.append(torch.full((SAMPLES, 1), start))
-        if special is not None:
-            pieces.append(torch.full((SAMPLES, count), special))
-    return torch.cat([*pieces, ids[:, 2:]], dim=1)
-
-
-def _length(inputs: Inputs, name: str) -> int:
-    if name.startswith("decoder"):
-        return DECODER_TOKENS
-    return int(_ids(inputs, "input_ids", torch.Generator()).shape[1])
-
-
-def _floats(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    shapes = inputs.shapes(name)
-    shape = shapes[min(inputs.variants.get(name, 0), len(shapes) - 1)]
-    return torch.randn(shape, generator=state, dtype=torch.float64).to(inputs.dtype)
-
-
-def _ones(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    return torch.ones(SAMPLES, _length(inputs, name), dtype=torch.long)
-
-
-def _frames_mask(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    shape = _floats(inputs, "input_features", state).shape
-    mels = inputs.audio_shapes()[0][1]
-    return torch.ones(SAMPLES, shape[1] if shape[-1] == mels else shape[-1], dtype=torch.long)
-
-
-def _types(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    ids = _ids(inputs, "input_ids", torch.Generator())
-    types = torch.zeros_like(ids)
-    for number, kind in enumerate(("image", "video", "audio"), start=1):
-        if name.startswith("mm") and inputs.special(kind) is not None:
-            types[ids == inputs.special(kind)] = number
-    return types
-
-
-def _boxes(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    corners = torch.randint(0, 30, (SAMPLES, TOKENS, 2), generator=state)
-    boxes = torch.cat([corners, corners + torch.randint(1, 30, corners.shape, generator=state)], -1)
-    return boxes.to(inputs.dtype) / 60 if inputs.config.model_type == "bros" else boxes
-
-
-def _grid(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    return torch.tensor([[1, GRID, GRID]] * SAMPLES)
-
-
-def _image_sizes(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    side = inputs.image_shapes(False)[-1][-1] if "spatial" in name else 0
-    vision = inputs.number(inputs.vision, "image_size", default=16)
-    return torch.tensor([[GRID, GRID] if side else [vision, vision]] * SAMPLES)
-
-
-def _coordinates(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    side = torch.arange(GRID)
-    grid = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1).reshape(1, -1, 2)
-    return grid.repeat(SAMPLES, 1, 1)
-
-
-def _patches(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    if inputs.grids:
-        return _floats(inputs, "pixel_values", state)
-    return _floats(inputs, name, state)
-
-
-def _patch_mask(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    shape = _floats(inputs, "pixel_values", state).shape
-    keep = shape[:-1] if len(shape) == 3 else (*shape[:-3], *shape[-2:])
-    return torch.ones(keep, dtype=torch.bool)
-
-
-def _positions(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    return torch.arange(_length(inputs, name)).repeat(SAMPLES, 1)
-
-
-def _series(inputs: Inputs, name: str, state: torch.Generator) -> Tensor:
-    length = inputs.number(inputs.config, "context_length", default=32)
-    lags = getattr(inputs.config, "lags_sequence", None) or [0]
-    channels = inputs.number(inputs.config, "num_input_channels", default=1)
-    shape: Shape = (SAMPLES, length + max(lags), channels)
-    if name.endswith("mask"):
-        return torch.ones(shape, dtype=torch.bool)
-    return torch.randn(shape, generator=state, dtype=torch.float64).to(inputs.dtype)
-
-
-MAKERS: tuple[tuple[str, Callable[[Inputs, str, torch.Generator], Any]], ...] = (
-    (r"(.*_)?input_ids", _ids),
-    (r"mm_token_type_ids|token_type_ids", _types),
-    (r"pixel_values.*|image_pixel_values|high_res_pixel_values|prompt_pixel_values", _floats),
-    (r"input_features|input_values|audio_mel|audio_input_features", _floats),
-    (r"(image_|video_)?grid_thw", _grid),
-    (r"hidden_states", _patches),
-    (r"bbox", _boxes),
-    (r"image_sizes|target_sizes|spatial_shapes", _image_sizes),
-    (r"(pixel|image)_position_ids", _coordinates),
-    (r"pixel_attention_mask|pixel_mask", _patch_mask),
-    (r"(input_features|feature_attention|audio_mel)_mask|feature_attention_mask", _frames_mask),
-    (r"(past|future)_(values|observed_mask)", _series),
-    (r"(decoder_)?position_ids", _positions),
-    (r".*attention_mask", _ones),
-    (r".*(hidden_states?|embeds|features|embeddings)", _floats),
-)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from deadhead.derivation.overrides import OVERRIDES
+from deadhead.derivation.overrides import CONVOLUTIONS, OVERRIDES
 from deadhead.derivation.shrink import (
     GRID,
     HEADS,
@@ -13,14 +14,20 @@ from deadhead.derivation.shrink import (
     STAGED_IMAGE,
     VOCABULARY,
     Sizes,
+    is_numbers,
     role_of,
     sizes_of,
+    stage_heads,
     with_few_layers,
 )
 
 SKIPPED = ("id2label", "label2id", "task_specific_params", "quantization_config")
 FIXED = {
     "value_dim": 10,
+    "rotary": 4,
+    "box": 8,
+    "infer": 16,
+    "nope_dim": 8,
     "rope_dim": 4,
     "qk_dim": 12,
     "lora": 20,
@@ -30,10 +37,24 @@ FIXED = {
     "ffn": 56,
     "positions": 64,
     "grid": GRID,
+    "index_topk": 16,
+    "wave": 32,
     "mel": 16,
     "kernel": 8,
+    "codebook": 64,
+    "period": 2,
+    "offset": 1,
+    "feature_layer": 2,
     "queries": 9,
 }  # fields whose small number depends on nothing else
+MISSING = {
+    "prediction_length": 4,
+    "vocab_size": VOCABULARY,
+    "image_token_id": VOCABULARY - 2,
+    "image_token_index": VOCABULARY - 2,
+}  # fields that models need though their default is None
+SECTIONS = re.compile(r"qwen.*(vl|omni|3_5|4_exp)|glm.*(v|ga|image|ocr)|paddleocr|cohere_compass")
+DEPTHS = ("depths", "num_layers", "blocks_per_stage", "stage_num_blocks", "encoder_depths")
 AT_MOST = {"one": 1, "groups": 2, "experts": 4, "top_k": 2}
 
 
@@ -46,10 +67,14 @@ def _shrink(values: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
     few = with_few_layers(dict(values))
     small: dict[str, Any] = {}
     for name, value in few.items():
-        if isinstance(value, Mapping) and name in SKIPPED:
+        if isinstance(value, Mapping) and str(value.get("model_type")).startswith("timm_"):
+            small[name] = {**CONVOLUTIONS, "out_indices": [4, 3, 2, 1][: _n_outputs(value)][::-1]}
+            small["use_timm_backbone"] = False
+        elif isinstance(value, Mapping) and name in SKIPPED:
             small[name] = value
         elif isinstance(value, Mapping):
-            small[name] = _rotary(value, sizes) if "rope_type" in value else _shrink(value, sizes)
+            rotary = name.startswith("rope") or "mrope_section" in value or "rope_type" in value
+            small[name] = _rotary(value, values, sizes) if rotary else _shrink(value, sizes)
         else:
             small[name] = _number(str(name), value, few, sizes)
     if _is_staged(values):
@@ -59,13 +84,30 @@ def _shrink(values: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
     return small
 
 
+def _repeats_width(value: Any, part: Mapping[str, Any]) -> bool:
+    scalars = {v for k, v in part.items() if role_of(str(k)) == "width" and isinstance(v, int)}
+    return len(set(value)) == 1 and value[0] in scalars
+
+
+def _n_outputs(values: Mapping[str, Any]) -> int:
+    return min(4, len(values.get("out_indices") or [4]))
+
+
 def _number(name: str, value: Any, part: Mapping[str, Any], sizes: Sizes) -> Any:
     """Return the small number, or list of numbers, of one field."""
     if name.endswith("initializer_range") or name == "init_std":
         return 0.15  # healthy signals in narrow layers
     if isinstance(value, (list, tuple)):
+        if is_numbers(value) and role_of(name) == "width" and _repeats_width(value, part):
+            return [sizes.width] * len(value)
         return type(value)(_number(name, v, {**part, "": value}, sizes) for v in value)
     role = role_of(name)
+    if value is None:
+        return {"head_dim": sizes.head_dim, "prediction_length": 4, "vocab_size": VOCABULARY}.get(
+            name
+        )
+    if role == "feature_layer" and isinstance(value, int) and value < 0:
+        return max(value, -2)
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         return value
     listed = "" in part
@@ -79,20 +121,25 @@ def _number(name: str, value: Any, part: Mapping[str, Any], sizes: Sizes) -> Any
         case "vocab":
             return min(value, VOCABULARY)
         case "kv_heads":
-            return HEADS if value == _heads(part) else KV_HEADS
+            whole = part.get("linear_num_value_heads") if "linear" in name else _heads(part)
+            return HEADS if value == whole else KV_HEADS
         case "heads":
             return value if listed or value == 1 else HEADS
         case "head_dim":
             return _head_dim(value, part, sizes)
         case "width":
+            if _is_convolutional(part):
+                return sizes.channels(value)
             return sizes.channels(value) if listed or value < 16 else sizes.width
         case "layers":
-            return min(value, 2)
+            return min(value, 2) if listed and name in DEPTHS else value
         case "patch":
             return min(value, 4)
         case "image":
             return STAGED_IMAGE if _is_staged(part) else GRID * _patch(part)
         case "window":
+            if value >= 32 and "spatial_merge_size" in part:
+                return GRID * _patch(part)  # in pixels
             return min(value, 2 if _is_staged(part) else 4)
         case "tokens":
             return GRID**2
@@ -122,41 +169,54 @@ def _patch(part: Mapping[str, Any]) -> int:
     return min(patch, 4) if isinstance(patch, int) else 4
 
 
-def _rotary(value: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
-    small = dict(value)
-    half = sizes.head_dim // 2
+def _rotary(value: Mapping[str, Any], part: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
+    """Fit the rotary parameters of a part, or those of each kind of layer, to the head size."""
+    small: dict[str, Any] = {
+        k: _rotary(v, part, sizes) if isinstance(v, Mapping) else v for k, v in value.items()
+    }
+    if any(isinstance(v, Mapping) for v in value.values()):
+        return small
+    head_dim = part.get("head_dim")
+    half = (_head_dim(head_dim, part, sizes) if head_dim else sizes.head_dim) // 2
     if isinstance(small.get("partial_rotary_factor"), float):
         small["partial_rotary_factor"] = max(0.5, small["partial_rotary_factor"])
         half = int(half * small["partial_rotary_factor"])
     for name in ("short_factor", "long_factor"):
         if isinstance(small.get(name), list):
             small[name] = small[name][:half]
-    if isinstance(small.get("mrope_section"), list):
-        sections = len(small["mrope_section"])
-        small["mrope_section"] = [half // sections + (i < half % sections) for i in range(sections)]
+    if "mrope_section" in small or SECTIONS.search(str(part.get("model_type"))):
+        n_axes = len(small.get("mrope_section") or "thw")
+        small["mrope_section"] = [half // n_axes + (i < half % n_axes) for i in range(n_axes)]
     return small
 
 
 def _is_staged(part: Mapping[str, Any]) -> bool:
     """Say whether a part is a stack of stages of growing width, as Swin and ResNet are."""
     return any(
-        isinstance(v, list) and len(v) > 1 and role_of(k) in ("width", "layers", "heads")
+        is_numbers(v) and len(v) < 8 and (k in DEPTHS or role_of(k) in ("width", "heads"))
         for k, v in part.items()
-        if k not in ("layer_types", "mlp_layer_types", "layers_block_type")
     )
+
+
+def _is_convolutional(part: Mapping[str, Any]) -> bool:
+    heads = any(role_of(str(k)) == "heads" and v for k, v in part.items())
+    return _is_staged(part) and not heads and "hidden_dim" not in part and "d_model" not in part
 
 
 def _mend_stages(small: dict[str, Any], values: Mapping[str, Any], sizes: Sizes) -> None:
     """Make widths per stage multiples of heads per stage, in place."""
-    lists = {k: v for k, v in values.items() if isinstance(v, list) and role_of(k) == "heads"}
+    lists = {k: v for k, v in values.items() if is_numbers(v) and role_of(k) == "heads"}
     for name, heads in lists.items():
-        heads = [max(1, h * 2 // heads[0]) if heads[0] > 2 else h for h in heads]
+        heads = stage_heads(heads)
         small[name] = heads
         for other, widths in values.items():
             if role_of(other) != "width":
                 continue
-            if isinstance(widths, list) and len(widths) == len(heads):
+            if is_numbers(widths) and len(widths) == len(heads):
                 small[other] = [h * sizes.head_dim for h in heads]
+                ends = {widths[0]: small[other][0], widths[-1]: small[other][-1]}
+                if values.get("hidden_size") in ends:
+                    small["hidden_size"] = ends[values["hidden_size"]]
             elif other in ("embed_dim", "embedding_size") and isinstance(widths, int):
                 small[other] = heads[0] * sizes.head_dim
                 if other == "embed_dim" and isinstance(values.get("hidden_size"), int):
@@ -180,6 +240,10 @@ def _mend_heads(small: dict[str, Any], values: Mapping[str, Any], sizes: Sizes) 
         expand = small.get("expand", small.get("mamba_expand"))
         if isinstance(expand, int) and isinstance(small.get(dim), int) and small.get(heads):
             small[dim] = expand * sizes.width // small[heads]
+    if isinstance(small.get("mamba_d_ssm"), int):
+        small["mamba_d_ssm"] = 2 * sizes.width
+    if "downsampling_ratios" in small and "encoder_hidden_size" in small:  # doubles at each ratio
+        small["encoder_hidden_size"], small["decoder_hidden_size"] = 4, 64
     for name in ("num_local_experts", "num_experts"):  # as many experts as the token chooses
         if values.get(name) == 1:
             small[name] = 1
