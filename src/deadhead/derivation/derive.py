@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import copy
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from deadhead.derivation.exercises import Exercise, attention_modules, exercises, not_exercised
 from deadhead.derivation.laws import (
     TOLERANCE,
+    difference,
     known,
     mask_equals_removal,
     random_masks,
     run,
     wrong_cut_is_caught,
 )
-from deadhead.derivation.records import Candidate, candidates, variants
+from deadhead.derivation.records import Candidate, candidates, labels_of, variants
 from deadhead.derivation.tiny import default_config, tiny_model
 from deadhead.derivation.trace import Site, record, sites_in
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures import Architecture, Records
 from deadhead.models.heads import HeadModel
-from deadhead.types import HeadMask
+from deadhead.surgery.remove import remove_
+from deadhead.types import HeadMask, PruningPlan
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Derived:
     Attributes:
         records: the proven records, one per stack.
         difference: largest difference between mask and removal, relative, in float64.
+        reloaded: the same between a cut model and the one that its checkpoint loads as.
         left_out: stacks that were found and could not be cut exactly, with the reason.
         not_exercised: attention modules that never ran.
         kept_whole: attention modules that ran and are in no proven stack.
@@ -44,6 +48,7 @@ class Derived:
 
     records: Records
     difference: float
+    reloaded: float
     left_out: dict[str, str] = field(default_factory=dict)
     not_exercised: tuple[str, ...] = ()
     kept_whole: tuple[str, ...] = ()
@@ -88,8 +93,7 @@ def _share_keys_(config: Any) -> bool:
         if isinstance(value, PreTrainedConfig):
             changed |= _share_keys_(value)
         elif re.search(r"(key_value|kv)_heads$", name) and type(value) is int and value % 2 == 0:
-            heads = getattr(config, "num_attention_heads", None)
-            if heads == value:
+            if vars(config).get("num_attention_heads") == value:
                 setattr(config, name, value // 2)
                 changed = True
     return changed
@@ -120,12 +124,13 @@ def _derive(config: PreTrainedConfig) -> Derived:
     if not proven:
         where, reason = next(iter(left_out.items()))
         raise UnsupportedModelError(f"the heads at {where} cannot be cut exactly: {reason}")
-    if len(proven) == 1 and not left_out:
-        proven = [replace(proven[0], stack="")]
+    labels = labels_of(proven)
+    proven = [replace(r, stack=label) for r, label in zip(proven, labels, strict=True)]
     idle = not_exercised(model, found)
     return Derived(
         tuple(proven),
         together(model, found, tuple(proven)),
+        reloaded(model, found, tuple(proven)),
         left_out,
         tuple(path for path in idle if _attends(model.get_submodule(path))),
         tuple(kept_whole(model, paths, idle)),
@@ -211,6 +216,24 @@ def headless(model: nn.Module, found: Sequence[Exercise], proven: Architecture) 
         except Exception:  # this way is refuted
             continue
     return replace(proven, headless="refused")
+
+
+def reloaded(model: PreTrainedModel, found: Sequence[Exercise], records: Records) -> float:
+    """Return the largest difference after saving a cut model and loading it again."""
+    with known(records), tempfile.TemporaryDirectory() as folder:
+        cut = _loaded(model, f"{folder}/dense")  # buffers as a loaded model has them
+        mask = random_masks(HeadModel(cut), 1, seed=2)[0]
+        remove_(cut, PruningPlan(mask, gqa="equalize"))
+        return difference(run(cut, found), run(_loaded(cut, f"{folder}/cut"), found))
+
+
+def _loaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
+    model.save_pretrained(folder)
+    eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    loaded = type(model).from_pretrained(folder, dtype=torch.float64, **eager).eval()
+    for parameter in loaded.parameters():  # away from the file, whose alignment moves rounding
+        parameter.data = parameter.data.clone()
+    return loaded
 
 
 def together(model: nn.Module, found: Sequence[Exercise], records: Records) -> float:

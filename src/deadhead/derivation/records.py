@@ -50,13 +50,13 @@ class Candidate:
         record: the record.
         counted: per attribute of the attention module (dotted), what its value equals.
         sites: paths of the output projections of its sites.
-        attention: path of the attention module of its first site.
+        block: path of the block of its first site.
     """
 
     record: Architecture
     counted: Mapping[str, str]
     sites: tuple[str, ...]
-    attention: str
+    block: str
 
 
 def place_of(site: Site, parameters: Sequence[str]) -> Place:
@@ -94,15 +94,10 @@ def candidates(model: nn.Module, model_type: str, sites: Sequence[Site]) -> list
         names = [name for name, _ in model.named_parameters()]
         place = place_of(site, names)
         stacks.setdefault((place.blocks, place.attention, place.output), []).append((site, place))
-    made = []
-    for group in stacks.values():
-        made.append(_candidate(model, model_type, *group[0], group))
-    labels = _labels([each.record for each in made])
-    named = zip(made, labels, strict=True)
-    return [replace(c, record=replace(c.record, stack=label)) for c, label in named]
+    return [_candidate(model, model_type, *group[0], group) for group in stacks.values()]
 
 
-def _labels(records: Sequence[Architecture]) -> list[str]:
+def labels_of(records: Sequence[Architecture]) -> list[str]:
     """Name stacks by the words of their paths in which they differ; one alone has no name."""
     if len(records) == 1:
         return [""]
@@ -117,10 +112,12 @@ def _labels(records: Sequence[Architecture]) -> list[str]:
         others = [set(k) for k, _ in words if k is not kept]
         common = set.intersection(*others) if others else set()
         own = [w for w in kept if w not in common] or kept
-        stack = next((w for w in own if "coder" in w or "vision" in w or "text" in w), own[0])
-        label = f"{stack}.cross" if cross else stack
-        labels.append(label)
-    return [f"{n}.{i}" if labels.count(n) > 1 else n for i, n in enumerate(labels)]
+        stack = next((w for w in own if re.search("coder|vision|text|audio|language", w)), own[0])
+        stack = re.sub("_(model|tower|encoder)$", "", stack)
+        labels.append(f"{stack}.cross" if cross else stack)
+    numbered = [f"{name}.{number}" for number, name in enumerate(labels)]
+    pairs = zip(labels, numbered, strict=True)
+    return [one if labels.count(one) == 1 else other for one, other in pairs]
 
 
 def _candidate(
@@ -175,7 +172,7 @@ def _candidate(
         replace(record, some=some),
         dict(_counted(attention, counts)),
         tuple(s.output for s, _ in group),
-        f"{place.block}.{place.attention}".strip("."),
+        place.block,
     )
 
 
@@ -318,11 +315,13 @@ def variants(candidate: Candidate, model: nn.Module) -> Iterator[Architecture]:
     record = candidate.record
     norms = tuple(rows for rows in record.rows if _is_norm(model, candidate, rows))
     rest = tuple(rows for rows in record.rows if rows not in norms)
+    path = f"{candidate.block}.{record.attention}".strip(".")
+    attention = model.get_submodule(path)
     once = tuple(rows for rows in record.rows if TABLE not in rows.parameter)
     changes: list[dict[str, Any]] = [{}, {"after_cut": select_arguments}]
     if norms:
         changes.insert(0, {"rows": rest, "selected": norms})
-    if once != record.rows or hasattr(model.get_submodule(candidate.attention), f"has_{TABLE}"):
+    if once != record.rows or hasattr(attention, f"has_{TABLE}"):
         changes.insert(0, {"rows": once, "after_cut": share_position_bias})
     for change in changes:
         for shrink in _shrinks(candidate.counted):
@@ -331,8 +330,7 @@ def variants(candidate: Candidate, model: nn.Module) -> Iterator[Architecture]:
 
 def _is_norm(model: nn.Module, candidate: Candidate, rows: PerHead) -> bool:
     """Whether rows are the weight of a module over all heads whose inputs all heads share."""
-    block = candidate.attention.removesuffix(candidate.record.attention)
-    tensor = model.get_parameter(f"{block}{rows.parameter}")
+    tensor = model.get_parameter(f"{candidate.block}.{rows.parameter}".lstrip("."))
     path = rows.parameter.rpartition(".")[0]
     named = rows.parameter.endswith("weight") and ("norm" in path or "_ln" in path)
     return named and tensor.dim() == 1

@@ -269,7 +269,8 @@ def _stack(model: nn.Module, record: Architecture) -> list[Block]:
     prefix = "" if base is model else f"{getattr(model, 'base_model_prefix', '')}."
     found = children_at(base, record.blocks)
     if record.some:
-        found = [(path, m) for path, m in found if children_at(m, record.attention)]
+        paths = (record.attention, record.output, record.value)
+        found = [(p, m) for p, m in found if all(children_at(m, path) for path in paths if path)]
     stack = f"{record.stack} " if record.stack else ""
     return [
         block_at(record, prefix + path, module, f"{stack}{number}")

@@ -77,5 +77,5 @@ def features(layout: Layout, part: str, heads: Iterable[int], shape: HeadCounts)
 
 def rows_from(firsts: Sequence[int], head_dim: int) -> torch.Tensor:
     """Return the features of heads that begin at some features; shape (heads * head_dim,)."""
-    starts = torch.tensor(firsts, dtype=torch.long)
-    return (starts[:, None] + torch.arange(head_dim)).reshape(-1)
+    starts = torch.tensor(firsts, dtype=torch.long, device="cpu")  # also while a model is on meta
+    return (starts[:, None] + torch.arange(head_dim, device="cpu")).reshape(-1)
