@@ -1,5 +1,5 @@
 # Every target sets itself up: .venv with pinned versions, torch first.
-.PHONY: demo test test-fast check format bench train-bundled clean
+.PHONY: demo test test-fast check format bench architectures train-bundled clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,6 +32,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/greedy.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/similarity.py
+
+architectures: $(READY)
+	$(BIN)/python scripts/architectures.py
 
 train-bundled: $(READY)
 	$(BIN)/python scripts/train_bundled.py

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from deadhead.derivation.exercises import Exercise, attention_modules, exercises, not_exercised
@@ -27,8 +27,9 @@ from deadhead.derivation.records import Candidate, candidates, labels_of, varian
 from deadhead.derivation.tiny import default_config, tiny_model
 from deadhead.derivation.trace import Site, record, sites_in
 from deadhead.errors import UnsupportedModelError
-from deadhead.models.architectures import Architecture, Records
+from deadhead.models.architectures import Architecture, Records, records_named
 from deadhead.models.heads import HeadModel
+from deadhead.models.maps import hook_maps
 from deadhead.surgery.remove import remove_
 from deadhead.types import HeadMask, PruningPlan
 
@@ -86,16 +87,46 @@ def derive(given: str | PreTrainedConfig) -> Derived:
     raise reason or UnsupportedModelError(f"{config.model_type!r} cannot be derived")
 
 
+def proven_as_written(model_type: str) -> Derived:
+    """Prove the records that a model type has, on a tiny model of its default config.
+
+    Raises:
+        UnsupportedModelError: there are none, or there is no way to run a tiny model.
+    """
+    model = tiny_model(default_config(model_type))
+    found = exercises(model)
+    records = records_named(model_type)
+    with known(records):
+        view = HeadModel(model)
+        names = {id(module): name for name, module in model.named_modules()}
+        outputs = [names[id(block.output)] for block in view.blocks]
+        if not wrong_cut_is_caught(model, found, random_masks(view, 1)[0]):
+            raise UnsupportedModelError("a wrong cut gives the same outputs")
+    idle = not_exercised(model, found)
+    return Derived(
+        records,
+        together(model, found, records),
+        reloaded(model, found, records),
+        {},
+        tuple(path for path in idle if _attends(model.get_submodule(path))),
+        tuple(kept_whole(model, outputs, idle)),
+    )
+
+
+def _heads_of(config: Any) -> int | None:
+    heads = vars(config).get("num_attention_heads")
+    return heads if type(heads) is int and heads % 2 == 0 else None
+
+
 def _share_keys_(config: Any) -> bool:
     """Let heads share key/value heads wherever a config has a number of them."""
     changed = False
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
             changed |= _share_keys_(value)
-        elif re.search(r"(key_value|kv)_heads$", name) and type(value) is int and value % 2 == 0:
-            if vars(config).get("num_attention_heads") == value:
-                setattr(config, name, value // 2)
-                changed = True
+        elif re.search(r"(key_value|kv)_heads$", name) and value == _heads_of(config):
+            setattr(config, name, value // 2)
+            changed = True
     return changed
 
 
@@ -183,7 +214,7 @@ def prove(model: nn.Module, found: Sequence[Exercise], candidate: Candidate) -> 
         except Exception as error:  # every kind of failure refutes a variant
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             continue
-        return headless(model, found, tried)
+        return headless(model, found, with_maps(model, found, tried))
     return reason
 
 
@@ -202,9 +233,32 @@ def _runs(model: nn.Module, exercise: Exercise, sites: Sequence[str]) -> bool:
     return ran == set(sites)
 
 
+def with_maps(model: nn.Module, found: Sequence[Exercise], proven: Architecture) -> Architecture:
+    """Say where attention maps are seen, if watching them changes no output."""
+    for maps in ("interface", "output"):
+        tried = replace(proven, maps=maps)
+        seen: set[int] = set()
+
+        def check(number: int, rows: slice, shown: Tensor, *_: Any, seen: set[int] = seen) -> None:
+            if shown.dim() == 4 and bool(((shown.sum(-1) - 1).abs() < 1e-6).all()):
+                seen.add(number)
+
+        try:
+            with known((tried,)):
+                view = HeadModel(model)
+                dense = run(model, found)
+                with hook_maps(view, check):
+                    watched = run(model, found)
+                if difference(dense, watched) <= TOLERANCE and len(seen) == len(view.blocks):
+                    return tried
+        except Exception:  # this way is refuted
+            continue
+    return proven
+
+
 def headless(model: nn.Module, found: Sequence[Exercise], proven: Architecture) -> Architecture:
     """Say what a block without heads does: sliced to no rows, or skipped, or not allowed."""
-    options = ({"headless": "sliced"}, {}, {"maps": "interface"})
+    options = ({"headless": "sliced"}, {}, {"maps": "none"})
     for changes in options:
         tried = replace(proven, **changes)
         try:
@@ -229,7 +283,7 @@ def reloaded(model: PreTrainedModel, found: Sequence[Exercise], records: Records
 
 def _loaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     model.save_pretrained(folder)
-    eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    eager: dict[str, Any] = {"attn_implementation": "eager", "experts_implementation": "eager"}
     loaded = type(model).from_pretrained(folder, dtype=torch.float64, **eager).eval()
     for parameter in loaded.parameters():  # away from the file, whose alignment moves rounding
         parameter.data = parameter.data.clone()
