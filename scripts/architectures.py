@@ -17,7 +17,6 @@ import os
 import signal
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -187,8 +186,8 @@ def main() -> None:
     names = asked.only or sorted(CONFIG_MAPPING_NAMES)
     context = multiprocessing.get_context("spawn")
     outcomes = []
-    with ProcessPoolExecutor(asked.processes, context, max_tasks_per_child=60) as pool:
-        for outcome in pool.map(prove, names):
+    with context.Pool(asked.processes, maxtasksperchild=80) as pool:
+        for outcome in pool.imap(prove, names):
             outcomes.append(outcome)
             shown = asdict(replace(outcome, records=[])) if asked.only else None
             line = f"{outcome.model_type}: {outcome.status} {', '.join(outcome.stacks)}"

@@ -214,6 +214,7 @@ def prove(model: nn.Module, found: Sequence[Exercise], candidate: Candidate) -> 
         except Exception as error:  # every kind of failure refutes a variant
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             continue
+        tried = replace(tried, samples=samples_at(model, found[0], candidate.sites[0]))
         return headless(model, found, with_maps(model, found, tried))
     return reason
 
@@ -231,6 +232,37 @@ def _runs(model: nn.Module, exercise: Exercise, sites: Sequence[str]) -> bool:
         for hook in hooks:
             hook.remove()
     return ran == set(sites)
+
+
+def samples_at(model: nn.Module, exercise: Exercise, output: str) -> int:
+    """Return which dimension of an output projection's input counts samples; -1 if none does."""
+    seen: list[Tensor] = []
+    module = model.get_submodule(output)
+    hook = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    twice = {name: _twice(value) for name, value in exercise.kwargs.items()}
+    try:
+        run(model, [exercise, replace(exercise, kwargs=twice)])
+    except Exception:  # arguments that cannot be repeated
+        return -1
+    finally:
+        hook.remove()
+    before, after = seen[0], seen[len(seen) // 2]
+    for dim in (0, 1) if before.dim() == 3 else (0,):
+        count = before.shape[dim]
+        if count % 2 == 0 and before.shape == after.shape:
+            first, second = after.movedim(dim, 0).split(count // 2)
+            kept = torch.equal(first, before.movedim(dim, 0)[: count // 2])
+            if kept and torch.allclose(first, second, rtol=0, atol=1e-9):
+                return dim
+    return -1
+
+
+def _twice(value: Any) -> Any:
+    """Give a batch of two samples the first one twice."""
+    if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] % 2:
+        return value
+    half = value[: value.shape[0] // 2]
+    return torch.cat([half, half])
 
 
 def with_maps(model: nn.Module, found: Sequence[Exercise], proven: Architecture) -> Architecture:

@@ -130,6 +130,22 @@ class Block(Brief):
         """Features per head."""
         return self.shape.head_dim
 
+    def heads_of(self, flat: Tensor) -> Tensor:
+        """Return the output projection's input as (samples, tokens, heads now, head_dim).
+
+        Windows of one sample follow one another along the first dimension.
+        """
+        if flat.dim() == 3 and self.record.samples == 1:
+            flat = flat.transpose(0, 1)
+        tokens = flat[:, None] if flat.dim() == 2 else flat.flatten(1, -2)
+        return tokens.unflatten(-1, (self.n_heads, self.head_dim))
+
+    def flat(self, z: Tensor, like: Tensor) -> Tensor:
+        """Return what `heads_of` made of `like` in the shape of `like`."""
+        if like.dim() == 3 and self.record.samples == 1:
+            return z.flatten(2).transpose(0, 1)
+        return z.reshape(like.shape)
+
     def position(self, index: int) -> int:
         """Return where the head of an original index sits in the weights now.
 

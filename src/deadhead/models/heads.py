@@ -190,10 +190,8 @@ class HeadModel:
         def make(number: int, block: Block, note: Note) -> Callable[..., Any]:
             def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
                 note(number, module)
-                flat = args[0]
-                z = flat.view(*flat.shape[:-1], block.n_heads, block.head_dim)
-                new = fn(number, z)
-                return None if new is None else (new.reshape(flat.shape), *args[1:])
+                new = fn(number, block.heads_of(args[0]))
+                return None if new is None else (block.flat(new, args[0]), *args[1:])
 
             return hook
 

@@ -35,7 +35,10 @@ def tasks() -> Names:
 
 def architectures() -> Names:
     """List the model types that are known; `register_architecture` adds one."""
-    return Names(dict.fromkeys(_entries("models.architectures", "ARCHITECTURES"), ""))
+    from deadhead.models.architectures.derived import shipped_records
+
+    written = _entries("models.architectures", "ARCHITECTURES")
+    return Names(dict.fromkeys(sorted({*written, *shipped_records()}), ""))
 
 
 def groupings() -> Names:

@@ -141,6 +141,12 @@ class Recipe:
         group="steps",
     )
     keep_at_least: int = option(default=0, help="Heads that every block keeps.", panel=LIMITS)
+    sites: str = option(
+        default="",
+        help="Stacks of attention that lose heads, where a model has several: decoder.cross, or"
+        " encoder,decoder; shares then count the heads of these. 'deadhead check' names them.",
+        panel=LIMITS,
+    )
     max_drop: float | None = option(
         default=None,
         help="Stop when the metric on the selection set is worse than the dense model's by more"
@@ -223,7 +229,7 @@ class Recipe:
         if self.makes_groups:  # whole key/value heads by unit; heads alone in any number
             gqa = "whole_groups" if self.clustering.unit == "kv" else "ungroup"
         clustering = replace(self.clustering, seed=self.seed)
-        return Rules(self.inverse, self.scope, self.keep_at_least, gqa, clustering)
+        return Rules(self.inverse, self.scope, self.keep_at_least, gqa, clustering, self.sites)
 
     @property
     def needs_scores(self) -> bool:
@@ -280,7 +286,7 @@ def check_recipe(recipe: Recipe) -> None:
     if strategy is not None and strategy.minimizes_error and recipe.inverse:
         raise _idle("inverse", chosen, "looks for the smallest error of the whole mask")
     if strategy is not None and strategy.makes_groups:
-        for name in ("cut", "inverse", "scope", "keep_at_least"):
+        for name in ("cut", "inverse", "scope", "keep_at_least", "sites"):
             if getattr(recipe, name) != getattr(Recipe(), name):
                 asked = f"{name}={getattr(recipe, name)!r}"
                 raise _idle(asked, chosen, "groups all heads at once")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deadhead.criteria.base import Observer, ObservesTrials, SumsOverBatch, UsesMoments
 from deadhead.data.batches import Batch, call, ready, samples_in, valid_tokens
 from deadhead.display import Brief
-from deadhead.errors import DataError, ScoreError, not_finite
+from deadhead.errors import DataError, ScoreError, UnsupportedModelError, not_finite
 from deadhead.losses.losses import Loss, logit_norm, loss_named
 from deadhead.measure import Timer
 from deadhead.models.architectures import PARTS, features
@@ -136,6 +136,13 @@ def _recorded(view: HeadModel, tape: Tape, samples: int, needs: frozenset[str]) 
             shape = (samples, z.shape[-2])
             tape.gates[number] = torch.ones(*shape, device=z.device, dtype=z.dtype).requires_grad_()
         gates = tape.gates[number]
+        mixed = view.blocks[number].record.samples < 0
+        if mixed or len(z) % samples:
+            raise UnsupportedModelError(
+                f"block {number} ({view.blocks[number].name}) mixes the samples of a batch, so its"
+                " heads have no gradient per sample; choose a criterion that needs no gradients"
+                " (magnitude, output_norm, random)"
+            )
         if len(z) != samples:  # several choices per sample
             gates = gates.repeat_interleave(len(z) // samples, 0)
         return z * gates[:, None, :, None]

@@ -37,6 +37,7 @@ class Rules:
         keep_at_least: heads that every block keeps.
         gqa: policy for shared key/value heads; says which heads are removed together.
         clustering: how the strategy `clusters` groups heads.
+        sites: names of the stacks that lose heads, with commas; empty: all.
     """
 
     inverse: bool = False
@@ -44,6 +45,7 @@ class Rules:
     keep_at_least: int = 0
     gqa: str = "whole_groups"
     clustering: Clustering = field(default_factory=Clustering)
+    sites: str = ""
 
     def __post_init__(self) -> None:
         policy_named(self.gqa)
@@ -52,6 +54,23 @@ class Rules:
             raise BudgetError(
                 f"keep_at_least is {self.keep_at_least}; give 0 or more heads a block"
             )
+
+    def blocks(self, view: HeadModel) -> list[int]:
+        """Return the numbers of the blocks that may lose heads.
+
+        Raises:
+            BudgetError: the model has no stack of a name in `sites`.
+        """
+        stacks = [block.record.stack for block in view.blocks]
+        wanted = [name.strip() for name in self.sites.split(",") if name.strip()]
+        unknown = [name for name in wanted if name not in stacks]
+        if unknown:
+            names = ", ".join(name for name in dict.fromkeys(stacks) if name)
+            raise BudgetError(
+                f"this model has no sites {unknown[0]!r:.60};"
+                f" it has {names or 'one stack only, so leave sites out'}"
+            )
+        return [n for n, stack in enumerate(stacks) if not wanted or stack in wanted]
 
 
 def units(
@@ -69,7 +88,7 @@ def units(
     """
     costs = {
         unit: float(np.mean([scores[h] for h in unit]))
-        for number in range(len(view.blocks))
+        for number in rules.blocks(view)
         for unit in _bound(view, number, scores, mask, rules)
     }
     costs = {unit: cost for unit, cost in costs.items() if not np.isnan(cost)}
@@ -82,7 +101,8 @@ def units(
     if rules.scope == "per_block":
         rows = zip(view.mask.kept, mask.kept, strict=True)
         ordered = _round_robin(ordered, [sum(before) - sum(now) for before, now in rows])
-    return list(_keeping(ordered, mask, rules.keep_at_least))
+    least = [max(rules.keep_at_least, b.record.headless == "refused") for b in view.blocks]
+    return list(_keeping(ordered, mask, least))
 
 
 def removable(view: HeadModel, mask: HeadMask, rules: Rules) -> list[Unit]:
@@ -118,10 +138,10 @@ def _round_robin(ordered: Sequence[Unit], lost: Sequence[int]) -> list[Unit]:
     return [unit for _, _, unit in sorted(keyed)]
 
 
-def _keeping(ordered: Sequence[Unit], mask: HeadMask, at_least: int) -> Iterator[Unit]:
+def _keeping(ordered: Sequence[Unit], mask: HeadMask, least: Sequence[int]) -> Iterator[Unit]:
     left = [sum(row) for row in mask.kept]
     for unit in ordered:
-        if left[unit[0].block] - len(unit) >= at_least:
+        if left[unit[0].block] - len(unit) >= least[unit[0].block]:
             left[unit[0].block] -= len(unit)
             yield unit
 
@@ -133,7 +153,7 @@ def reachable(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> i
     key/value groups, the same number in every block. A count that they do not allow is refused.
     """
     heads = parse_amount(heads)
-    asked = count_heads(heads, mask.n_heads)
+    asked = count_heads(heads, _total(view, mask, rules))
     possible = _possible(view, mask, rules)
     below = max((t for t in possible if t <= asked), default=possible[0])
     if below != asked and isinstance(heads, int):
@@ -146,8 +166,14 @@ def droppable(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> i
     total = reachable(view, mask, rules, heads)
     if total <= len(mask.dropped):
         possible = _possible(view, mask, rules)
-        raise BudgetError(_cannot(count_heads(heads, mask.n_heads), possible, mask, rules))
+        asked = count_heads(heads, _total(view, mask, rules))
+        raise BudgetError(_cannot(asked, possible, mask, rules))
     return total
+
+
+def _total(view: HeadModel, mask: HeadMask, rules: Rules) -> int:
+    """Return how many heads there are in the blocks that may lose some."""
+    return sum(mask.counts[number] for number in rules.blocks(view))
 
 
 def shortfall(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> str | None:
@@ -158,7 +184,8 @@ def shortfall(view: HeadModel, mask: HeadMask, rules: Rules, heads: Amount) -> s
     heads = parse_amount(heads)
     if isinstance(heads, int) or heads >= 1:
         return None
-    asked, had = count_heads(heads, mask.n_heads), reachable(view, mask, rules, heads)
+    asked = count_heads(heads, _total(view, mask, rules))
+    had = reachable(view, mask, rules, heads)
     largest = max((len(unit) for unit in removable(view, view.mask, rules)), default=1)
     blocks = len(view.blocks) if rules.scope == "per_block" else 1
     if asked - had < largest * blocks:

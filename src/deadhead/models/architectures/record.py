@@ -80,6 +80,8 @@ class Architecture(Brief):
             it returns its output alone.
         refuse: returns why a config cannot be handled, or None.
         stack: name of the stack where a model has several, e.g. `encoder`, `decoder.cross`.
+        samples: which dimension of the output projection's input counts samples: 0, 1 for
+            (tokens, samples, width), or -1 if they are mixed and scores per sample are refused.
         some: whether blocks that lack the attention module are skipped, as in hybrids.
         derived: whether the record was found by tracing a tiny random model, not written.
     """
@@ -104,6 +106,7 @@ class Architecture(Brief):
     rows: tuple[PerHead, ...] = ()
     selected: tuple[PerHead, ...] = ()
     stack: str = ""
+    samples: int = 0
     some: bool = False
     derived: bool = False
 
