@@ -168,7 +168,7 @@ def _derive(config: PreTrainedConfig) -> Derived:
     )
 
 
-def _sites(model: nn.Module, found: Sequence[Exercise]) -> Iterator[Site]:
+def _sites(model: PreTrainedModel, found: Sequence[Exercise]) -> Iterator[Site]:
     seen: set[str] = set()
     for exercise in found:
         for site in sites_in(record(model, exercise)):
@@ -195,7 +195,9 @@ def _attends(module: nn.Module) -> bool:
     return re.search(r"Attention|Attn", type(module).__name__) is not None
 
 
-def prove(model: nn.Module, found: Sequence[Exercise], candidate: Candidate) -> Architecture | str:
+def prove(
+    model: PreTrainedModel, found: Sequence[Exercise], candidate: Candidate
+) -> Architecture | str:
     """Return the first variant of a record that obeys the laws, or why none does."""
     reason = "no attribute of the attention module counts its heads"
     found = [e for e in found if _runs(model, e, candidate.sites)]
@@ -219,7 +221,7 @@ def prove(model: nn.Module, found: Sequence[Exercise], candidate: Candidate) -> 
     return reason
 
 
-def _runs(model: nn.Module, exercise: Exercise, sites: Sequence[str]) -> bool:
+def _runs(model: PreTrainedModel, exercise: Exercise, sites: Sequence[str]) -> bool:
     """Whether an exercise runs every site of a stack."""
     ran: set[str] = set()
     hooks = [
@@ -234,7 +236,7 @@ def _runs(model: nn.Module, exercise: Exercise, sites: Sequence[str]) -> bool:
     return ran == set(sites)
 
 
-def samples_at(model: nn.Module, exercise: Exercise, output: str) -> int:
+def samples_at(model: PreTrainedModel, exercise: Exercise, output: str) -> int:
     """Return which dimension of an output projection's input counts samples; -1 if none does."""
     seen: list[Tensor] = []
     module = model.get_submodule(output)
@@ -265,7 +267,9 @@ def _twice(value: Any) -> Any:
     return torch.cat([half, half])
 
 
-def with_maps(model: nn.Module, found: Sequence[Exercise], proven: Architecture) -> Architecture:
+def with_maps(
+    model: PreTrainedModel, found: Sequence[Exercise], proven: Architecture
+) -> Architecture:
     """Say where attention maps are seen, if watching them changes no output."""
     for maps in ("interface", "output"):
         tried = replace(proven, maps=maps)
@@ -288,7 +292,9 @@ def with_maps(model: nn.Module, found: Sequence[Exercise], proven: Architecture)
     return proven
 
 
-def headless(model: nn.Module, found: Sequence[Exercise], proven: Architecture) -> Architecture:
+def headless(
+    model: PreTrainedModel, found: Sequence[Exercise], proven: Architecture
+) -> Architecture:
     """Say what a block without heads does: sliced to no rows, or skipped, or not allowed."""
     options = ({"headless": "sliced"}, {}, {"maps": "none"})
     for changes in options:
@@ -322,7 +328,7 @@ def _loaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     return loaded
 
 
-def together(model: nn.Module, found: Sequence[Exercise], records: Records) -> float:
+def together(model: PreTrainedModel, found: Sequence[Exercise], records: Records) -> float:
     """Return the largest difference when all stacks are cut at once, five random masks."""
     with known(records), torch.no_grad():
         return mask_equals_removal(model, found, random_masks(HeadModel(model), 5, seed=1))

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
-from deadhead.derivation.exercises import Exercise
+from deadhead.derivation.exercises import Exercise, perform
 from deadhead.models.architectures import ARCHITECTURES, Records, register_architecture
 from deadhead.models.blocks import Block
 from deadhead.models.heads import HeadModel
@@ -32,13 +33,12 @@ def known(records: Records) -> Iterator[None]:
         yield
 
 
-def run(model: nn.Module, exercises: Sequence[Exercise]) -> list[Tensor]:
+def run(model: PreTrainedModel, exercises: Sequence[Exercise]) -> list[Tensor]:
     """Run exercises and return every floating-point tensor of their outputs."""
     found: list[Tensor] = []
     for exercise in exercises:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), _Promoted():
-            torch.manual_seed(0)
-            found += _tensors(model.get_submodule(exercise.path)(**copy.copy(exercise.kwargs)))
+        with torch.no_grad(), _Promoted():
+            found += _tensors(perform(model, exercise))
     return found
 
 
@@ -105,7 +105,7 @@ def _row(draw: random.Random, block: Block, *, whole: bool) -> list[bool]:
 
 
 def mask_equals_removal(
-    model: nn.Module, exercises: Sequence[Exercise], masks: Sequence[HeadMask]
+    model: PreTrainedModel, exercises: Sequence[Exercise], masks: Sequence[HeadMask]
 ) -> float:
     """Return the largest difference between masking heads and removing them.
 
@@ -119,17 +119,23 @@ def mask_equals_removal(
             expected = run(model, exercises)
         if difference(dense, expected) == 0.0:
             raise ArithmeticError("masking heads changes no output of the model")
-        cut = remove_(copy.deepcopy(model), PruningPlan(mask, gqa="equalize"))
-        worst = max(worst, difference(expected, run(cut, exercises)))
+        worst = max(worst, difference(expected, run(_without(model, mask), exercises)))
     return worst
 
 
-def wrong_cut_is_caught(model: nn.Module, exercises: Sequence[Exercise], mask: HeadMask) -> bool:
+def wrong_cut_is_caught(
+    model: PreTrainedModel, exercises: Sequence[Exercise], mask: HeadMask
+) -> bool:
     """Whether removing the kept heads' mirror image differs from masking, stack by stack."""
     with masked(model, mask):
         expected = run(model, exercises)
     mirrored = HeadMask.of(row[::-1] for row in mask.kept)
     if mirrored == mask:
         mirrored = HeadMask.of([*row[1:], row[0]] for row in mask.kept)
-    cut = remove_(copy.deepcopy(model), PruningPlan(mirrored, gqa="equalize"))
-    return difference(expected, run(cut, exercises)) > TOLERANCE
+    return difference(expected, run(_without(model, mirrored), exercises)) > TOLERANCE
+
+
+def _without(model: PreTrainedModel, mask: HeadMask) -> PreTrainedModel:
+    cut = copy.deepcopy(model)
+    remove_(cut, PruningPlan(mask, gqa="equalize"))
+    return cut

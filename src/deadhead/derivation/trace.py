@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
-from deadhead.derivation.exercises import Exercise
+from deadhead.derivation.exercises import Exercise, perform
 from deadhead.models.blocks import is_conv1d
 
 SOFTMAXES: tuple[Callable[..., Any], ...] = (torch.softmax, F.softmax, Tensor.softmax)
@@ -88,16 +89,14 @@ class _Watch(TorchFunctionMode):
         return result
 
 
-def record(model: nn.Module, exercise: Exercise) -> Tape:
+def record(model: PreTrainedModel, exercise: Exercise) -> Tape:
     """Run an exercise with gradients and note every softmax and every linear map.
 
     Cost: one forward pass, whose graph the tape keeps alive.
     """
     tape, stack = Tape(), []
-    with _stacked(model, tape, stack), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        with _Watch(tape, stack):
-            model.get_submodule(exercise.path)(**exercise.kwargs)
+    with _stacked(model, tape, stack), torch.enable_grad(), _Watch(tape, stack):
+        perform(model, exercise)
     return tape
 
 
