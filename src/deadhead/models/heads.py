@@ -155,7 +155,9 @@ class HeadModel:
         """
         named = {number: (self.blocks[number].name, m) for number, m in modules.items()}
         models = dict.fromkeys((self.model, getattr(self.model, "base_model", self.model)))
-        stacks = {n: self.blocks[n].record.stack for n in modules} if len(self.records) > 1 else {}
+        several = len(self.records) > 1
+        blocks = {number: self.blocks[number] for number in modules if several}
+        stacks = {number: (b.record.stack, b.attention) for number, b in blocks.items()}
         with self.claimed(), proven(list(models), named, self._replayed, stacks) as note:
             yield note
 

@@ -95,7 +95,7 @@ def proven(
     models: Sequence[nn.Module],
     hooked: Mapping[int, tuple[str, nn.Module]],
     replayed: Collection[int] = (),
-    stacks: Mapping[int, str] | None = None,
+    stacks: Mapping[int, tuple[str, nn.Module]] | None = None,
 ) -> Iterator[Note]:
     """Check that every forward pass of a model calls the hooks of its blocks.
 
@@ -103,8 +103,8 @@ def proven(
         models: the model and its base model; a pass of either is checked.
         hooked: name and hooked module of each block, by number.
         replayed: blocks that are known not to be computed, at the moment of each pass.
-        stacks: name of the stack of each block, of a model with several. A pass may leave a whole
-            stack out (text without an image, a decoding step), but not all of them.
+        stacks: stack and attention module of each block, of a model with several stacks. A pass
+            may leave a whole stack out (text without an image, a decoding step), but not all.
 
     Yields:
         What a hook calls with its block's number and the module that called it.
@@ -114,21 +114,26 @@ def proven(
             training mode a block may be skipped (layer drop), but not all of them.
     """
     called: dict[int, set[int]] = defaultdict(set)  # by thread
+    entered: dict[int, set[int]] = defaultdict(set)
 
     def note(number: int, module: nn.Module) -> None:
         if module is not hooked[number][1]:
             raise UnsupportedModelError(_COPIED)
         called[threading.get_ident()].add(number)
 
+    def enter(number: int) -> Callable[..., None]:
+        return lambda module, args: entered[threading.get_ident()].add(number)
+
     def begin(module: nn.Module, args: Any) -> None:
         called[threading.get_ident()].clear()
+        entered[threading.get_ident()].clear()
 
     def end(module: nn.Module, args: Any, output: Any) -> None:
         seen = called[threading.get_ident()]
         missed = [number for number in hooked if number not in seen and number not in replayed]
         if stacks and seen:
-            ran = {stacks[number] for number in seen}
-            missed = [number for number in missed if stacks[number] in ran]
+            ran = {stacks[number][0] for number in (*seen, *entered[threading.get_ident()])}
+            missed = [number for number in missed if stacks[number][0] in ran]
         if missed and not (module.training and seen):
             raise UnsupportedModelError(
                 f"this {type(module).__name__} computed block {missed[0]}"
@@ -143,4 +148,6 @@ def proven(
         for model in models if hooked else ():
             stack.callback(model.register_forward_pre_hook(begin).remove)
             stack.callback(model.register_forward_hook(end).remove)
+        for number, (_, attention) in (stacks or {}).items():
+            stack.callback(attention.register_forward_pre_hook(enter(number)).remove)
         yield note
