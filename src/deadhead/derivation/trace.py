@@ -15,9 +15,12 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from deadhead.derivation.exercises import Exercise, perform
+from deadhead.errors import UnsupportedModelError
 from deadhead.models.blocks import is_conv1d
 
 SOFTMAXES: tuple[Callable[..., Any], ...] = (torch.softmax, F.softmax, Tensor.softmax)
+TOO_MANY = 1 << 24  # elements of one softmax
+MOST_ELEMENTS = 1 << 18  # of a softmax, which is looked at one by one; else row by row
 FUSED_ATTENTION: Callable[..., Any] = F.scaled_dot_product_attention
 
 
@@ -84,6 +87,10 @@ class _Watch(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if (func in SOFTMAXES or func is FUSED_ATTENTION) and self.stack:
             fused = func is FUSED_ATTENTION
+            if isinstance(result, Tensor) and result.numel() > TOO_MANY:
+                raise UnsupportedModelError(
+                    f"a tiny model attends over {result.shape[-1]} tokens, too many to trace"
+                )
             if isinstance(result, Tensor) and result.requires_grad and result.dim() >= 2:
                 self.tape.events.append(Attended(self.stack[-1], result, fused))
         return result
@@ -204,7 +211,8 @@ def _head_dim(softmax: Attended, z: Tensor) -> int | None:
         if gradient is None:
             return None
         touched = gradient != 0
-        supports.append((touched.any(-1) if softmax.fused else touched).flatten())
+        small = softmax.output.numel() <= MOST_ELEMENTS and not softmax.fused
+        supports.append((touched if small else touched.any(-1)).flatten())
     support = torch.stack(supports)
     changes = (support[1:] != support[:-1]).any(1).nonzero().flatten() + 1
     starts = [0, *changes.tolist(), len(row)]
