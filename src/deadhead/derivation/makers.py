@@ -207,5 +207,7 @@ MAKERS: tuple[tuple[str, Callable[[Inputs, str, torch.Generator], Any]], ...] = 
     (r"image_attention_mask", _small(SAMPLES, TOKENS, 1, high=2)),
     (r"(decoder_)?position_ids", _positions),
     (r".*attention_mask", _ones),
+    (r"mask", _ones),
+    (r"context|inputs|noise_embeds|latents|backbone_features", _floats),
     (r".*(hidden_states?|attention_states|embeds|features|embeddings|encoding|embedding)", _floats),
 )

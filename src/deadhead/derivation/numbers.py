@@ -38,7 +38,8 @@ FIXED = {
     "positions": 64,
     "grid": GRID,
     "index_topk": 16,
-    "wave": 32,
+    "wave": 64,
+    "filters": 4,
     "mel": 16,
     "kernel": 8,
     "codebook": 64,
@@ -50,10 +51,14 @@ FIXED = {
 MISSING = {
     "prediction_length": 4,
     "vocab_size": VOCABULARY,
+    "num_key_value_heads": HEADS,
+    "num_experts_per_tok": 2,
     "image_token_id": VOCABULARY - 2,
     "image_token_index": VOCABULARY - 2,
 }  # fields that models need though their default is None
-SECTIONS = re.compile(r"qwen.*(vl|omni|3_5|4_exp)|glm.*(v|ga|image|ocr)|paddleocr|cohere_compass")
+SECTIONS = re.compile(
+    r"hunyuan_vl|qwen.*(vl|omni|3_5|4_exp)|glm.*(v|ga|image|ocr)|paddleocr|cohere_compass"
+)
 DEPTHS = ("depths", "num_layers", "blocks_per_stage", "stage_num_blocks", "encoder_depths")
 AT_MOST = {"one": 1, "groups": 2, "experts": 4, "top_k": 2}
 
@@ -97,6 +102,8 @@ def _number(name: str, value: Any, part: Mapping[str, Any], sizes: Sizes) -> Any
     """Return the small number, or list of numbers, of one field."""
     if name.endswith("initializer_range") or name == "init_std":
         return 0.15  # healthy signals in narrow layers
+    if name == "backbone_feature_sizes":
+        return [[4 * GRID, 4 * GRID], [2 * GRID, 2 * GRID], [GRID, GRID]]
     if isinstance(value, (list, tuple)):
         if is_numbers(value) and role_of(name) == "width" and _repeats_width(value, part):
             return [sizes.width] * len(value)
@@ -121,26 +128,31 @@ def _number(name: str, value: Any, part: Mapping[str, Any], sizes: Sizes) -> Any
         case "vocab":
             return min(value, VOCABULARY)
         case "kv_heads":
-            whole = part.get("linear_num_value_heads") if "linear" in name else _heads(part)
+            whole = part.get(name.replace("key_value", "attention"), _heads(part))
+            whole = part.get("linear_num_value_heads") if "linear" in name else whole
             return HEADS if value == whole else KV_HEADS
         case "heads":
             return value if listed or value == 1 else HEADS
         case "head_dim":
             return _head_dim(value, part, sizes)
         case "width":
-            if _is_convolutional(part):
+            if "channel_multiplier" in part:  # behind group norms of 32 groups
+                return min(value, 32)
+            if _is_convolutional(part) and name != "out_hidden_size":
                 return sizes.channels(value)
             return sizes.channels(value) if listed or value < 16 else sizes.width
         case "layers":
             return min(value, 2) if listed and name in DEPTHS else value
         case "patch":
-            return min(value, 4)
+            return value if _is_staged(part) else min(value, 4)
+        case "half":
+            return sizes.width // 2
         case "image":
             return STAGED_IMAGE if _is_staged(part) else GRID * _patch(part)
         case "window":
             if value >= 32 and "spatial_merge_size" in part:
                 return GRID * _patch(part)  # in pixels
-            return min(value, 2 if _is_staged(part) else 4)
+            return min(value, 2 if _is_staged(part) and "per_stage" not in name else 4)
         case "tokens":
             return GRID**2
     return sizes.width if value in sizes.widths and value >= 128 else value
@@ -200,7 +212,8 @@ def _is_staged(part: Mapping[str, Any]) -> bool:
 
 def _is_convolutional(part: Mapping[str, Any]) -> bool:
     heads = any(role_of(str(k)) == "heads" and v for k, v in part.items())
-    return _is_staged(part) and not heads and "hidden_dim" not in part and "d_model" not in part
+    whole = {"hidden_dim", "d_model", "backbone_config"}
+    return _is_staged(part) and not heads and not whole & set(part)
 
 
 def _mend_stages(small: dict[str, Any], values: Mapping[str, Any], sizes: Sizes) -> None:

@@ -18,6 +18,9 @@ ROLES = tuple(
         ("token", r"token_(id|index)s?$|^(pad|bos|eos|unk|mask)_(idx|index)$|tokens?_ids$"),
         ("kv_heads", r"(key_value|kv)_heads$|head_kv$|num_key_heads$|multi_query_group_num"),
         ("rotary", r"^(rotary_dim|rotary_ndims)$"),
+        ("half", r"^num_pos_feats$"),
+        ("filters", r"^num_filters$"),
+        ("wave", r"upsample_initial_channel$"),
         ("box", r"^(coordinate|shape)_size$"),
         ("infer", r"n_window_infer$"),
         ("nope_dim", r"qk_nope_head_dim$"),
@@ -184,11 +187,14 @@ def _is_index_list(name: str, value: Any, n_layers: int) -> bool:
 
 def with_few_layers(values: dict[str, Any]) -> dict[str, Any]:
     """Keep two layers, or one of each kind, in every field that lists or counts layers."""
-    staged = {len(v) for k, v in values.items() if is_numbers(v) and role_of(k) != "token"}
+    staged = {len(v) for k, v in values.items() if is_numbers(v) and role_of(str(k)) != "token"}
     counts = {
         v
         for k, v in values.items()
-        if role_of(k) == "layers" and isinstance(v, int) and v > 1 and not (v < 8 and v in staged)
+        if role_of(str(k)) == "layers"
+        and isinstance(v, int)
+        and v > 1
+        and not (v < 8 and v in staged)
     }
     if not counts:
         return values

@@ -67,11 +67,17 @@ def model_class(model_type: str) -> type[PreTrainedModel]:
     """
     config_class = CONFIG_MAPPING[model_type]
     names = [n for n in vars(modeling_auto) if n.startswith("MODEL_") and n.endswith("_MAPPING")]
+    other = None
     for name in dict.fromkeys([*PREFERRED, *names]):
         mapping = getattr(modeling_auto, name, None)
         if mapping is not None and config_class in mapping.keys():  # noqa: SIM118
             found = mapping[config_class]
-            return found[0] if isinstance(found, (tuple, list)) else found
+            found = found[0] if isinstance(found, (tuple, list)) else found
+            if getattr(found, "config_class", config_class) is config_class:
+                return found
+            other = other or found  # a part of the model, perhaps
+    if other is not None:
+        return other
     for found in _classes_of(config_class):
         return found
     raise UnsupportedModelError(f"transformers has no model for {model_type!r:.100}")
@@ -112,15 +118,15 @@ def tiny_model(
     config = default_config(given) if isinstance(given, str) else given
     model_type = given if isinstance(given, str) else config.model_type
     found = model_class(model_type)
-    reason: Exception | None = None
+    reasons: dict[str, Exception] = {}
     for head_dim in HEAD_SIZES:
         try:
             return _built(found, tiny_config(config, head_dim), dtype)
         except Exception as error:  # each type has its own way to refuse sizes
-            reason = reason or error
+            reasons.setdefault(f"{type(error).__name__}: {error}", error)
     raise UnsupportedModelError(
-        f"no tiny model of {model_type!r:.100}: {type(reason).__name__}: {reason}"
-    ) from reason
+        f"no tiny model of {model_type!r:.100}: {'; '.join(reasons)}"
+    ) from next(iter(reasons.values()))
 
 
 def _built(
