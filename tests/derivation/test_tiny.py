@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from deadhead.derivation.exercises import attention_modules, exercises, not_exercised
+from deadhead.derivation.exercises import attention_modules, exercises, not_exercised, perform
 from deadhead.derivation.tiny import default_config, model_class, tiny_config, tiny_model
 from deadhead.errors import UnsupportedModelError
 
@@ -89,6 +89,31 @@ def test_inputs_are_the_same_each_time():
     first, second = exercises(model)[0].kwargs, exercises(model)[0].kwargs
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_images_come_with_their_placeholders():
+    found = exercises(tiny_model("qwen2_5_vl"))
+    (whole,) = found  # the image tower runs inside the whole model
+    image = default_config("qwen2_5_vl").image_token_id
+    placeholder = tiny_config(default_config("qwen2_5_vl")).image_token_id
+    assert placeholder != image
+    assert {"pixel_values", "image_grid_thw"} <= set(whole.kwargs)
+    assert (whole.kwargs["input_ids"] == placeholder).sum() > 0
+
+
+def test_backbones_keep_as_many_outputs():
+    config = default_config("rf_detr").backbone_config
+    small = tiny_config(config)
+    assert len(small.out_features) == len(config.out_features)
+    assert small.num_hidden_layers < config.num_hidden_layers
+
+
+def test_performing_gives_the_default_dtype_back():
+    model = tiny_model("bert")
+    first, second = (perform(model, exercises(model)[0])[0] for _ in range(2))
+    assert torch.get_default_dtype() is torch.float32
+    assert first.dtype is torch.float64
+    assert torch.equal(first, second)
 
 
 def test_a_type_without_a_base_class_has_another():

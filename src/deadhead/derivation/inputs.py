@@ -128,9 +128,9 @@ class Inputs:
             (SAMPLES * GRID * GRID, channels, patch, patch),
             (1, SAMPLES * GRID * GRID, channels, patch, patch),
             (1, channels, patch, SAMPLES * GRID * GRID * patch),
-            (SAMPLES, channels, 128, 128),
-            (SAMPLES, channels, 224, 224),
         ]
+        if self.number(vision, "patch_size", default=0) == 0:  # else too many patches
+            shapes += [(SAMPLES, channels, 128, 128), (SAMPLES, channels, 224, 224)]
         if self.grids:
             shapes.insert(0, shapes.pop(1))
         return [shapes.pop(4), *shapes] if video and not self.grids else shapes
