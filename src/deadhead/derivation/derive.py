@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from deadhead.derivation.exercises import Exercise, attention_modules, exercises, not_exercised
@@ -26,12 +26,12 @@ from deadhead.derivation.laws import (
 from deadhead.derivation.records import Candidate, candidates, labels_of, variants
 from deadhead.derivation.tiny import default_config, tiny_model
 from deadhead.derivation.trace import Site, record, sites_in
+from deadhead.derivation.traits import backends, headless, samples_at, with_maps
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures import Architecture, Records, records_named
 from deadhead.models.heads import HeadModel
-from deadhead.models.maps import hook_maps
 from deadhead.surgery.remove import remove_
-from deadhead.types import HeadMask, PruningPlan
+from deadhead.types import PruningPlan
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def prove(
             with known((tried,)):
                 view = HeadModel(model)
                 masks = random_masks(view, 2)
-                off = mask_equals_removal(model, found, masks)
+                off = max(mask_equals_removal(m, found, masks) for m in backends(model, found))
                 if off > TOLERANCE:
                     reason = f"mask and removal differ by {off:.1e}"
                     continue
@@ -236,80 +236,6 @@ def _runs(model: PreTrainedModel, exercise: Exercise, sites: Sequence[str]) -> b
     return ran == set(sites)
 
 
-def samples_at(model: PreTrainedModel, exercise: Exercise, output: str) -> int:
-    """Return which dimension of an output projection's input counts samples; -1 if none does."""
-    seen: list[Tensor] = []
-    module = model.get_submodule(output)
-    hook = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    twice = {name: _twice(value) for name, value in exercise.kwargs.items()}
-    try:
-        run(model, [exercise, replace(exercise, kwargs=twice)])
-    except Exception:  # arguments that cannot be repeated
-        return -1
-    finally:
-        hook.remove()
-    before, after = seen[0], seen[len(seen) // 2]
-    for dim in (0, 1) if before.dim() == 3 else (0,):
-        count = before.shape[dim]
-        if count % 2 == 0 and before.shape == after.shape:
-            first, second = after.movedim(dim, 0).split(count // 2)
-            kept = torch.equal(first, before.movedim(dim, 0)[: count // 2])
-            if kept and torch.allclose(first, second, rtol=0, atol=1e-9):
-                return dim
-    return -1
-
-
-def _twice(value: Any) -> Any:
-    """Give a batch of two samples the first one twice."""
-    if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] % 2:
-        return value
-    half = value[: value.shape[0] // 2]
-    return torch.cat([half, half])
-
-
-def with_maps(
-    model: PreTrainedModel, found: Sequence[Exercise], proven: Architecture
-) -> Architecture:
-    """Say where attention maps are seen, if watching them changes no output."""
-    for maps in ("interface", "output"):
-        tried = replace(proven, maps=maps)
-        seen: set[int] = set()
-
-        def check(number: int, rows: slice, shown: Tensor, *_: Any, seen: set[int] = seen) -> None:
-            if shown.dim() == 4 and bool(((shown.sum(-1) - 1).abs() < 1e-6).all()):
-                seen.add(number)
-
-        try:
-            with known((tried,)):
-                view = HeadModel(model)
-                dense = run(model, found)
-                with hook_maps(view, check):
-                    watched = run(model, found)
-                if difference(dense, watched) <= TOLERANCE and len(seen) == len(view.blocks):
-                    return tried
-        except Exception:  # this way is refuted
-            continue
-    return proven
-
-
-def headless(
-    model: PreTrainedModel, found: Sequence[Exercise], proven: Architecture
-) -> Architecture:
-    """Say what a block without heads does: sliced to no rows, or skipped, or not allowed."""
-    options = ({"headless": "sliced"}, {}, {"maps": "none"})
-    for changes in options:
-        tried = replace(proven, **changes)
-        try:
-            with known((tried,)):
-                counts = HeadModel(model).mask.counts
-                rows = [[False] * n if i % 2 == 0 else [True] * n for i, n in enumerate(counts)]
-                if mask_equals_removal(model, found, [HeadMask.of(rows)]) <= TOLERANCE:
-                    return tried
-        except Exception:  # this way is refuted
-            continue
-    return replace(proven, headless="refused")
-
-
 def reloaded(model: PreTrainedModel, found: Sequence[Exercise], records: Records) -> float:
     """Return the largest difference after saving a cut model and loading it again."""
     with known(records), tempfile.TemporaryDirectory() as folder:
@@ -329,6 +255,10 @@ def _loaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
 
 
 def together(model: PreTrainedModel, found: Sequence[Exercise], records: Records) -> float:
-    """Return the largest difference when all stacks are cut at once, five random masks."""
+    """Return the largest difference when all stacks are cut at once, five random masks.
+
+    Every attention backend counts that the model runs with: eager, and sdpa.
+    """
     with known(records), torch.no_grad():
-        return mask_equals_removal(model, found, random_masks(HeadModel(model), 5, seed=1))
+        masks = random_masks(HeadModel(model), 5, seed=1)
+        return max(mask_equals_removal(m, found, masks) for m in backends(model, found))
