@@ -25,10 +25,9 @@ from deadhead.models.architectures import HeadCounts
 from deadhead.models.blocks import OriginalHeads
 from deadhead.models.heads import HeadModel
 from deadhead.models.manifest import COPY_IT, QUANT_METHOD, DeadheadConfig
-from deadhead.surgery.output_bias import add_output_bias_
+from deadhead.surgery.duplicate import set_slopes_
 from deadhead.surgery.remove import cut_
-from deadhead.surgery.slicing import Cut
-from deadhead.surgery.slopes import set_slopes_
+from deadhead.surgery.slicing import Cut, add_output_bias_
 
 
 class DeadheadLoader(HfQuantizer):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deadhead.derivation.trace import Projected, Site, gradient_of
 from deadhead.models.architectures import HeadCounts, PerHead
-from deadhead.models.architectures.layouts import LAYOUTS, PARTS
+from deadhead.models.architectures.record import LAYOUTS, PARTS
 from deadhead.models.blocks import is_conv1d
 
 SHARED = -1

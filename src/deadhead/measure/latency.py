@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deadhead.errors import BudgetError, DataError
 from deadhead.measure import Timer
 from deadhead.measure.size import speed_ceiling
-from deadhead.models.modes import eval_mode
+from deadhead.models.hooks import eval_mode
 from deadhead.models.purpose import is_causal_lm
 
 Inputs = Mapping[str, Tensor]

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures import Architecture, Records, records_of
 from deadhead.models.blocks import Block, block_at, output_rows
-from deadhead.models.hooks import Note, claimed, forget_compiled, proven, uncompiled
-from deadhead.models.modes import eval_mode
+from deadhead.models.hooks import Note, claimed, eval_mode, forget_compiled, proven, uncompiled
 from deadhead.types import Head, HeadMask
 
 HeadFn = Callable[[int, Tensor], Tensor | None]

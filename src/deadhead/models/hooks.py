@@ -151,3 +151,16 @@ def proven(
         for number, (_, attention) in (stacks or {}).items():
             stack.callback(attention.register_forward_pre_hook(enter(number)).remove)
         yield note
+
+
+@contextmanager
+def eval_mode(*models: nn.Module) -> Iterator[None]:
+    """Put models into eval mode; each module has its own mode back afterwards."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -20,7 +20,7 @@ from deadhead.errors import BudgetError, HeadError
 from deadhead.losses.losses import Probe
 from deadhead.measure import CutSummary, ModelSize, cut_summary
 from deadhead.models.heads import HeadModel
-from deadhead.models.modes import eval_mode
+from deadhead.models.hooks import eval_mode
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.trajectory import Trajectory
 from deadhead.repair import Fits, apply_repaired_, without_training

@@ -30,9 +30,9 @@ from deadhead.scoring import Scorer
 from deadhead.surgery.apply import applied, apply_
 from deadhead.surgery.fold import removal_of
 from deadhead.surgery.mask import masked
-from deadhead.surgery.output_bias import add_output_bias_
 from deadhead.surgery.plans import PlanLike, as_mask, as_view
 from deadhead.surgery.remove import cuts_of
+from deadhead.surgery.slicing import add_output_bias_
 from deadhead.types import HeadMask, PruningPlan
 
 

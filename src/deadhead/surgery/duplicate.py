@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from deadhead.errors import GroupError, HeadError
 from deadhead.models.architectures import PARTS
+from deadhead.models.blocks import Block, OriginalHeads
 from deadhead.models.heads import HeadModel
 from deadhead.models.hooks import uncompiled
 from deadhead.models.manifest import record_in_config
 from deadhead.surgery.groups import members_of, slot_of
 from deadhead.surgery.plans import PlanLike, as_plan, as_view
 from deadhead.surgery.slicing import slices_of
-from deadhead.surgery.slopes import set_slopes_, slopes_with, with_slopes
 from deadhead.types import Head, PruningPlan
 
 Copies = Mapping[Head, Head]
@@ -173,3 +175,48 @@ def _position(view: HeadModel, head: Head, part: str) -> int:
 def _slices(view: HeadModel, head: Head, part: str) -> list[tuple[Tensor, Tensor]]:
     position = _position(view, head, part)
     return slices_of(view.blocks[head.block], part, [position])
+
+
+def slopes_with(view: HeadModel, copies: Mapping[Head, Head]) -> dict[int, tuple[int, ...]]:
+    """Return the slopes of every block that copies change, if copies take their source's slope.
+
+    Shape: `{block: original indices, one per current head}`; empty for models without slopes.
+    """
+    if not any(record.slopes for record in view.records):
+        return {}
+    found = {head.block: list(_slopes(view.blocks[head.block])) for head in copies}
+    for head, source in copies.items():
+        of = view.blocks[source.block]
+        slope = _slopes(of)[of.position(source.index)]
+        found[head.block][view.blocks[head.block].position(head.index)] = slope
+    return {number: tuple(slopes) for number, slopes in found.items()}
+
+
+def set_slopes_(block: Block, original: OriginalHeads, slopes: tuple[int, ...]) -> None:
+    """Give the heads of a block the slopes of these original indices, in place."""
+    block.attention.deadhead_heads = replace(original, slopes=slopes)  # type: ignore[assignment]
+    if block.record.after_cut is not None:
+        block.record.after_cut(block.attention, slopes)
+
+
+@contextmanager
+def with_slopes(block: Block, slopes: tuple[int, ...]) -> Iterator[None]:
+    """Give the heads of a block these slopes, until the context is left."""
+    attention: Any = block.attention
+    names = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "__dict__")
+    before = {name: dict(getattr(attention, name)) for name in names}
+    try:
+        set_slopes_(block, block.original, slopes)
+        yield
+    finally:
+        for name in names[:2]:
+            hooks = getattr(attention, name)
+            hooks.clear()
+            hooks.update(before[name])
+        attention.__dict__.pop("deadhead_heads")
+        if "deadhead_heads" in before["__dict__"]:
+            attention.deadhead_heads = before["__dict__"]["deadhead_heads"]
+
+
+def _slopes(block: Block) -> tuple[int, ...]:
+    return block.original.slopes or block.original.heads

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -95,3 +95,18 @@ def _count_features(module: Any) -> None:
         module.num_embeddings, module.embedding_dim = weight.shape
     if hasattr(module, "normalized_shape"):
         module.normalized_shape = tuple(weight.shape)  # type: ignore[assignment]
+
+
+def add_output_bias_(block: Block) -> None:
+    """Give a block's output projection a bias of zeros, in place, if it has none.
+
+    The block's own record says so, and with it the manifest of a checkpoint. `block` may be older
+    than its last cut. The caller refreshes the view.
+    """
+    module: Any = block.output
+    if module.bias is not None:
+        return
+    rows = module.weight.new_zeros(module.weight.shape[0])
+    module.bias = nn.Parameter(rows, requires_grad=module.weight.requires_grad)
+    original = getattr(block.attention, "deadhead_heads", block.original)  # as the last cut left it
+    block.attention.deadhead_heads = replace(original, output_bias=True)  # type: ignore[assignment]

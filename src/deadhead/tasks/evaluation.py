@@ -14,7 +14,7 @@ from torch import nn
 from deadhead.data.batches import Batch, call
 from deadhead.display import Brief
 from deadhead.errors import DataError, ScoreError
-from deadhead.models.modes import eval_mode
+from deadhead.models.hooks import eval_mode
 
 # numbers drawn at once by the bootstrap; bounds its memory, not its result
 _DRAWN_AT_ONCE = 2_000_000

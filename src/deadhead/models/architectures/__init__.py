@@ -1,26 +1,24 @@
 """Architecture records: the only place that knows module names."""
 
-from deadhead.models.architectures.layouts import (
+from deadhead.models.architectures.record import (
+    ARCHITECTURES,
     LAYOUTS,
     PARTS,
+    Architecture,
     HeadCounts,
+    PerHead,
+    Records,
     features,
     fused_by_part,
     fused_grouped,
     fused_per_head,
-    rows_from,
-    separate,
-)
-from deadhead.models.architectures.record import (
-    ARCHITECTURES,
-    Architecture,
-    PerHead,
-    Records,
     model_type_of,
     project_nothing,
     records_named,
     records_of,
     register_architecture,
+    rows_from,
+    separate,
 )
 
 __all__ = [

@@ -11,8 +11,7 @@ from typing import Any
 
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures.adapters import AFTER_CUT
-from deadhead.models.architectures.layouts import LAYOUTS
-from deadhead.models.architectures.record import Architecture, PerHead, Records
+from deadhead.models.architectures.record import LAYOUTS, Architecture, PerHead, Records
 
 _CODE = ("refuse", "slopes")  # what only written records have
 _COUNTS = ("heads", "kv_heads", "width", "kv_width", "groups")

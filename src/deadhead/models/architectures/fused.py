@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deadhead.models.architectures.layouts import fused_by_part, fused_per_head
 from deadhead.models.architectures.record import (
     Architecture,
+    fused_by_part,
+    fused_per_head,
     project_nothing,
     register_architecture,
 )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from deadhead.errors import HeadError
 from deadhead.models.blocks import is_conv1d, output_rows
 from deadhead.models.heads import HeadModel
-from deadhead.models.modes import eval_mode
+from deadhead.models.hooks import eval_mode
 from deadhead.repair.distill.loss import output_paths
 from deadhead.tasks import Task
 
