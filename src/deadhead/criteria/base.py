@@ -219,18 +219,20 @@ class SampleMean:
         self.count[block] += len(values)
 
     def value(self) -> list[np.ndarray]:
-        """Return the means, one array per block.
+        """Return the means, one array per block; NaN for a stack that no sample ran.
 
         Raises:
             ScoreError: no sample counted for a block that has heads.
         """
+        ran = {b.record.stack for b, n in zip(self.view.blocks, self.count, strict=True) if n}
         for number, (block, n) in enumerate(zip(self.view.blocks, self.count, strict=True)):
-            if block.n_heads and not n:
+            if block.n_heads and not n and not (ran and block.record.stack not in ran):
                 raise ScoreError(
                     f"{self.criterion} saw nothing to count in block {number}; give longer samples"
                     " (a single token has no choice of what to attend to)"
                 )
-        return [(t / max(1, n)).numpy() for t, n in zip(self.total, self.count, strict=True)]
+        means = zip(self.total, self.count, strict=True)
+        return [(t / n if n else torch.full_like(t, torch.nan)).numpy() for t, n in means]
 
 
 def by_head(view: HeadModel, values: Mapping[Head, float]) -> list[np.ndarray]:

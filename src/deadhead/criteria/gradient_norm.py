@@ -65,14 +65,22 @@ def weight_gradient_norms(projected: Projected, *, summed: bool = False) -> dict
     sum cancels; for sequences longer than hidden, the weight gradient itself.
     """
     wide = torch.float32 if projected.inputs.device.type == "mps" else torch.float64
-    x = projected.inputs.to(wide)
-    parts = {"query": projected.query, "key": projected.key, "value": projected.value}
-    if summed:
-        return {p: _direct(x.flatten(0, 1)[None], d.flatten(0, 1)[None]) for p, d in parts.items()}
-    if x.shape[1] > x.shape[2]:
-        return {p: _direct(x, d) for p, d in parts.items()}
-    gram = x @ x.transpose(1, 2)  # (samples, tokens, tokens)
-    return {p: _from_gram(gram, d.to(wide)) for p, d in parts.items()}
+    source = projected.inputs if projected.source is None else projected.source
+    alike = {"query": projected.query}, {"key": projected.key, "value": projected.value}
+    groups = [(projected.inputs, alike[0]), (source, alike[1])]
+    if source is projected.inputs:
+        groups = [(source, alike[0] | alike[1])]
+    norms: dict[str, Tensor] = {}
+    for inputs, parts in groups:
+        x = inputs.to(wide)
+        if summed:
+            x, parts = x.flatten(0, 1)[None], {p: d.flatten(0, 1)[None] for p, d in parts.items()}
+        if summed or x.shape[1] > x.shape[2]:
+            norms |= {p: _direct(x, d) for p, d in parts.items()}
+        else:
+            gram = x @ x.transpose(1, 2)  # (samples, tokens, tokens)
+            norms |= {p: _from_gram(gram, d.to(wide)) for p, d in parts.items()}
+    return norms
 
 
 def _from_gram(gram: Tensor, d: Tensor) -> Tensor:

@@ -99,7 +99,8 @@ class Reconstruction:
         rows = []
         for number, block in enumerate(self.view.blocks):
             row = np.full(block.n_heads, np.nan)
-            if kept := self._kept(mask, number):
+            kept = self._kept(mask, number)
+            if kept and number not in self._idle:
                 with self._naming(number):
                     errors = self._state(number, kept).errors()
                 row[list(errors)] = list(errors.values())
@@ -193,6 +194,13 @@ class Reconstruction:
         if self.moments is None:
             raise ScoreError("reconstruction has seen no data; score with calibration batches")
         return self.moments.gradient_weighted if self.weighted else self.moments.blocks
+
+    @cached_property
+    def _idle(self) -> set[int]:
+        """Blocks of stacks that no batch ran."""
+        stacks = [block.record.stack for block in self.view.blocks]
+        ran = {s for s, m in zip(stacks, self._block_moments, strict=True) if m is not None}
+        return {n for n, stack in enumerate(stacks) if ran and stack not in ran}
 
     @cached_property
     def _constant(self) -> set[int]:

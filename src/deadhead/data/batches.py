@@ -10,9 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deadhead.data.inputs import (
+    MAIN_INPUTS,
+    Batch,
+    is_text,
+    main_input,
+    samples_in,
+    tokens_in,
+    valid_tokens,
+    with_decoder_inputs,
+)
 from deadhead.errors import DataError, DeadheadError
 
-Batch = dict[str, Tensor]
 LABELS = ("labels", "start_positions", "end_positions")
 
 
@@ -22,7 +31,8 @@ def ready(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Batch]:
     vocabulary = vocabulary_of(model)
     for number, batch in enumerate(batches):
         check_batch(batch, number, vocabulary)
-        batch = aligned(without_empty(to_device(batch, device)))
+        batch = with_decoder_inputs(model, to_device(batch, device))
+        batch = aligned(without_empty(batch))
         if samples_in(batch):
             yield batch
 
@@ -30,7 +40,8 @@ def ready(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Batch]:
 def aligned(batch: Batch) -> Batch:
     """Move padding to the right of every row, so that positions do not depend on its side.
 
-    Every tensor that starts with the shape of `attention_mask`, (batch, tokens), moves with it.
+    Every tensor that starts with the shape of `attention_mask`, (batch, tokens), moves with it; not
+    what belongs to a decoder.
     """
     mask = batch.get("attention_mask")
     if mask is None or bool(mask[..., 0].all()):
@@ -38,12 +49,15 @@ def aligned(batch: Batch) -> Batch:
     last = mask.dim() - 1
     order = torch.argsort(mask, dim=last, descending=True, stable=True)
 
-    def moved(value: Tensor) -> Tensor:
-        if value.shape[: last + 1] != mask.shape:
+    apart = {name for name in batch if name.startswith("decoder_")}
+    apart |= {"labels"} if apart else set()
+
+    def moved(name: str, value: Tensor) -> Tensor:
+        if value.shape[: last + 1] != mask.shape or name in apart:
             return value
         return value.take_along_dim(order.view(*mask.shape, *[1] * (value.dim() - last - 1)), last)
 
-    return {name: moved(value) for name, value in batch.items()}
+    return {name: moved(name, value) for name, value in batch.items()}
 
 
 def without_empty(batch: Batch) -> Batch:
@@ -63,24 +77,10 @@ def take_samples(batch: Batch, rows: Tensor | list[int]) -> Batch:
     return {k: v[rows] if v.dim() and len(v) == size else v for k, v in batch.items()}
 
 
-def samples_in(batch: Batch) -> int:
-    """Count the samples of a batch."""
-    first = next((batch[k] for k in ("input_ids", "inputs_embeds") if k in batch), None)
-    return len(next(iter(batch.values())) if first is None else first)
-
-
-def valid_tokens(batch: Batch) -> Tensor:
-    """Return which tokens are real; shape (sequences, tokens), of each choice if several."""
-    mask = batch.get("attention_mask")
-    if mask is None:
-        first = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"][..., 0]
-        mask = torch.ones_like(first, dtype=torch.bool)
-    return mask.bool().flatten(0, -2)
-
-
 def call(model: nn.Module, batch: Batch) -> Any:
     """Run the model on a batch: without labels, and with no argument that it does not know."""
     known = inspect.signature(model.forward).parameters
+    batch = with_decoder_inputs(model, batch)
     named = [n for n, p in known.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     inputs = {k: v for k, v in batch.items() if k not in LABELS and (k in known or not named)}
     extra = {"use_cache": False} if "use_cache" in known else {}
@@ -104,12 +104,19 @@ def check_batch(batch: Any, number: int = 0, vocabulary: int | None = None) -> N
     for name, value in batch.items():
         if not isinstance(value, Tensor):
             raise _no_batch(number, f"holds {type(value).__name__} as {name!r}")
-    first = next((batch[k] for k in ("input_ids", "inputs_embeds") if k in batch), None)
-    if first is None:
+    batch = dict(batch)
+    main = main_input(batch)
+    if main is None:
         raise _no_batch(number, f"has no input_ids, only {', '.join(batch) or 'nothing'}")
-    tokens = first.shape if "input_ids" in batch else first.shape[:-1]
+    name, first = main
+    tokens = first.shape[:-1] if name == "inputs_embeds" else first.shape
     if len(tokens) < 2:
-        raise _no_batch(number, f"has input_ids of shape {list(first.shape)}, not a row per sample")
+        raise _no_batch(number, f"has {name} of shape {list(first.shape)}, not a row per sample")
+    for other in MAIN_INPUTS.keys() & batch.keys() if not is_text(batch) else ():
+        if len(batch[other]) != len(first):
+            raise _no_batch(number, f"has {len(first)} {name} and {len(batch[other])} {other}")
+    if not is_text(batch):
+        return
     mask = batch.get("attention_mask")
     if mask is not None and mask.shape != tokens:
         shapes = f"{list(mask.shape)} for tokens of shape {list(tokens)}"
@@ -173,7 +180,7 @@ class Part:
     @property
     def tokens(self) -> int:
         """Number of tokens, all samples together."""
-        return valid_tokens(self.inputs).numel()
+        return tokens_in(self.inputs)
 
 
 def parts_of(batches: Iterable[Batch], max_tokens: int) -> list[Part]:
@@ -209,7 +216,8 @@ def _rows_by_length(inputs: Batch) -> dict[int, list[int]]:
     lengths = valid.sum(1)
     holes = (valid != (torch.arange(width, device=valid.device) < lengths[:, None])).any()
     others = [v for v in inputs.values() if v.dim() > 1 and not _by_token(v, inputs)]
-    if holes or any(width in v.shape[1:] for v in others):
+    decodes = any(name.startswith("decoder_") for name in inputs)
+    if holes or decodes or not is_text(inputs) or any(width in v.shape[1:] for v in others):
         return {width: list(range(n))}
     found: dict[int, list[int]] = {}
     for row, length in enumerate(lengths.clamp(min=1).tolist()):
@@ -226,7 +234,7 @@ def _split(pieces: list[Part], max_tokens: int) -> list[Part]:
     """Join parts of one kind and cut them to size."""
     inputs = {k: torch.cat([p.inputs[k] for p in pieces]) for k in pieces[0].inputs}
     batches = [number for piece in pieces for number in piece.batches]
-    size = max(1, max_tokens // valid_tokens(inputs).shape[1])
+    size = max(1, max_tokens * len(batches) // tokens_in(inputs))
     return [
         Part({k: v[at : at + size] for k, v in inputs.items()}, tuple(batches[at : at + size]))
         for at in range(0, len(batches), size)

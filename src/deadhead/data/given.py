@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.data.batches import Batch, check_batch, vocabulary_of
+from deadhead.data.inputs import MAIN_INPUTS
 from deadhead.data.rows import Columns, Rows, read_texts, rows_of, targets_of
 from deadhead.data.tokens import (
     MAX_TOKENS,
@@ -144,7 +145,7 @@ def source_of(data: Any, model: nn.Module | None = None, size: int | None = None
         return Rows.of(_filled(frame.reset_index(drop=True)), "the data frame")
     if type(data).__module__.partition(".")[0] == "datasets":
         return _of_datasets(data, size)
-    if isinstance(data, Mapping) and {"input_ids", "inputs_embeds"} & set(data):
+    if isinstance(data, Mapping) and MAIN_INPUTS.keys() & set(data):
         data = [data]  # one batch
     if isinstance(data, Mapping) and all(isinstance(v, list | tuple) for v in data.values()):
         return _of_columns(data)

@@ -4,99 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deadhead.data.batches import Batch, samples_in, take_samples, valid_tokens, without_empty
+from deadhead.data.inputs import is_text, main_input
 from deadhead.display import Brief
 from deadhead.errors import DataError
-from deadhead.models.purpose import is_causal_lm
+from deadhead.losses.answers import (
+    answers_of,
+    has_head,
+    is_span,
+    logits_of,
+    problem_type,
+    valid_answers,
+    widened,
+)
+from deadhead.models.purpose import is_causal_lm, purpose_of
 from deadhead.models.registry import Registry
 from deadhead.moments.sums import HELD_OUT_EVERY
 
 Loss = Callable[[nn.Module, Any, Batch], Tensor]
-
-
-class Answers(NamedTuple):
-    """The predictions for a batch.
-
-    Attributes:
-        logits: (samples, answers, classes): one answer per sample, per token, per label of a
-            multi-label model, or for the start and the end of a span.
-        valid: (samples, answers), the answers that count: not those of padding tokens.
-        numbers: whether the logits are numbers, the means of Gaussians of variance 1: those of a
-            regression, and the last hidden state of a model without a head.
-    """
-
-    logits: Tensor
-    valid: Tensor
-    numbers: bool
-
-
-def answers_of(model: nn.Module, outputs: Any, batch: Batch) -> Answers:
-    """Read a model's outputs as its head means them."""
-    logits, valid = widened(logits_of(outputs)), valid_tokens(batch)
-    numbers = not has_head(outputs)
-    if is_span(outputs):
-        # a start or an end is one of the sample's tokens
-        logits = logits.masked_fill(~valid[..., None], -torch.inf).transpose(1, 2)
-        return Answers(logits, valid.any(1, keepdim=True).expand(-1, 2), False)
-    if logits.dim() == 3:
-        return Answers(logits, valid[:, : logits.shape[1]], numbers or logits.shape[-1] == 1)
-    valid = valid.reshape(len(logits), -1).any(1, keepdim=True)
-    kind = problem_type(model, logits, batch.get("labels"))
-    if kind == "multi_label_classification":  # a label is a choice of two: absent or present
-        logits = torch.stack([torch.zeros_like(logits), logits], dim=-1)
-        return Answers(logits, valid.expand(-1, logits.shape[1]), False)
-    return Answers(logits[:, None], valid, numbers or kind == "regression")
-
-
-def problem_type(model: nn.Module, logits: Tensor, labels: Tensor | None = None) -> str:
-    """Return the `problem_type` of one prediction per sample: the config's, or as transformers.
-
-    Without one it is read off the number of logits and the labels.
-    """
-    known = getattr(getattr(model, "config", None), "problem_type", None)
-    if known is not None and "Classification" in type(model).__name__:
-        return known
-    if logits.shape[-1] == 1:
-        return "regression"
-    several = labels is not None and labels.is_floating_point() and labels.shape == logits.shape
-    return "multi_label_classification" if several else "single_label_classification"
-
-
-def logits_of(outputs: Any) -> Tensor:
-    """Return the logits, of a span (samples, tokens, start or end), or the last hidden state."""
-    if isinstance(outputs, Tensor):
-        return outputs
-    if is_span(outputs):
-        return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
-    if hasattr(outputs, "logits") and not hasattr(outputs, "mc_logits"):
-        return outputs.logits
-    if isinstance(outputs, tuple) or hasattr(outputs, "last_hidden_state"):
-        return outputs[0]
-    raise DataError(
-        f"the outputs {', '.join(outputs)} are of several heads; use a model with one head, such as"
-        " a ...ForCausalLM or a ...ForSequenceClassification"
-    )
-
-
-def is_span(outputs: Any) -> bool:
-    """Whether outputs are the start and the end of an answer (question answering)."""
-    return hasattr(outputs, "start_logits") and hasattr(outputs, "end_logits")
-
-
-def has_head(outputs: Any) -> bool:
-    """Whether outputs are predictions, not the hidden state of a base model."""
-    return isinstance(outputs, Tensor) or hasattr(outputs, "logits") or is_span(outputs)
-
-
-def widened(logits: Tensor) -> Tensor:
-    """Return logits in float32 at least."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def logit_norm(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
@@ -106,7 +37,7 @@ def logit_norm(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
     """
     logits = widened(logits_of(outputs))
     if logits.dim() == 3:
-        logits = logits.masked_fill(~valid_tokens(batch)[..., None], 0)
+        logits = logits.masked_fill(~valid_answers(model, logits, batch)[..., None], 0)
     return logits.flatten(1).norm(dim=1)
 
 
@@ -115,9 +46,9 @@ def task(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
 
     It is that of transformers for a batch of this sample alone: cross-entropy of a class, of a
     choice, or its mean over tokens that have a label (shifted by one for causal models, whose own
-    tokens are their labels where there are none), or over the start and the end of a span; binary
-    cross-entropy, mean over labels, and squared error, mean over outputs, as the config's
-    `problem_type` says. Minimal pairs are scored on their acceptable sentences.
+    tokens are their labels where there are none), or over the start and the end of a span; that of
+    CTC; binary cross-entropy, mean over labels, and squared error, mean over outputs, as the
+    config's `problem_type` says. Minimal pairs are scored on their acceptable sentences.
 
     Shape: (batch,).
     """
@@ -131,6 +62,8 @@ def task(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
         labels = batch["input_ids"].masked_fill(~valid_tokens(batch), -100)
     if has_head(outputs) and logits.dim() == 2:
         return _sample_loss(model, logits, labels)
+    if purpose_of(model) == "ctc":
+        return _ctc_loss(model, logits, labels, valid_answers(model, logits, batch))
     if labels.shape != logits.shape[:2] or labels.is_floating_point() or not has_head(outputs):
         raise _misfit(model, logits, labels)
     _check_classes(labels[labels != -100], logits.shape[-1])
@@ -179,6 +112,26 @@ def _span_loss(logits: Tensor, batch: Batch) -> Tensor:
     return nll.mean(1)
 
 
+def _ctc_loss(model: nn.Module, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Return the loss of a sequence without alignment; labels (samples, letters), -100 is none."""
+    if labels.dim() != 2 or len(labels) != len(logits) or labels.is_floating_point():
+        raise _misfit(model, logits, labels)
+    real = labels >= 0
+    _check_classes(labels[real], logits.shape[-1])
+    config: Any = model.config
+    with torch.backends.cudnn.flags(enabled=False):
+        nll = F.ctc_loss(
+            logits.log_softmax(-1).transpose(0, 1),
+            labels.masked_fill(~real, 0),
+            valid.sum(1),
+            real.sum(1),
+            blank=config.pad_token_id,
+            reduction="none",
+            zero_infinity=config.ctc_zero_infinity,
+        )
+    return nll / real.sum(1).clamp(min=1) if config.ctc_loss_reduction == "mean" else nll
+
+
 def kl(model: nn.Module, outputs: Any, batch: Batch) -> Tensor:
     """A number whose squared gradient is the curvature of KL(model || changed model). No labels.
 
@@ -210,7 +163,11 @@ def _signs(batch: Batch, like: Tensor) -> Tensor:
     # the parity of the bits that a random number of the token shares with one of the feature: so
     # signs of two features agree as often as not over tokens
     valid = valid_tokens(batch).reshape(samples_in(batch), -1)  # of all choices, if any
-    ids = batch["input_ids"] if "input_ids" in batch else _numbers(batch["inputs_embeds"])
+    if is_text(batch):
+        ids = batch["input_ids"] if "input_ids" in batch else _numbers(batch["inputs_embeds"])
+    else:
+        _, main = main_input(batch) or ("", next(iter(batch.values())))
+        ids, valid = _numbers(main.flatten(1))[:, None], valid[:, :1]
     place = torch.arange(max(valid.shape[1], like.shape[1]), device=valid.device)
     weights = _hash(place)
     sample = (ids.reshape(valid.shape) + 1) * valid * weights[: valid.shape[1]]

@@ -13,6 +13,7 @@ from deadhead.errors import UnsupportedModelError
 from deadhead.models.architectures import Architecture, Records, records_of
 from deadhead.models.blocks import Block, block_at, output_rows
 from deadhead.models.hooks import Note, claimed, eval_mode, forget_compiled, proven, uncompiled
+from deadhead.models.observation import per_row
 from deadhead.types import Head, HeadMask
 
 HeadFn = Callable[[int, Tensor], Tensor | None]
@@ -174,7 +175,8 @@ class HeadModel:
     def hook_heads(self, fn: HeadFn, blocks: Iterable[int] | None = None) -> Iterator[None]:
         """Call `fn(block, z)` on the output of all heads of a block, before they are projected.
 
-        Shape: `z` is (batch, tokens, heads now, head_dim). What `fn` returns replaces it; None
+        Shape: `z` is (batch, tokens, heads now, head_dim), of attention within windows one row per
+        window. What `fn` returns replaces it; None
         leaves it. Blocks without heads are skipped. Shared blocks (ALBERT) are
         called once per application. The hooks are removed when the context is left.
 
@@ -213,7 +215,7 @@ class HeadModel:
 
         def gate(number: int, z: Tensor) -> Tensor:
             g = gates[number].to(z.device)
-            g = g[:, None, :, None] if g.dim() == 2 else g[:, None]
+            g = per_row(g, z, self.blocks[number])[:, None, :, None] if g.dim() == 2 else g[:, None]
             if g.dtype == torch.bool:
                 return z.masked_fill(~g, 0)
             # only values that are not finite are replaced, so that gates of 0 keep their gradients

@@ -7,6 +7,7 @@ from typing import Any, Literal
 Purpose = Literal[
     "causal_lm",
     "classification",
+    "ctc",
     "masked_lm",
     "multiple_choice",
     "question_answering",
@@ -18,6 +19,7 @@ Purpose = Literal[
 _NAMES: dict[str, Purpose] = {
     "ForCausalLM": "causal_lm",
     "LMHeadModel": "causal_lm",
+    "ForCTC": "ctc",
     "ForSequenceClassification": "classification",
     "ForMaskedLM": "masked_lm",
     "ForMultipleChoice": "multiple_choice",

@@ -12,6 +12,7 @@ from torch import Tensor
 from deadhead.display import Brief
 from deadhead.errors import not_finite
 from deadhead.models.heads import HeadModel
+from deadhead.models.observation import per_row
 
 if TYPE_CHECKING:
     from deadhead.models.observation import Observation
@@ -143,19 +144,24 @@ class MomentSums:
         self._plain: dict[tuple[int, int], _Sums] = {}
         self._weighted: dict[tuple[int, int], _Sums] = {}
         self._gradient: dict[int, Tensor] = {}
-        self._kept: dict[int, list[Tensor]] = {}  # head outputs, until their gradients come
         self._batch = -1
+        # head outputs and which tokens are real, until their gradients come
+        self._kept: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._held_out = torch.zeros(0, dtype=torch.bool)
 
+    def begin(self, samples: int, batch: int) -> None:
+        """Begin a batch of so many samples."""
+        self._batch = batch
+        number = torch.arange(self.samples, self.samples + samples)
+        self._held_out = number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        self.samples += samples
+
     def observe_heads(self, block: int, z: Tensor, valid: Tensor, batch: int) -> None:
-        """Add one application of one block; `z` is (samples, tokens, heads, head_dim)."""
+        """Add one application of one block; `z` is (rows, tokens, heads, head_dim)."""
         if batch != self._batch:
-            self._batch = batch
-            number = torch.arange(self.samples, self.samples + len(valid), device=z.device)
-            self._held_out = number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-            self.samples += len(valid)
+            self.begin(len(valid), batch)
         x = z.flatten(2)
-        for fold, rows in self._folds(valid):
+        for fold, rows in self._folds(block, valid):
             self._add(self._plain, (block, fold), self._wide(x[rows]), None)
         if not all(sums.finite() for (n, _), sums in self._plain.items() if n == block):
             raise not_finite(
@@ -163,16 +169,17 @@ class MomentSums:
                 f" in batch {batch}"
             )
         if self.loss is not None:
-            self._kept.setdefault(block, []).append(x)
+            self._kept.setdefault(block, []).append((x, valid))
 
     def observe(self, seen: Observation) -> None:
         """Add the gradients of one batch."""
         for block, gradient in enumerate(seen.output_gradients):
             if gradient is None:
                 continue
-            applications = gradient.split(seen.valid.shape[1], dim=1)
-            for x, g in zip(self._kept.pop(block), applications, strict=True):
-                for fold, rows in self._folds(seen.valid):
+            kept = self._kept.pop(block)
+            applications = gradient.split([x.shape[1] for x, _ in kept], dim=1)
+            for (x, valid), g in zip(kept, applications, strict=True):
+                for fold, rows in self._folds(block, valid):
                     chosen = self._wide(g[rows])
                     squared = chosen.square().sum(1)
                     if not torch.isfinite(squared).all():
@@ -182,7 +189,7 @@ class MomentSums:
                             f" {seen.batch}"
                         )
                     self._add(self._weighted, (block, fold), self._wide(x[rows]), squared)
-                self._add_gradient(block, g[seen.valid].detach())
+                self._add_gradient(block, g[valid].detach())
 
     def value(self) -> Moments:
         """Return the moments."""
@@ -198,9 +205,10 @@ class MomentSums:
         mixed = [_mixed(p, f) for p, f in zip(plain, weighted, strict=True)]
         return Moments(plain, mixed, gradient, self.samples)
 
-    def _folds(self, valid: Tensor) -> list[tuple[int, Tensor]]:
+    def _folds(self, block: int, valid: Tensor) -> list[tuple[int, Tensor]]:
         """Return which tokens are of the fitting and of the held-out samples."""
-        held_out = self._held_out.to(valid.device)[:, None]
+        rows = per_row(self._held_out, valid, self.view.blocks[block])
+        held_out = rows.to(valid.device)[:, None]
         return [(0, valid & ~held_out), (1, valid & held_out)]
 
     def _add(

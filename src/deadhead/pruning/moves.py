@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
-from deadhead.data.batches import Batch
+from deadhead.data.batches import Batch, to_device
+from deadhead.data.inputs import longest_sample
 from deadhead.errors import BudgetError, ScoreError, check_name
 from deadhead.models.heads import HeadModel
 from deadhead.options.values import count_heads
@@ -204,9 +205,8 @@ def limits_of(
     curve = droppable(view, origin, rules, recipe.heads if recipe.budget is None else 1.0)
     budgets, inputs = Budget.parse_all(recipe.budget) if recipe.budget is not None else (), None
     if any(budget.of == "latency" for budget in budgets):
-        longest = max(batches() or (), key=lambda b: b["input_ids"].shape[1], default=None)
-        if longest is not None:
-            inputs = {k: v[:1].to(view.device) for k, v in longest.items() if k != "labels"}
+        one = longest_sample(view.model, list(batches() or ()))
+        inputs = None if one is None else to_device(one, view.device)
     meters = [BudgetMeter(view, budget, gqa=recipe.gqa, inputs=inputs) for budget in budgets]
     everything = (head for unit in removable(view, origin, rules) for head in unit)
     barest = origin.drop(*everything) if meters else origin

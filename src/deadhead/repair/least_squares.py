@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deadhead.data.batches import Batch, call, ready, valid_tokens
+from deadhead.data.batches import Batch, call, ready
+from deadhead.data.inputs import samples_in, valid_within
 from deadhead.errors import DataError
 from deadhead.models.heads import HeadModel
+from deadhead.models.observation import by_row
 from deadhead.moments import BlockMoments, MomentSums
 from deadhead.repair.base import (
     BlockFit,
@@ -145,12 +147,16 @@ def _moments(
     sums = MomentSums(view)
     with view.at_rest(), torch.no_grad():
         for at, inputs in enumerate(ready(view.model, batches)):
+            sums.begin(samples_in(inputs), at)
             dense = _applications(view, number, inputs)
             with repaired(view, before, fits):
                 now = _applications(view, number, inputs)
             for (x, _), (_, y) in zip(now, dense, strict=True):
                 joint = torch.cat([x, y], dim=-1)[:, :, None]  # (batch, tokens, 1, width + hidden)
-                sums.observe_heads(number, joint, valid_tokens(inputs), at)
+                stack, shape = view.blocks[number].record.stack, (len(x), x.shape[1])
+                sums.observe_heads(
+                    number, joint, valid_within(view.model, inputs, shape, stack), at
+                )
     found = sums.value().blocks[number]
     if found is None:
         raise DataError("there are no calibration samples; give at least one batch")
@@ -160,9 +166,10 @@ def _moments(
 def _applications(view: HeadModel, number: int, inputs: Batch) -> list[tuple[Tensor, Tensor]]:
     """Run the model; return what enters and leaves a block's projection at each application."""
     found: list[tuple[Tensor, Tensor]] = []
+    block = view.blocks[number]
 
     def keep(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        found.append((args[0], output))
+        found.append((by_row(args[0], block), by_row(output, block)))
 
     handle = view.blocks[number].output.register_forward_hook(keep)
     try:

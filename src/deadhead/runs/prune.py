@@ -10,6 +10,7 @@ from torch import nn
 
 from deadhead.checkpoints import save_model
 from deadhead.data.batches import to_device
+from deadhead.data.inputs import longest_sample
 from deadhead.display import short_name
 from deadhead.errors import BudgetError, CheckpointError, DataError, OutputExistsError
 from deadhead.files import check_empty, locked, whole_folder, write_json
@@ -277,8 +278,8 @@ class _PruneRun:
 
 def time_both(view: HeadModel, cut: nn.Module, source: Task) -> list[SpeedRow]:
     """Time a model and a cut copy on the longest example of a set."""
-    batch = max(source.batches(), key=lambda batch: batch["input_ids"].shape[1])
-    inputs = {k: v[:1] for k, v in to_device(batch, view.device).items() if k != "labels"}
+    one = longest_sample(view.model, source.batches())
+    inputs = {} if one is None else to_device(one, view.device)
     return measure_all(view.model, cut, inputs, repeats=15, warmup=3)
 
 

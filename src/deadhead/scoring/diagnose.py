@@ -14,7 +14,8 @@ from deadhead.criteria.gradient_norm import weight_gradient_norms
 from deadhead.data.batches import Batch, call, ready, valid_tokens
 from deadhead.display import Brief
 from deadhead.errors import DataError
-from deadhead.losses.losses import Loss, logits_of, loss_named
+from deadhead.losses.answers import logits_of
+from deadhead.losses.losses import Loss, loss_named
 from deadhead.models.architectures import PARTS
 from deadhead.models.heads import HeadModel
 from deadhead.models.observation import Observation

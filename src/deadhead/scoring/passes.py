@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deadhead.criteria.base import Observer, ObservesTrials, SumsOverBatch, UsesMoments
 from deadhead.data.batches import Batch, call, ready, samples_in, valid_tokens
+from deadhead.data.inputs import valid_within
 from deadhead.display import Brief
-from deadhead.errors import DataError, ScoreError, UnsupportedModelError, not_finite
+from deadhead.errors import DataError, ScoreError, not_finite
 from deadhead.losses.losses import Loss, logit_norm, loss_named
 from deadhead.measure import Timer
-from deadhead.models.architectures import PARTS, features
-from deadhead.models.blocks import Block
 from deadhead.models.heads import HeadModel
-from deadhead.models.observation import Observation, Projected
 from deadhead.moments import Moments, MomentSums
+from deadhead.scoring.tape import Tape, gradients_of, observation_of, on_tape
 from deadhead.surgery.mask import masked
 from deadhead.types import HeadMask
-
-
-@dataclass
-class Tape:
-    """What one forward pass leaves for the backward pass."""
-
-    gates: dict[int, Tensor] = field(default_factory=dict)
-    inputs: dict[int, list[Tensor]] = field(default_factory=dict)
-    outputs: dict[tuple[int, str], list[Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,8 +41,8 @@ def run_batch(
     backwards: Sequence[Backward] = (),
     watchers: Sequence[Any] = (),
     mask: HeadMask | None = None,
-) -> None:
-    """Run one batch and show every criterion what it asked for.
+) -> Tape:
+    """Run one batch and show every criterion what it asked for; return the tape of the pass.
 
     `watchers` look at the forward pass (maps, head outputs), the criteria of `backwards` at
     gradients; maps of heads that `mask` drops are shown as zeros. Parameters get no gradients.
@@ -77,17 +66,22 @@ def run_batch(
         if of_maps:
             from deadhead.models.maps import hook_maps  # most criteria need none
 
-            stack.enter_context(hook_maps(view, _show_maps(view, of_maps, valid, number, mask)))
+            stack.enter_context(hook_maps(view, _show_maps(view, of_maps, batch, number, mask)))
         of_heads = [c for c in watchers if "heads" in c.needs]
+        for criterion in of_heads:
+            if isinstance(criterion, MomentSums):
+                criterion.begin(samples, number)
 
         def show_heads(block: int, z: Tensor) -> None:
+            tape.ran.add(block)
+            real = valid_at(view, block, batch, (len(z), z.shape[1])) if of_heads else valid
             for criterion in of_heads:
-                criterion.observe_heads(block, z.detach(), valid, number)
+                criterion.observe_heads(block, z.detach(), real, number)
 
-        if of_heads:
+        if of_heads or len(view.records) > 1:
             stack.enter_context(view.hook_heads(show_heads))
         if backwards:
-            stack.enter_context(_recorded(view, tape, samples, needs))
+            stack.enter_context(on_tape(view, tape, samples, needs))
         stack.enter_context(torch.set_grad_enabled(bool(backwards)))
         outputs = call(view.model, batch)
         for backward in backwards:
@@ -96,14 +90,20 @@ def run_batch(
             if not torch.isfinite(per_sample).all():
                 raise not_finite_loss(view, batch, number)
             retain = backward is not backwards[-1]
-            gradients = _gradients(_total(per_sample, backward), tape, retain=retain)
-            seen = _observation(view, gradients, tape, needs, (number, samples, valid))
+            gradients = gradients_of(_total(per_sample, backward), tape, retain=retain)
+            seen = observation_of(view, gradients, tape, needs, (number, samples, valid))
             for criterion in backward.criteria:
                 criterion.observe(seen)
+    return tape
+
+
+def valid_at(view: HeadModel, block: int, batch: Batch, shape: tuple[int, int]) -> Tensor:
+    """Return which of the (rows, tokens) that a block sees are real."""
+    return valid_within(view.model, batch, shape, view.blocks[block].record.stack)
 
 
 def _show_maps(
-    view: HeadModel, watchers: Sequence[Any], valid: Tensor, number: int, mask: HeadMask | None
+    view: HeadModel, watchers: Sequence[Any], batch: Batch, number: int, mask: HeadMask | None
 ) -> Callable[..., None]:
     off = [
         torch.tensor([mask is not None and not mask.kept[b][i] for i in block.original.heads])
@@ -113,6 +113,12 @@ def _show_maps(
     def fn(block: int, rows: slice, maps: Tensor, visible: Tensor | None) -> None:
         if off[block].any():
             maps = maps.masked_fill(off[block].to(maps.device)[:, None, None], 0)
+        queries, keys = maps.shape[-2:]
+        valid = valid_at(view, block, batch, (len(valid_tokens(batch)), queries))
+        if len(valid) < rows.start + len(maps):  # windows of an image: nothing is padding
+            valid = valid.new_ones(rows.start + len(maps), queries)
+        if visible is None and queries != keys:
+            visible = valid.new_ones(1, 1, queries, keys)
         for criterion in watchers:
             criterion.observe_maps(block, rows, maps, visible, valid, number)
 
@@ -127,51 +133,6 @@ def check_shape(per_sample: Any, samples: int) -> None:
             f"the loss returned {shape}, and has to return a tensor of one number per sample,"
             f" [{samples}]; do not average over the batch"
         )
-
-
-@contextmanager
-def _recorded(view: HeadModel, tape: Tape, samples: int, needs: frozenset[str]) -> Iterator[None]:
-    def gate(number: int, z: Tensor) -> Tensor:
-        if number not in tape.gates:
-            shape = (samples, z.shape[-2])
-            tape.gates[number] = torch.ones(*shape, device=z.device, dtype=z.dtype).requires_grad_()
-        gates = tape.gates[number]
-        mixed = view.blocks[number].record.samples < 0
-        if mixed or len(z) % samples:
-            raise UnsupportedModelError(
-                f"block {number} ({view.blocks[number].name}) mixes the samples of a batch, so its"
-                " heads have no gradient per sample; choose a criterion that needs no gradients"
-                " (magnitude, output_norm, random)"
-            )
-        if len(z) != samples:  # several choices per sample
-            gates = gates.repeat_interleave(len(z) // samples, 0)
-        return z * gates[:, None, :, None]
-
-    def keep(number: int, part: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor):
-        if not output.requires_grad:  # nothing below the first block does: parameters are frozen
-            output.requires_grad_()
-        if part == "query":
-            tape.inputs.setdefault(number, []).append(args[0].detach())
-        tape.outputs.setdefault((number, part), []).append(output)
-        return output
-
-    with ExitStack() as stack:
-        # without gates too: a pass that bypasses hooks is refused
-        stack.enter_context(view.hook_heads(gate if "gates" in needs else lambda number, z: None))
-        for number, block in enumerate(view.blocks):
-            recorded = _modules(block) if "projections" in needs and block.n_heads else {}
-            if "output_gradients" in needs and block.n_heads:
-                recorded = {**recorded, "output": block.output}
-            for part, module in recorded.items():
-                handle = module.register_forward_hook(partial(keep, number, part))
-                stack.callback(handle.remove)
-        yield
-
-
-def _modules(block: Block) -> dict[str, nn.Module]:
-    """Return the distinct projections of a block, by the first part each makes."""
-    by_id = {id(getattr(block, part)): part for part in reversed(PARTS)}
-    return {part: getattr(block, part) for part in PARTS if part in by_id.values()}
 
 
 def not_finite_loss(view: HeadModel, batch: Batch, number: int) -> ScoreError:
@@ -189,62 +150,6 @@ def _total(per_sample: Tensor, backward: Backward) -> Tensor:
     return per_sample.norm() if backward.loss is logit_norm else per_sample.mean()
 
 
-def _gradients(loss: Tensor, tape: Tape, *, retain: bool) -> dict[int, Tensor]:
-    wanted = [*tape.gates.values(), *(t for ts in tape.outputs.values() for t in ts)]
-    if not wanted:
-        return {}
-    if not loss.requires_grad:
-        raise ScoreError(
-            "the loss has no gradient: it is detached, or does not depend on the model's outputs;"
-            " return what autograd can follow"
-        )
-    gradients = torch.autograd.grad(loss, wanted, retain_graph=retain, allow_unused=True)
-    pairs = zip(wanted, gradients, strict=True)
-    return {id(t): torch.zeros_like(t) if g is None else g for t, g in pairs}
-
-
-def _observation(
-    view: HeadModel,
-    gradients: dict[int, Tensor],
-    tape: Tape,
-    needs: frozenset[str],
-    seen: tuple[int, int, Tensor],
-) -> Observation:
-    """Sort the gradients by block, and by what they are gradients of."""
-    gates, outputs = [], []
-    for number, block in enumerate(view.blocks):
-        gate = tape.gates.get(number)
-        gates.append(torch.zeros(0, block.n_heads) if gate is None else gradients[id(gate)])
-        results = tape.outputs.get((number, "output"))
-        outputs.append(results and _joined([gradients[id(t)] for t in results]))
-    numbers = range(len(view.blocks)) if "projections" in needs else ()
-    projected = [_projected(view, gradients, tape, n) for n in numbers]
-    return Observation(*seen, gates, projected, outputs)
-
-
-def _projected(
-    view: HeadModel, gradients: dict[int, Tensor], tape: Tape, number: int
-) -> Projected | None:
-    if number not in tape.inputs:
-        return None
-    block = view.blocks[number]
-    parts = {}
-    for part in PARTS:
-        owner = next(p for p, m in _modules(block).items() if m is getattr(block, part))
-        applied = _joined([gradients[id(t)] for t in tape.outputs[number, owner]])
-        heads = range(block.shape.count(part))
-        if block.record.fused:
-            rows = features(block.record.layout, part, heads, block.shape)
-            applied = applied[..., rows.to(applied.device)]
-        parts[part] = applied.unflatten(-1, (len(heads), block.head_dim))
-    return Projected(_joined(tape.inputs[number]), **parts)
-
-
-def _joined(applications: list[Tensor]) -> Tensor:
-    """Put the applications of a shared block one after the other; one alone is not copied."""
-    return applications[0] if len(applications) == 1 else torch.cat(applications, dim=1)
-
-
 @dataclass(frozen=True)
 class PassSettings:
     """How passes over the calibration data are made; `strict` raises what `notes` would warn of."""
@@ -258,11 +163,21 @@ class PassSettings:
 
 @dataclass(frozen=True, repr=False)
 class PassResult(Brief):
-    """What one pass returns: the number of samples, moments if asked for, and its duration."""
+    """What one pass returns.
+
+    Attributes:
+        samples: how many it saw.
+        moments: if they were asked for.
+        seconds: its duration.
+        idle: blocks of stacks that no batch ran.
+        detached: blocks of stacks that the loss does not depend on, those of `idle` included.
+    """
 
     samples: int
     moments: Moments | None = None
     seconds: float = 0.0
+    idle: frozenset[int] = frozenset()
+    detached: frozenset[int] = frozenset()
 
 
 def observe_all(
@@ -297,9 +212,10 @@ def observe_all(
     observers = [c for c in criteria if c.needs and not c.needs & {"moments", "trials"}]
     observers += [sums] if sums else []
     loss = shared_loss([*observers, *trying], loss)
-    samples = (
-        _observe(view, data or (), observers, mask, loss, settings.on_batch) if observers else 0
-    )
+    samples, idle, detached = 0, frozenset[int](), frozenset[int]()
+    if observers:
+        seen = _observe(view, data or (), observers, mask, loss, settings.on_batch)
+        samples, idle, detached = seen.samples, seen.idle, seen.detached
     if trying:
         from deadhead.scoring.trials import Trials  # most criteria need none
 
@@ -307,11 +223,20 @@ def observe_all(
         samples = trials.samples
         for criterion in trying:
             criterion.observe_trials(trials)
+        idle = detached = stacks_without(view, trials.ran)
     summed = sums.value() if sums else None
     for criterion in criteria:
         if isinstance(criterion, UsesMoments):
             criterion.moments = summed
-    return PassResult(samples, summed, timer.seconds)
+    return PassResult(samples, summed, timer.seconds, idle, detached)
+
+
+def stacks_without(view: HeadModel, ran: Iterable[int]) -> frozenset[int]:
+    """Return the blocks of the stacks that none of these blocks is of; none of a single stack."""
+    stacks = {view.blocks[number].record.stack for number in ran}
+    if len(view.records) < 2:
+        return frozenset()
+    return frozenset(n for n, b in enumerate(view.blocks) if b.record.stack not in stacks)
 
 
 def shared_loss(criteria: Iterable[Observer], loss: str | Loss | None) -> str | Loss | None:
@@ -330,8 +255,8 @@ def _observe(
     mask: HeadMask | None,
     loss: str | Loss | None,
     on_batch: Callable[[], None] | None,
-) -> int:
-    """Run the model on the data; return the number of samples."""
+) -> PassResult:
+    """Run the model on the data."""
     groups: dict[str, list[Any]] = {}
     for observer in observers:
         if observer.loss is not None and loss is not None:
@@ -340,14 +265,17 @@ def _observe(
     named = loss_named(loss) if loss is not None else logit_norm
     backwards = [Backward(named, how, group) for how, group in groups.items()]
     watchers = [c for c in observers if c.needs & {"maps", "heads"}]
-    samples = 0
+    samples, ran, reached = 0, set[int](), set[int]()
     with view.at_rest(), nullcontext() if mask is None else masked(view, mask):
         for number, batch in enumerate(ready(view.model, data)):
-            run_batch(view, batch, number, backwards=backwards, watchers=watchers, mask=mask)
+            tape = run_batch(view, batch, number, backwards=backwards, watchers=watchers, mask=mask)
+            ran, reached = ran | tape.ran, reached | tape.reached
             samples += samples_in(batch)
             if on_batch is not None:
                 on_batch()
     if not samples:
         names = ", ".join(c.name for c in observers)
         raise DataError(f"{names}: there are no calibration samples; give at least one batch")
-    return samples
+    idle = stacks_without(view, ran)
+    detached = stacks_without(view, reached) if backwards else idle
+    return PassResult(samples, idle=idle, detached=detached | idle)

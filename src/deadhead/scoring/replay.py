@@ -75,6 +75,16 @@ class Recording:
             yield
 
     @property
+    def ran(self) -> set[int]:
+        """The blocks that projected heads."""
+        return set(self._inputs)
+
+    @property
+    def by_sample(self) -> bool:
+        """Whether every block has one row of tokens per sample, and no windows of images."""
+        return all(len(x) == self.samples for inputs in self._inputs.values() for x in inputs)
+
+    @property
     def last(self) -> int | None:
         """The block whose layer was called last, and once."""
         last = self._layers[-1][0] if self._layers else None

@@ -17,7 +17,7 @@ from deadhead.options.fields import check_arguments
 from deadhead.options.values import CriterionName
 from deadhead.options.values import Loss as LossName
 from deadhead.scoring.passes import PassSettings
-from deadhead.scoring.spec import CriterionSpec, SharedPass, in_original_order, notes_of
+from deadhead.scoring.spec import CriterionSpec, SharedPass, in_original_order
 from deadhead.surgery.plans import PlanLike, as_mask, as_view
 from deadhead.types import Head, HeadMask, HeadScores
 
@@ -156,8 +156,7 @@ class Scorer:
     @property
     def notes(self) -> list[str]:
         """What the criterion warns of in the data, a line each. Cost: the dense pass."""
-        self.shared.run()
-        return notes_of(self._criteria)
+        return self.shared.notes(self._criteria)
 
     @property
     def moments(self) -> Moments:

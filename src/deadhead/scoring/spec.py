@@ -152,10 +152,11 @@ class SharedPass:
         """
         if self._result is None:
             result = self._observed(self.criteria, moments=self.sums_moments)
-            notes = notes_of(self.criteria.values()) if self.settings.strict else []
-            if notes:
-                raise DataError(f"{notes[0]}; or continue without strict")
             self._result = result
+            notes = self.notes(self.criteria.values()) if self.settings.strict else []
+            if notes:
+                self._result = None
+                raise DataError(f"{notes[0]}; or continue without strict")
         return self._result
 
     def scores(
@@ -179,9 +180,17 @@ class SharedPass:
                 values = criterion.scores_of(mask)
             else:
                 values = criterion.scores()
+            values = _without(values, _unscored(criterion, result))
             rows = in_original_order(self.view, values, mask)
             scores[text] = HeadScores(rows, text, self._provenance(criterion, result))
         return {spec.text: spec.combined(scores) for spec in specs}
+
+    def notes(self, criteria: Iterable[Criterion]) -> list[str]:
+        """Return what criteria warn of, and which stacks they did not score, a line each."""
+        criteria, result = list(criteria), self.run()
+        unscored = frozenset[int]().union(*(_unscored(c, result) for c in criteria))
+        said = [] if not unscored else [_not_scored(self.view, unscored, result.idle)]
+        return said + notes_of(criteria)
 
     @property
     def moments(self) -> Moments:
@@ -226,6 +235,27 @@ class SharedPass:
             name = getattr(self.loss, "__name__", type(self.loss).__name__)
             provenance["loss"] = self.loss if isinstance(self.loss, str) else name
         return provenance | (dict(criterion.facts) if isinstance(criterion, HasFacts) else {})
+
+
+def _unscored(criterion: Criterion, result: PassResult | None) -> frozenset[int]:
+    """Return the blocks that a criterion saw nothing of: their scores of zero mean nothing."""
+    if result is None or not criterion.needs:
+        return frozenset()
+    return result.idle if criterion.loss is None else result.detached
+
+
+def _without(values: Sequence[np.ndarray], blocks: frozenset[int]) -> list[np.ndarray]:
+    return [np.full(len(v), np.nan) if n in blocks else v for n, v in enumerate(values)]
+
+
+def _not_scored(view: HeadModel, blocks: frozenset[int], idle: frozenset[int]) -> str:
+    heads = sum(view.blocks[n].n_heads for n in blocks)
+    names = ", ".join(sorted({view.blocks[n].record.stack for n in blocks}))
+    why = "no batch runs them" if blocks <= idle else "the loss does not depend on them"
+    return (
+        f"{heads} heads of {names} are not scored and kept whole, as {why}; give batches that use"
+        " them to score them too"
+    )
 
 
 def notes_of(criteria: Iterable[Criterion]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from deadhead.data.batches import (
     valid_tokens,
     vocabulary_of,
 )
+from deadhead.data.inputs import is_text, with_decoder_inputs
 from deadhead.errors import DataError, ScoreError, not_finite
 from deadhead.losses.losses import Loss, divergence_from, loss_named
 from deadhead.models.blocks import output_rows
@@ -78,6 +79,7 @@ class Trials:
         batches = list(data or ())
         for number, batch in enumerate(batches):
             check_batch(batch, number, vocabulary_of(view.model))
+        batches = [with_decoder_inputs(view.model, batch) for batch in batches]
         self.parts = parts_of(batches, self.max_tokens // _TRIALS)
         self.samples = sum(part.samples for part in self.parts)
         if not self.samples:
@@ -87,6 +89,7 @@ class Trials:
                 "trials of many masks cannot run samples of several choices (multiple choice);"
                 " choose a criterion other than ablation and shapley"
             )
+        self.ran: set[int] = set()
         self._token: OneToken | None = None
         self._progress = _Progress(len(batches), on_batch or (lambda: None))
 
@@ -119,6 +122,7 @@ class Trials:
         with plan.on([], samples):
             with recording.recording():
                 outputs = call(view.model, inputs)
+            self.ran |= recording.ran
             loss = self.loss
             if self.diverges:
                 loss = divergence_from(view.model, outputs if dense is None else dense, inputs)
@@ -134,7 +138,9 @@ class Trials:
         for block, trials in plan.changed.items():
             for some in _evenly(trials, max(1, most)):
                 several = {k: repeated(v, samples, len(some)) for k, v in inputs.items()}
-                replaying = recording.replaying(block, len(some))
+                # blocks of several stacks are not numbered in the order in which they are computed
+                one = len(view.records) == 1 and recording.by_sample
+                replaying = recording.replaying(block, len(some)) if one else nullcontext()
                 with plan.on(some, samples), token.alone(), replaying:
                     outputs = call(view.model, several)
                 losses = loss(view.model, outputs, several)
@@ -146,6 +152,8 @@ class Trials:
 
     def _token_of(self, part: Part, inputs: Batch, outputs: Any, recording: Recording) -> OneToken:
         """Find the token that is read; without padding it is at the same end at any length."""
+        if len(self.view.records) > 1 or not is_text(inputs):
+            return OneToken()
         if part.padded:
             return one_token(self.view, inputs, outputs, recording)
         if self._token is None:
@@ -167,6 +175,8 @@ class _Plan:
         for trial, mask in enumerate(masks):
             blocks = (b for b, row in enumerate(mask.kept) if row != always.kept[b])
             first = next(blocks, None)
+            if first is not None and len(view.records) > 1:
+                first = 0  # nothing is replayed
             at = self.unchanged if first is None else self.changed.setdefault(first, [])
             at.append(trial)
 

@@ -16,7 +16,8 @@ from deadhead.criteria import CRITERIA
 from deadhead.data.batches import Batch, call, ready, samples_in
 from deadhead.data.given import as_batches
 from deadhead.errors import ArgumentError, HeadError, ScoreError
-from deadhead.losses.losses import Loss, divergence_from, logits_of
+from deadhead.losses.answers import logits_of
+from deadhead.losses.losses import Loss, divergence_from
 from deadhead.models.heads import HeadModel
 from deadhead.models.purpose import is_causal_lm
 from deadhead.moments import Moments

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from deadhead.data.batches import Batch, call, to_device, valid_tokens
 from deadhead.errors import HeadError
-from deadhead.losses.losses import answers_of, has_head, widened
+from deadhead.losses.answers import answers_of, has_head, widened
 from deadhead.models.heads import HeadModel
 from deadhead.options.settings import Distillation
 
