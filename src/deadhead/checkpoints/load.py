@@ -26,7 +26,7 @@ from deadhead.display import Brief
 from deadhead.errors import CheckpointError, DeadheadError, UnknownNameError, unknown_name
 from deadhead.files import as_path, one_line, read_json
 from deadhead.models.architectures import records_named
-from deadhead.models.manifest import DeadheadConfig
+from deadhead.models.manifest import DeadheadConfig, register_carried
 from deadhead.options.fields import check_arguments
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -218,6 +218,9 @@ def _check_folder(folder: Path) -> list[Path]:
             f"config.json of {folder.name!r} names no model_type; give a folder written by"
             " save_pretrained"
         )
+    entry = values.get("quantization_config")
+    if isinstance(entry, dict):
+        register_carried(values["model_type"], entry)
     records_named(values["model_type"])
     files = weight_files(folder)
     _check_counts(values, shapes_in(files))

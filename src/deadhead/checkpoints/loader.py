@@ -21,10 +21,10 @@ from transformers.quantizers.base import HfQuantizer
 
 from deadhead.checkpoints.verify import check_heads, check_layers, holds_dense, tensors_for
 from deadhead.errors import CheckpointError
-from deadhead.models.architectures import HeadCounts
+from deadhead.models.architectures import HeadCounts, model_type_of
 from deadhead.models.blocks import OriginalHeads
 from deadhead.models.heads import HeadModel
-from deadhead.models.manifest import COPY_IT, QUANT_METHOD, DeadheadConfig
+from deadhead.models.manifest import COPY_IT, QUANT_METHOD, DeadheadConfig, register_carried
 from deadhead.surgery.duplicate import set_slopes_
 from deadhead.surgery.remove import cut_
 from deadhead.surgery.slicing import Cut, add_output_bias_
@@ -40,6 +40,7 @@ class DeadheadLoader(HfQuantizer):
         self, model: nn.Module, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
     ) -> None:
         original = self.quantization_config.original()
+        register_carried(model_type_of(model), self.quantization_config)
         del model.config.quantization_config  # type: ignore[union-attr] - until it is cut
         tensors = tensors_for(model, checkpoint_files or ())
         if tensors and holds_dense(HeadModel(model), original, tensors):
@@ -96,6 +97,13 @@ def cut_to_manifest_(
                 f"block {number} had {heads.n_heads} heads and {heads.n_kv_heads} key/value heads"
                 f" of {head_dim} features by the deadhead entry of config.json, {block.n_heads} and"
                 f" {block.n_kv_heads} of {block.head_dim} by the rest of it; {COPY_IT}"
+            )
+        stack = manifest.blocks[str(number)].get("stack", "")
+        if stack != block.record.stack:
+            raise CheckpointError(
+                f"block {number} is of stack {stack!r} by the deadhead entry of config.json, and"
+                f" of {block.record.stack!r} by the record of this model type; {COPY_IT}, or use"
+                " the version of deadhead that wrote it"
             )
         cut_(block, Cut(heads.heads, heads.kv_heads))
         if heads.output_bias:

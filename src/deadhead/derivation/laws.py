@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
@@ -33,13 +33,21 @@ def known(records: Records) -> Iterator[None]:
         yield
 
 
-def run(model: PreTrainedModel, exercises: Sequence[Exercise]) -> list[Tensor]:
+def run(
+    model: PreTrainedModel, exercises: Sequence[Exercise], *, gradients: bool = False
+) -> list[Tensor]:
     """Run exercises and return every floating-point tensor of their outputs."""
     found: list[Tensor] = []
     for exercise in exercises:
-        with torch.no_grad(), _Promoted():
+        with torch.set_grad_enabled(gradients), exact(model):
             found += _tensors(perform(model, exercise))
     return found
+
+
+def exact(model: nn.Module) -> AbstractContextManager[Any]:
+    """Let a float64 model compute in float64 throughout; leave others as they are."""
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return _Promoted() if kinds == {torch.float64} else nullcontext()
 
 
 class _Promoted(TorchFunctionMode):

@@ -158,7 +158,10 @@ class HeadModel:
         several = len(self.records) > 1
         blocks = {number: self.blocks[number] for number in modules if several}
         stacks = {number: (b.record.stack, b.attention) for number, b in blocks.items()}
-        with self.claimed(), proven(list(models), named, self._replayed, stacks) as note:
+        of_all = {block.record.stack for block in self.blocks}
+        others = several and len({name for name, _ in stacks.values()}) < len(of_all)
+        hooks = proven(list(models), named, self._replayed, stacks, others=others)
+        with self.claimed(), hooks as note:
             yield note
 
     @contextmanager

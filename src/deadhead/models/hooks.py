@@ -96,6 +96,8 @@ def proven(
     hooked: Mapping[int, tuple[str, nn.Module]],
     replayed: Collection[int] = (),
     stacks: Mapping[int, tuple[str, nn.Module]] | None = None,
+    *,
+    others: bool = False,
 ) -> Iterator[Note]:
     """Check that every forward pass of a model calls the hooks of its blocks.
 
@@ -105,6 +107,8 @@ def proven(
         replayed: blocks that are known not to be computed, at the moment of each pass.
         stacks: stack and attention module of each block, of a model with several stacks. A pass
             may leave a whole stack out (text without an image, a decoding step), but not all.
+        others: whether the model has further stacks, of which no block is hooked: a pass may
+            consist of those.
 
     Yields:
         What a hook calls with its block's number and the module that called it.
@@ -131,7 +135,7 @@ def proven(
     def end(module: nn.Module, args: Any, output: Any) -> None:
         seen = called[threading.get_ident()]
         missed = [number for number in hooked if number not in seen and number not in replayed]
-        if stacks and seen:
+        if stacks and (seen or others):
             ran = {stacks[number][0] for number in (*seen, *entered[threading.get_ident()])}
             missed = [number for number in missed if stacks[number][0] in ran]
         if missed and not (module.training and seen):

@@ -16,7 +16,9 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from deadhead.errors import CheckpointError, DeadheadError
+from deadhead.errors import CheckpointError, DeadheadError, UnsupportedModelError
+from deadhead.models.architectures import has_records, register_architecture
+from deadhead.models.architectures.derived import as_data, records_from, shipped_records
 from deadhead.models.blocks import Block, OriginalHeads
 from deadhead.models.heads import HeadModel
 
@@ -36,6 +38,8 @@ class DeadheadConfig(QuantizationConfigMixin):
             counts; `slopes` if heads have the ALiBi slopes of others; `output_bias` if a repair
             gave the output projection a bias that the model type lacks. Uncut blocks are not
             listed.
+        architecture: the records of the model type where they were derived and do not ship with
+            deadhead, so that the checkpoint loads where the type has none; else None.
 
     Raises:
         CheckpointError: the entry was written by a newer deadhead, or lacks its blocks.
@@ -48,6 +52,7 @@ class DeadheadConfig(QuantizationConfigMixin):
         blocks: dict[str, dict[str, Any]] | None = None,
         format: int = FORMAT,
         quant_method: str = QUANT_METHOD,
+        architecture: list[dict[str, Any]] | None = None,
         **unknown: Any,
     ):
         if format != FORMAT or unknown or not isinstance(blocks, dict):
@@ -59,6 +64,7 @@ class DeadheadConfig(QuantizationConfigMixin):
         self.quant_method = quant_method  # type: ignore[assignment] - an enum in transformers
         self.format = format
         self.blocks = blocks
+        self.architecture = architecture
 
     def describe(self, model: nn.Module) -> DeadheadConfig:
         """Keep up with a model from now on, without keeping it alive."""
@@ -81,8 +87,9 @@ class DeadheadConfig(QuantizationConfigMixin):
         """Return the entry as the model is now."""
         if self.model is not None:
             with contextlib.suppress(DeadheadError):  # no longer a model that we can read
-                self.blocks = _blocks_of(HeadModel(self.model))
-        return super().to_dict()
+                view = HeadModel(self.model)
+                self.blocks, self.architecture = _blocks_of(view), carried_by(view)
+        return {k: v for k, v in super().to_dict().items() if k != "architecture" or v}
 
     def original(self) -> dict[int, OriginalHeads]:
         """Return which original heads each listed block holds.
@@ -101,7 +108,37 @@ class DeadheadConfig(QuantizationConfigMixin):
 
 def manifest_of(view: HeadModel) -> DeadheadConfig:
     """Describe what the blocks of a model hold."""
-    return DeadheadConfig(_blocks_of(view)).describe(view.model)
+    made = DeadheadConfig(_blocks_of(view), architecture=carried_by(view))
+    return made.describe(view.model)
+
+
+def carried_by(view: HeadModel) -> list[dict[str, Any]] | None:
+    """Return the records that a checkpoint of a model has to carry: derived, and not shipped."""
+    if not all(record.derived for record in view.records):
+        return None
+    if shipped_records().get(view.records[0].model_type) == view.records:
+        return None
+    return [as_data(record) for record in view.records]
+
+
+def register_carried(model_type: str, entry: Any) -> None:
+    """Register the records that a checkpoint carries, if its model type has none here.
+
+    Args:
+        model_type: of the config.
+        entry: the manifest, or the `quantization_config` entry of a config as it is read.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    values = entry if isinstance(entry, dict) else vars(entry)
+    carried = values.get("architecture")
+    if values.get("quant_method") != QUANT_METHOD or carried is None or has_records(model_type):
+        return
+    try:
+        register_architecture(*records_from(model_type, carried))
+    except UnsupportedModelError as error:
+        raise CheckpointError(f"{error}, or {COPY_IT}") from error
 
 
 def record_in_config(view: HeadModel) -> None:

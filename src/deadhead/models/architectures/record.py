@@ -226,6 +226,13 @@ def records_of(model: nn.Module) -> Records:
     return records_named(model_type_of(model))
 
 
+def has_records(name: str) -> bool:
+    """Whether a model type has records: written, registered, or shipped."""
+    from deadhead.models.architectures.derived import shipped_records
+
+    return name in ARCHITECTURES or name in shipped_records()
+
+
 def records_named(name: str) -> Records:
     """Look up the records of a model type: written ones, else those that ship derived.
 
@@ -240,8 +247,7 @@ def records_named(name: str) -> Records:
     if name in shipped:
         return shipped[name]
     raise UnsupportedModelError(
-        f"model type {name!r} has no record of where its heads are; derive and prove one"
-        " (deadhead check MODEL --derive, or --derive with prune), or write and register it:"
-        f" register_architecture(Architecture(model_type={name!r}, blocks=..., attention=...,"
-        " query=..., key=..., value=..., output=...)), see CONTRIBUTING.md"
+        f"model type {name!r:.100} has no record of where its heads are; 'deadhead check MODEL"
+        " --derive' finds and proves one, prune and the other commands take --derive too, from"
+        " Python deadhead.derive_record(model.config); or write it: CONTRIBUTING.md says how"
     )
