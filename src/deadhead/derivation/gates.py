@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +23,10 @@ LARGEST = 1e6  # outputs beyond it stand for minus infinity
 
 def _answer(view: HeadModel, exercises: Sequence[Exercise], gates: Sequence[Tensor]) -> Tensor:
     """Return one number: all outputs, each weighted at random."""
+    model: Any = view.model
     gradients = any(gate.requires_grad for gate in gates)
     with view.gated(gates):
-        outputs = run(view.model, exercises, gradients=gradients)
+        outputs = run(model, exercises, gradients=gradients)
     total = torch.zeros((), dtype=torch.float64)
     draws = torch.Generator().manual_seed(0)
     for output in outputs:
@@ -102,8 +104,9 @@ def hooks_are_seen(view: HeadModel, exercises: Sequence[Exercise]) -> str:
             raise Refuted(f"block {block.label} hands its hook {tuple(z.shape)}")
         seen.add(number)
 
+    model: Any = view.model
     with view.hook_heads(see):
-        run(view.model, exercises)
+        run(model, exercises)
     missed = [block.label for number, block in enumerate(view.blocks) if number not in seen]
     if missed:
         raise Refuted(f"block {missed[0]} calls no hook in any run")

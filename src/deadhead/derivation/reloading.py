@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from deadhead.derivation.exercises import Exercise
@@ -36,7 +36,7 @@ def saved_and_loaded(
 
     Where the uncut model does not survive this either, the law says nothing.
     """
-    cut = remove_(copy.deepcopy(model), PruningPlan(mask, gqa="equalize"))
+    cut: Any = remove_(copy.deepcopy(model), PruningPlan(mask, gqa="equalize"))
     off, reason = _off(cut, exercises, fresh_process=fresh_process)
     if off == 0.0:
         return "equal bit for bit, " + ("in a new process" if fresh_process else "in this process")
@@ -49,7 +49,8 @@ def _off(
     model: PreTrainedModel, exercises: Sequence[Exercise], *, fresh_process: bool
 ) -> tuple[float, str]:
     """Return how far the outputs of a loaded model differ; inf, with the reason, if it fails."""
-    expected = run(_aligned(model), exercises)
+    model = _aligned(model)
+    expected = run(model, exercises)
     kind = type(model)
     with tempfile.TemporaryDirectory(prefix="deadhead-") as folder:
         place = Path(folder)
@@ -68,7 +69,7 @@ def _off(
     return difference(expected, found), ""
 
 
-def _aligned(model: PreTrainedModel) -> nn.Module:
+def _aligned(model: Any) -> Any:
     """Move weights to memory of their own: how a file aligns them decides how sums are rounded."""
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)

@@ -45,6 +45,7 @@ class DeadheadConfig(QuantizationConfigMixin):
         CheckpointError: the entry was written by a newer deadhead, or lacks its blocks.
     """
 
+    architecture: list[dict[str, Any]] | None = None
     __slots__ = ("_model",)  # a slot, since transformers writes and copies all of __dict__
 
     def __init__(
@@ -64,7 +65,8 @@ class DeadheadConfig(QuantizationConfigMixin):
         self.quant_method = quant_method  # type: ignore[assignment] - an enum in transformers
         self.format = format
         self.blocks = blocks
-        self.architecture = architecture
+        if architecture is not None:  # else it is not written
+            self.architecture = architecture
 
     def describe(self, model: nn.Module) -> DeadheadConfig:
         """Keep up with a model from now on, without keeping it alive."""
@@ -88,8 +90,10 @@ class DeadheadConfig(QuantizationConfigMixin):
         if self.model is not None:
             with contextlib.suppress(DeadheadError):  # no longer a model that we can read
                 view = HeadModel(self.model)
-                self.blocks, self.architecture = _blocks_of(view), carried_by(view)
-        return {k: v for k, v in super().to_dict().items() if k != "architecture" or v}
+                self.blocks, carried = _blocks_of(view), carried_by(view)
+                if carried is not None:
+                    self.architecture = carried
+        return super().to_dict()
 
     def original(self) -> dict[int, OriginalHeads]:
         """Return which original heads each listed block holds.
