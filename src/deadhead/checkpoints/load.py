@@ -99,6 +99,34 @@ def load_model(
     return loaded
 
 
+def config_of(source: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """Read the config of a model: of a folder, which needs no weights, or by name as `load_model`.
+
+    Raises:
+        UnknownNameError, CheckpointError: as `load_model`.
+    """
+    import transformers
+
+    path, _ = _resolve(str(source))
+    folder = Path(path)
+    if folder.is_dir():
+        values = _read_config(folder)
+        known = values["model_type"] in transformers.models.auto.CONFIG_MAPPING
+        if "auto_map" in values and not known and not trust_remote_code:
+            raise CheckpointError(
+                f"{folder.name!r} brings code of its own for model type"
+                f" {values['model_type']!r}; read that code, and if you trust it give"
+                " --trust-remote-code"
+            )
+    try:
+        return transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # each config class has its own
+        raise CheckpointError(
+            f"cannot read the config of {str(source)!r}: {one_line(error, longest=300)}; give a"
+            " folder written by save_pretrained"
+        ) from error
+
+
 def _check_fits(model_class: Any, config: Any, files: list[Path], options: dict[str, Any]) -> None:
     """Refuse weights that are not those of the config, before memory is taken for them."""
     config = copy.deepcopy(config)
@@ -209,6 +237,17 @@ def _check_folder(folder: Path) -> list[Path]:
     for file in folder.iterdir():
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise CheckpointError(f"{file.name!r} is a pipe or a device; copy it as a file")
+    values = _read_config(folder)
+    entry = values.get("quantization_config")
+    if isinstance(entry, dict):
+        register_carried(values["model_type"], entry)
+    records_named(values["model_type"])
+    files = weight_files(folder)
+    _check_counts(values, shapes_in(files))
+    return files
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     config = folder / "config.json"
     if not config.is_file():
         raise CheckpointError(f"{folder.name!r} has no config.json; give a model's folder")
@@ -218,13 +257,7 @@ def _check_folder(folder: Path) -> list[Path]:
             f"config.json of {folder.name!r} names no model_type; give a folder written by"
             " save_pretrained"
         )
-    entry = values.get("quantization_config")
-    if isinstance(entry, dict):
-        register_carried(values["model_type"], entry)
-    records_named(values["model_type"])
-    files = weight_files(folder)
-    _check_counts(values, shapes_in(files))
-    return files
+    return values
 
 
 # what transformers builds one by one; sizes of tensors cost nothing on meta

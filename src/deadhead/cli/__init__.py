@@ -28,6 +28,7 @@ class _Group(TyperGroup):
 
 def command() -> typer.Typer:
     """Put all commands together."""
+    from deadhead.cli.check import check
     from deadhead.cli.evaluate import evaluate_command
     from deadhead.cli.explain import explain_run
     from deadhead.cli.plan import apply, plan
@@ -66,6 +67,7 @@ def command() -> typer.Typer:
             "evaluate": evaluate_command,
         },
         "Look closer": {
+            "check": check,
             "explain": explain_run,
             "compare": compare,
             "sweep": sweep_command,

@@ -52,6 +52,11 @@ class ModelSettings:
     device: str = of_model(default="cpu", help="cpu, cuda, cuda:1, mps.")
     dtype: Dtype | None = of_model(default=None, help="By default as saved.")
     trust_remote_code: bool = trust_option()
+    derive: bool = of_model(
+        default=False,
+        help="Find and prove where the heads are, on a tiny random model, if the model type has no"
+        " record.",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -61,6 +66,14 @@ class ModelSettings:
         from deadhead.checkpoints import load_model
 
         options = asdict(self)
+        if options.pop("derive"):
+            from deadhead.checkpoints.load import config_of
+            from deadhead.derivation.code import derive_record
+            from deadhead.models.manifest import register_carried
+
+            config = config_of(self.source, trust_remote_code=self.trust_remote_code)
+            register_carried(config.model_type, getattr(config, "quantization_config", None) or {})
+            derive_record(config)
         return load_model(options.pop("source"), **options)
 
     @property

@@ -248,6 +248,7 @@ def records_named(name: str) -> Records:
         return shipped[name]
     raise UnsupportedModelError(
         f"model type {name!r:.100} has no record of where its heads are; 'deadhead check MODEL"
-        " --derive' finds and proves one, prune and the other commands take --derive too, from"
-        " Python deadhead.derive_record(model.config); or write it: CONTRIBUTING.md says how"
+        " --derive' finds and proves one, and commands that load a model take --derive too; from"
+        " Python deadhead.derive_record(model.config); or write one and call"
+        " register_architecture(Architecture(...)), see CONTRIBUTING.md"
     )
