@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from deadhead.derivation.code import derive_record
 
 import deadhead
+from deadhead.derivation.code import derive_record
 from deadhead.derivation.tiny import tiny_model
 from deadhead.errors import CheckpointError
 from deadhead.models import manifest
