@@ -19,7 +19,7 @@ from deadhead.similarity.distances import METRICS
 from deadhead.similarity.gram import FIRST_TOKEN
 from deadhead.similarity.groupings import GROUPINGS
 from deadhead.strategies import STRATEGIES
-from deadhead.strategies.base import SCOPES
+from deadhead.strategies.rules import SCOPES
 from deadhead.surgery import POLICIES
 from deadhead.tasks import KINDS
 from deadhead.types import ACTIONS, SLOPES

@@ -9,7 +9,7 @@ import deadhead
 from deadhead import HeadModel
 from deadhead.derivation.tiny import tiny_model
 from deadhead.errors import BudgetError
-from deadhead.strategies.base import Rules, reachable, units
+from deadhead.strategies.rules import Rules, reachable, units
 from deadhead.types import HeadScores
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # defaults of transformers that warn

@@ -86,7 +86,7 @@ def list_names(screen: Screen) -> None:
     from deadhead.pruning import names
     from deadhead.report.page import TextTable
     from deadhead.similarity import METRICS
-    from deadhead.strategies.base import SCOPES
+    from deadhead.strategies.rules import SCOPES
 
     known = {
         "criteria": names.criteria(),

@@ -4,16 +4,11 @@ from deadhead.display import Names, listed_when_called
 from deadhead.strategies.base import (
     STRATEGIES,
     Move,
-    Rules,
     ScoreFn,
     Strategy,
     StrategyContext,
-    droppable,
-    reachable,
     register_strategy,
-    removable,
-    shortfall,
-    units,
 )
+from deadhead.strategies.rules import Rules, droppable, reachable, removable, shortfall, units
 
 listed_when_called(__name__, lambda: Names(STRATEGIES.described()))

@@ -10,16 +10,8 @@ import numpy as np
 from deadhead.errors import BudgetError
 from deadhead.repair.base import fit
 from deadhead.repair.write import repaired
-from deadhead.strategies.base import (
-    STRATEGIES,
-    Move,
-    StrategyContext,
-    Unit,
-    half_of,
-    register_strategy,
-    removable,
-    units,
-)
+from deadhead.strategies.base import STRATEGIES, Move, StrategyContext, half_of, register_strategy
+from deadhead.strategies.rules import Unit, removable, units
 from deadhead.types import HeadMask, PruningPlan
 
 
