@@ -16,10 +16,10 @@ from deadhead.derivation.exercises import exercises
 from deadhead.derivation.laws import (
     TOLERANCE,
     difference,
+    draw_masks,
     known,
     mask_equals_removal,
-    random_masks,
-    run,
+    run_exercises,
     wrong_cut_is_caught,
 )
 from deadhead.derivation.records import candidates
@@ -218,7 +218,7 @@ def test_the_negative_control_notices_a_wrong_cut():
     model = tiny_model("bart")
     found = exercises(model)
     with known(records_named("bart")):
-        mask = random_masks(HeadModel(model), 1)[0]
+        mask = draw_masks(HeadModel(model), 1)[0]
         assert wrong_cut_is_caught(model, found, mask)
         assert mask_equals_removal(model, found, [mask]) <= TOLERANCE
         with pytest.raises(ArithmeticError, match="changes no output"):
@@ -243,4 +243,4 @@ def test_a_written_record_replaces_a_shipped_one():
 def test_running_twice_gives_the_same():
     model = tiny_model("whisper")
     found = exercises(model)
-    assert difference(run(model, found), run(model, found)) == 0
+    assert difference(run_exercises(model, found), run_exercises(model, found)) == 0

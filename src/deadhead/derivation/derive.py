@@ -17,13 +17,13 @@ from deadhead.derivation.exercises import Exercise, attention_modules, exercises
 from deadhead.derivation.laws import (
     TOLERANCE,
     difference,
+    draw_masks,
     known,
     mask_equals_removal,
-    random_masks,
-    run,
+    run_exercises,
     wrong_cut_is_caught,
 )
-from deadhead.derivation.records import Candidate, candidates, labels_of, variants
+from deadhead.derivation.records import Candidate, candidates, stack_labels, variants
 from deadhead.derivation.tiny import default_config, tiny_model
 from deadhead.derivation.trace import Site, record, sites_in
 from deadhead.derivation.traits import backends, headless, samples_at, with_maps
@@ -100,7 +100,7 @@ def proven_as_written(model_type: str) -> Derived:
         view = HeadModel(model)
         names = {id(module): name for name, module in model.named_modules()}
         outputs = [names[id(block.output)] for block in view.blocks]
-        if not wrong_cut_is_caught(model, found, random_masks(view, 1)[0]):
+        if not wrong_cut_is_caught(model, found, draw_masks(view, 1)[0]):
             raise UnsupportedModelError("a wrong cut gives the same outputs")
     idle = not_exercised(model, found)
     return Derived(
@@ -155,7 +155,7 @@ def _derive(config: PreTrainedConfig) -> Derived:
     if not proven:
         where, reason = next(iter(left_out.items()))
         raise UnsupportedModelError(f"the heads at {where} cannot be cut exactly: {reason}")
-    labels = labels_of(proven)
+    labels = stack_labels(proven)
     proven = [replace(r, stack=label) for r, label in zip(proven, labels, strict=True)]
     idle = not_exercised(model, found)
     return Derived(
@@ -205,7 +205,7 @@ def prove(
         try:
             with known((tried,)):
                 view = HeadModel(model)
-                masks = random_masks(view, 2)
+                masks = draw_masks(view, 2)
                 off = max(mask_equals_removal(m, found, masks) for m in backends(model, found))
                 if off > TOLERANCE:
                     reason = f"mask and removal differ by {off:.1e}"
@@ -229,7 +229,7 @@ def _runs(model: PreTrainedModel, exercise: Exercise, sites: Sequence[str]) -> b
         for path in sites
     ]
     try:
-        run(model, [exercise])
+        run_exercises(model, [exercise])
     finally:
         for hook in hooks:
             hook.remove()
@@ -240,9 +240,11 @@ def reloaded(model: PreTrainedModel, found: Sequence[Exercise], records: Records
     """Return the largest difference after saving a cut model and loading it again."""
     with known(records), tempfile.TemporaryDirectory() as folder:
         cut = _loaded(model, f"{folder}/dense")  # buffers as a loaded model has them
-        mask = random_masks(HeadModel(cut), 1, seed=2)[0]
+        mask = draw_masks(HeadModel(cut), 1, seed=2)[0]
         remove_(cut, PruningPlan(mask, gqa="equalize"))
-        return difference(run(cut, found), run(_loaded(cut, f"{folder}/cut"), found))
+        return difference(
+            run_exercises(cut, found), run_exercises(_loaded(cut, f"{folder}/cut"), found)
+        )
 
 
 def _loaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
@@ -260,5 +262,5 @@ def together(model: PreTrainedModel, found: Sequence[Exercise], records: Records
     Every attention backend counts that the model runs with: eager, and sdpa.
     """
     with known(records), torch.no_grad():
-        masks = random_masks(HeadModel(model), 5, seed=1)
+        masks = draw_masks(HeadModel(model), 5, seed=1)
         return max(mask_equals_removal(m, found, masks) for m in backends(model, found))

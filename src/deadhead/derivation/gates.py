@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from deadhead.derivation.exercises import Exercise
-from deadhead.derivation.laws import run
+from deadhead.derivation.laws import run_exercises
 from deadhead.derivation.results import NotApplicable, Refuted
 from deadhead.models.blocks import output_rows
 from deadhead.models.heads import HeadModel
@@ -26,7 +26,7 @@ def _answer(view: HeadModel, exercises: Sequence[Exercise], gates: Sequence[Tens
     model: Any = view.model
     gradients = any(gate.requires_grad for gate in gates)
     with view.gated(gates):
-        outputs = run(model, exercises, gradients=gradients)
+        outputs = run_exercises(model, exercises, gradients=gradients)
     total = torch.zeros((), dtype=torch.float64)
     draws = torch.Generator().manual_seed(0)
     for output in outputs:
@@ -36,7 +36,7 @@ def _answer(view: HeadModel, exercises: Sequence[Exercise], gates: Sequence[Tens
     return total
 
 
-def gradients_of(view: HeadModel, exercises: Sequence[Exercise]) -> list[Tensor]:
+def head_gradients(view: HeadModel, exercises: Sequence[Exercise]) -> list[Tensor]:
     """Return the gradients of the gates of all heads, by backpropagation; (heads,) per block."""
     gates = [
         torch.ones(block.n_heads, dtype=torch.float64, requires_grad=True) for block in view.blocks
@@ -54,7 +54,7 @@ def gradients_of(view: HeadModel, exercises: Sequence[Exercise]) -> list[Tensor]
 
 def gate_gradients(view: HeadModel, exercises: Sequence[Exercise]) -> str:
     """Compare gradients of the gates with finite differences, along up to three directions."""
-    exact = gradients_of(view, exercises)
+    exact = head_gradients(view, exercises)
     scale = max(1.0, *(float(g.abs().max()) for g in exact))
     draws = torch.Generator().manual_seed(1)
     best = float("inf")
@@ -82,7 +82,7 @@ def dead_head_is_last(model: PreTrainedModel, exercises: Sequence[Exercise]) -> 
         for number, block in enumerate(view.blocks):
             start = _dead(number, block.n_heads) * block.head_dim
             output_rows(block.output).detach()[:, start : start + block.head_dim] = 0
-    for number, row in enumerate(gradients_of(view, exercises)):
+    for number, row in enumerate(head_gradients(view, exercises)):
         size = row.abs()
         dead = float(size[_dead(number, len(size))])
         if dead > float(size.min()) or (len(size) > 1 and dead >= float(size.max())):
@@ -106,7 +106,7 @@ def hooks_are_seen(view: HeadModel, exercises: Sequence[Exercise]) -> str:
 
     model: Any = view.model
     with view.hook_heads(see):
-        run(model, exercises)
+        run_exercises(model, exercises)
     missed = [block.label for number, block in enumerate(view.blocks) if number not in seen]
     if missed:
         raise Refuted(f"block {missed[0]} calls no hook in any run")

@@ -12,7 +12,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from deadhead.derivation.exercises import Exercise
-from deadhead.derivation.laws import difference, exact, random_masks
+from deadhead.derivation.laws import difference, draw_masks, exact
 from deadhead.derivation.results import NotApplicable, Refuted
 from deadhead.derivation.tiny import build, randomize_constants_
 from deadhead.errors import UnsupportedModelError
@@ -54,7 +54,7 @@ def cached_generation(model: PreTrainedModel, exercises: Sequence[Exercise]) -> 
         raise NotApplicable(f"the uncut tiny model does not generate ({reason})") from error
     if _off(expected, own) > CLOSE_LOGITS:
         raise NotApplicable("the uncut model writes something else with its cache than without")
-    mask = random_masks(view, 2, seed=3)[1]
+    mask = draw_masks(view, 2, seed=3)[1]
     with masked(view, mask):
         silent = _written(dense, inputs, cache=True)
     cut = remove_(copy.deepcopy(dense), PruningPlan(mask, gqa="equalize"))

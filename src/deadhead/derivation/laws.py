@@ -33,7 +33,7 @@ def known(records: Records) -> Iterator[None]:
         yield
 
 
-def run(
+def run_exercises(
     model: PreTrainedModel, exercises: Sequence[Exercise], *, gradients: bool = False
 ) -> list[Tensor]:
     """Run exercises and return every floating-point tensor of their outputs."""
@@ -90,7 +90,7 @@ def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     return worst
 
 
-def random_masks(view: HeadModel, count: int, seed: int = 0) -> list[HeadMask]:
+def draw_masks(view: HeadModel, count: int, seed: int = 0) -> list[HeadMask]:
     """Draw masks that remove some heads of every block and leave its key/value groups even.
 
     Every other mask removes whole groups where there are several; the rest thins each group.
@@ -121,13 +121,13 @@ def mask_equals_removal(
         ArithmeticError: masking changed nothing, so the law proves nothing.
     """
     worst = 0.0
-    dense = run(model, exercises)
+    dense = run_exercises(model, exercises)
     for mask in masks:
         with masked(model, mask):
-            expected = run(model, exercises)
+            expected = run_exercises(model, exercises)
         if difference(dense, expected) == 0.0:
             raise ArithmeticError("masking heads changes no output of the model")
-        worst = max(worst, difference(expected, run(_without(model, mask), exercises)))
+        worst = max(worst, difference(expected, run_exercises(_without(model, mask), exercises)))
     return worst
 
 
@@ -136,11 +136,11 @@ def wrong_cut_is_caught(
 ) -> bool:
     """Whether removing the kept heads' mirror image differs from masking, stack by stack."""
     with masked(model, mask):
-        expected = run(model, exercises)
+        expected = run_exercises(model, exercises)
     mirrored = HeadMask.of(
         row[::-1] if row[::-1] != row else [*row[1:], row[0]] for row in mask.kept
     )
-    return difference(expected, run(_without(model, mirrored), exercises)) > TOLERANCE
+    return difference(expected, run_exercises(_without(model, mirrored), exercises)) > TOLERANCE
 
 
 def _without(model: PreTrainedModel, mask: HeadMask) -> PreTrainedModel:

@@ -18,9 +18,9 @@ from deadhead.derivation.generation import cached_generation
 from deadhead.derivation.laws import (
     TOLERANCE,
     difference,
+    draw_masks,
     mask_equals_removal,
-    random_masks,
-    run,
+    run_exercises,
 )
 from deadhead.derivation.reloading import saved_and_loaded
 from deadhead.derivation.results import LawResult, NotApplicable, Refuted
@@ -102,7 +102,7 @@ def check_laws(
     """
     before = _state(model)
     view = HeadModel(model)
-    masks = random_masks(view, MASKS, seed=1)
+    masks = draw_masks(view, MASKS, seed=1)
 
     laws: dict[str, Callable[[], str]] = {
         "mask == removal, eager": lambda: _mask_equals_removal(model, exercises, masks, "eager"),
@@ -187,9 +187,9 @@ def _wrong_cuts_are_caught(view: HeadModel, exercises: Sequence[Exercise]) -> st
             continue
         model: Any = view.model
         with masked(view, pair[0]):
-            expected = run(model, exercises)
+            expected = run_exercises(model, exercises)
         cut: Any = remove_(copy.deepcopy(model), PruningPlan(pair[1], gqa="equalize"))
-        off = difference(expected, run(cut, exercises))
+        off = difference(expected, run_exercises(cut, exercises))
         smallest = min(smallest, off)
         if off <= TOLERANCE:
             raise Refuted(f"stack {stack!r}: removing other heads than were masked changes nothing")
@@ -200,7 +200,7 @@ def _wrong_cuts_are_caught(view: HeadModel, exercises: Sequence[Exercise]) -> st
 
 def _wrong_pairs(view: HeadModel, blocks: Sequence[int]) -> Iterator[tuple[HeadMask, HeadMask]]:
     """Yield masks of one stack, each with its mirror image, where the two differ."""
-    for mask in random_masks(view, 20, seed=2):
+    for mask in draw_masks(view, 20, seed=2):
         mirrored = HeadMask.of(row[::-1] for row in mask.kept)
         if any(mask.kept[n] != mirrored.kept[n] for n in blocks):
             yield within(view, mask, blocks), within(view, mirrored, blocks)

@@ -16,10 +16,10 @@ from deadhead.derivation.rows import (
     group_size,
     layout_of,
     owned,
+    per_head_rows,
     roles,
-    rows_of,
 )
-from deadhead.derivation.trace import Projected, Site
+from deadhead.derivation.trace import LinearCall, Site
 from deadhead.models.architectures import LAYOUTS, PARTS, Architecture, HeadCounts, PerHead
 from deadhead.models.architectures.adapters import (
     TABLE,
@@ -97,7 +97,7 @@ def candidates(model: nn.Module, model_type: str, sites: Sequence[Site]) -> list
     return [_candidate(model, model_type, *group[0], group) for group in stacks.values()]
 
 
-def labels_of(records: Sequence[Architecture]) -> list[str]:
+def stack_labels(records: Sequence[Architecture]) -> list[str]:
     """Name stacks by the words of their paths in which they differ; one alone has no name."""
     if len(records) == 1:
         return [""]
@@ -144,7 +144,7 @@ def _candidate(
             counts = replace(counts, n_kv_heads=1)
     taken = {f"{path}.{kind}" for path in named.values() for kind in ("weight", "bias")}
     rows = [
-        rows_of(each, counts.n_heads, counts.n_kv_heads, _below(place.block, each.path))
+        per_head_rows(each, counts.n_heads, counts.n_kv_heads, _below(place.block, each.path))
         for each in found
         if each.path not in taken
     ]
@@ -197,7 +197,7 @@ def _named(
     site: Site,
     counts: HeadCounts,
     found: Sequence[Owned],
-    linear: Mapping[str, Projected],
+    linear: Mapping[str, LinearCall],
 ) -> dict[str, str]:
     """Return the paths of query, key and value if all have `head_dim` features a head."""
     owners = {each.path: each.owners for each in found if each.dim == 0 or "." in each.path}

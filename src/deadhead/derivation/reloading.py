@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from deadhead.derivation.exercises import Exercise
-from deadhead.derivation.laws import difference, run
+from deadhead.derivation.laws import difference, run_exercises
 from deadhead.derivation.results import NotApplicable, Refuted
 from deadhead.surgery.remove import remove_
 from deadhead.types import HeadMask, PruningPlan
@@ -50,7 +50,7 @@ def _off(
 ) -> tuple[float, str]:
     """Return how far the outputs of a loaded model differ; inf, with the reason, if it fails."""
     model = _aligned(model)
-    expected = run(model, exercises)
+    expected = run_exercises(model, exercises)
     kind = type(model)
     with tempfile.TemporaryDirectory(prefix="deadhead-") as folder:
         place = Path(folder)
@@ -100,7 +100,7 @@ def answer(folder: str, module: str, name: str) -> None:
         attn_implementation="eager",
         experts_implementation="eager",
     )
-    outputs = run(_aligned(model.to(torch.float64).eval()), _read_exercises(place))
+    outputs = run_exercises(_aligned(model.to(torch.float64).eval()), _read_exercises(place))
     save_file(
         {str(number): tensor.contiguous().clone() for number, tensor in enumerate(outputs)},
         place / "outputs.safetensors",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deadhead.derivation.trace import Projected, Site, gradient_of
+from deadhead.derivation.trace import LinearCall, Site, gradient_of
 from deadhead.models.architectures import HeadCounts, PerHead
 from deadhead.models.architectures.record import LAYOUTS, PARTS
 from deadhead.models.blocks import is_conv1d
@@ -135,7 +135,7 @@ def group_size(found: list[Owned], n_heads: int) -> int:
     return n_heads // len(groups) if groups else 1
 
 
-def rows_of(each: Owned, n_heads: int, n_kv_heads: int, relative: str) -> PerHead | None:
+def per_head_rows(each: Owned, n_heads: int, n_kv_heads: int, relative: str) -> PerHead | None:
     """Describe owners as runs of heads or key/value heads, part by part; None if they are not."""
     size = len(each.owners)
     for unit, count, first in (("heads", n_heads, 0), ("kv_heads", n_kv_heads, n_heads)):
@@ -169,7 +169,7 @@ def layout_of(owners: tuple[int, ...], shape: HeadCounts) -> str | None:
     return None
 
 
-def roles(site: Site, candidates: dict[str, Projected]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def roles(site: Site, candidates: dict[str, LinearCall]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Say per linear map what its rows are: `query`, `key` or `value`, or "" for none of them.
 
     Values do not reach the softmax. Of the others, a query matters at its own token only.

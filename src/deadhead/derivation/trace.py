@@ -40,7 +40,7 @@ class Attended:
 
 
 @dataclass
-class Projected:
+class LinearCall:
     """One call of a linear map: its path, what went in and what came out, with their graph."""
 
     path: str
@@ -49,10 +49,10 @@ class Projected:
 
 
 @dataclass
-class Tape:
+class Trace:
     """What one exercise did, in order."""
 
-    events: list[Attended | Projected] = field(default_factory=list)
+    events: list[Attended | LinearCall] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Site:
     head_dim: int
     softmax: Attended
     z: Tensor
-    projections: tuple[Projected, ...]
+    projections: tuple[LinearCall, ...]
 
 
 class _Watch(TorchFunctionMode):
-    def __init__(self, tape: Tape, stack: list[str]):
+    def __init__(self, tape: Trace, stack: list[str]):
         super().__init__()
         self.tape, self.stack, self.inside = tape, stack, False
 
@@ -96,19 +96,19 @@ class _Watch(TorchFunctionMode):
         return result
 
 
-def record(model: PreTrainedModel, exercise: Exercise) -> Tape:
+def record(model: PreTrainedModel, exercise: Exercise) -> Trace:
     """Run an exercise with gradients and note every softmax and every linear map.
 
     Cost: one forward pass, whose graph the tape keeps alive.
     """
-    tape, stack = Tape(), []
+    tape, stack = Trace(), []
     with _stacked(model, tape, stack), torch.enable_grad(), _Watch(tape, stack):
         perform(model, exercise)
     return tape
 
 
 @contextmanager
-def _stacked(model: nn.Module, tape: Tape, stack: list[str]) -> Iterator[None]:
+def _stacked(model: nn.Module, tape: Trace, stack: list[str]) -> Iterator[None]:
     handles = []
 
     def hooks(path: str, linear: bool) -> tuple[Callable[..., None], Callable[..., None]]:
@@ -119,7 +119,7 @@ def _stacked(model: nn.Module, tape: Tape, stack: list[str]) -> Iterator[None]:
             if stack:
                 stack.pop()
             if linear and args and isinstance(output, Tensor):
-                tape.events.append(Projected(path, args[0], output))
+                tape.events.append(LinearCall(path, args[0], output))
 
         return before, after
 
@@ -141,7 +141,7 @@ def is_linear(module: nn.Module) -> bool:
     return named and weight is not None and weight.dim() == 2
 
 
-def sites_in(tape: Tape) -> list[Site]:
+def sites_in(tape: Trace) -> list[Site]:
     """Find the rows of heads: a softmax, and the first linear map that depends on it.
 
     The heads are the contiguous slices of that map's input, of equal length, each of which depends
@@ -159,14 +159,14 @@ def sites_in(tape: Tape) -> list[Site]:
         if at is None:
             continue
         projected = tape.events[at]
-        assert isinstance(projected, Projected)
+        assert isinstance(projected, LinearCall)
         if projected.path in found:
             continue
         head_dim = _head_dim(event, projected.input)
         if head_dim is None:
             continue
         width = projected.input.shape[-1]
-        before = [e for e in tape.events[start:at] if isinstance(e, Projected)]
+        before = [e for e in tape.events[start:at] if isinstance(e, LinearCall)]
         found[projected.path] = Site(
             event.path,
             projected.path,
@@ -180,12 +180,12 @@ def sites_in(tape: Tape) -> list[Site]:
     return list(found.values())
 
 
-def _first_dependent(tape: Tape, number: int) -> int | None:
+def _first_dependent(tape: Trace, number: int) -> int | None:
     softmax = tape.events[number]
     assert isinstance(softmax, Attended)
     for at in range(number + 1, len(tape.events)):
         event = tape.events[at]
-        if not isinstance(event, Projected) or not _differentiable(event.input):
+        if not isinstance(event, LinearCall) or not _differentiable(event.input):
             continue
         gradient = gradient_of(event.input.sum(), softmax.output)
         if gradient is not None:

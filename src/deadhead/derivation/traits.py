@@ -12,7 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from deadhead.derivation.exercises import Exercise
-from deadhead.derivation.laws import TOLERANCE, difference, known, mask_equals_removal, run
+from deadhead.derivation.laws import (
+    TOLERANCE,
+    difference,
+    known,
+    mask_equals_removal,
+    run_exercises,
+)
 from deadhead.models.architectures import Architecture
 from deadhead.models.heads import HeadModel
 from deadhead.models.maps import hook_maps
@@ -26,7 +32,7 @@ def backends(model: PreTrainedModel, found: Sequence[Exercise]) -> list[PreTrain
     other = copy.deepcopy(model)
     try:
         other.set_attn_implementation("sdpa")
-        run(other, found)
+        run_exercises(other, found)
     except Exception:  # a backend that the type does not have
         return [model]
     return [model, other]
@@ -39,7 +45,7 @@ def samples_at(model: PreTrainedModel, exercise: Exercise, output: str) -> int:
     hook = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     twice = {name: _twice(value) for name, value in exercise.kwargs.items()}
     try:
-        run(model, [exercise, replace(exercise, kwargs=twice)])
+        run_exercises(model, [exercise, replace(exercise, kwargs=twice)])
     except Exception:  # arguments that cannot be repeated
         return -1
     finally:
@@ -78,9 +84,9 @@ def with_maps(
         try:
             with known((tried,)):
                 view = HeadModel(model)
-                dense = run(model, found)
+                dense = run_exercises(model, found)
                 with hook_maps(view, check):
-                    watched = run(model, found)
+                    watched = run_exercises(model, found)
                 if difference(dense, watched) <= TOLERANCE and len(seen) == len(view.blocks):
                     return tried
         except Exception:  # this way is refuted
