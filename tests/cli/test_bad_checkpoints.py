@@ -75,9 +75,8 @@ CONFIGS = {
     "text for a number": (lambda c: c.update(hidden_size="x"), "cannot load .*hidden_size"),
     "no type": (lambda c: c.pop("model_type"), "names no model_type; give a folder written by"),
     "another type": (
-        lambda c: c.update(model_type="t5"),
-        r"model type 't5' is not known; known: albert.*; register it: register_architecture\("
-        r"Architecture\(model_type='t5'",
+        lambda c: c.update(model_type="fnet"),
+        r"model type 'fnet' has no record",
     ),
     "unknown class": (lambda c: c.update(architectures=["Nope"]), "BertModel gives no logits"),
 }
