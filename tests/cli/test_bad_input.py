@@ -29,7 +29,10 @@ UNKNOWN = [
     (with_option("-c", "taylor,magnitude"), "criterion 'taylor,magnitude' is not known"),
     (with_option("-c", "taylor:x=1"), "criterion 'taylor' has no options, got 'x=1'"),
     (with_option("-c", "gradient_norm:reductoin=batch"), "did you mean 'reduction'"),
-    (with_option("-c", "gradient_norm:reduction=btch"), "reduction 'btch' is not known; did you mean 'batch'"),
+    (
+        with_option("-c", "gradient_norm:reduction=btch"),
+        "reduction 'btch' is not known; did you mean 'batch'",
+    ),
     (with_option("-s", "gredy"), "strategy 'gredy' is not known; did you mean 'greedy'"),
     (with_option("--loss", "tsk"), "loss 'tsk' is not known; did you mean 'task'"),
     (with_option("-t", "bundled:sentimnt"), "'sentimnt' is not known; did you mean 'sentiment'"),
