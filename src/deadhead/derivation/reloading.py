@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -84,6 +85,7 @@ def _in_a_new_process(folder: Path, arguments: Sequence[str]) -> None:
         text=True,
         timeout=SECONDS,
         check=False,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},  # sums round alike
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
