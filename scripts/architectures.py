@@ -14,6 +14,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import time
 import warnings
@@ -86,7 +87,7 @@ def prove(model_type: str) -> Outcome:
         outcome = Outcome(model_type, note=text if known else f"{type(error).__name__}: {text}")
     finally:
         signal.alarm(0)
-    outcome.note = outcome.note[:240]
+    outcome.note = re.sub(r"(https?:/)?(/[\w.\-]+){2,}", "...", outcome.note)[:240]
     outcome.seconds = round(time.perf_counter() - start, 1)
     return outcome
 

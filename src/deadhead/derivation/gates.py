@@ -11,14 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from deadhead.derivation.exercises import Exercise
-from deadhead.derivation.laws import run_exercises
+from deadhead.derivation.laws import HUGE, run_exercises
 from deadhead.derivation.results import NotApplicable, Refuted
 from deadhead.models.blocks import output_rows
 from deadhead.models.heads import HeadModel
 
 STEP = 1e-6  # of the gates, for finite differences
 CLOSE = 1e-5  # relative to the largest gradient
-LARGEST = 1e6  # outputs beyond it stand for minus infinity
 
 
 def _answer(view: HeadModel, exercises: Sequence[Exercise], gates: Sequence[Tensor]) -> Tensor:
@@ -31,7 +30,7 @@ def _answer(view: HeadModel, exercises: Sequence[Exercise], gates: Sequence[Tens
     draws = torch.Generator().manual_seed(0)
     for output in outputs:
         weights = torch.randn(output.shape, generator=draws, dtype=torch.float64)
-        usable = output.detach().abs() < LARGEST
+        usable = output.detach().abs() < HUGE
         total = total + (torch.where(usable, output.double(), 0) * weights).sum()
     return total
 

@@ -22,6 +22,7 @@ from deadhead.surgery.remove import remove_
 from deadhead.types import HeadMask, PruningPlan
 
 TOLERANCE = 1e-10
+HUGE = 1e6
 SKIPPED = ("past_key_values", "attentions", "cross_attentions", "encoder_attentions")
 
 
@@ -75,7 +76,11 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """Return the largest difference relative to the largest value; inf if shapes differ."""
+    """Return the largest difference relative to the largest value; inf if shapes differ.
+
+    Values from `HUGE` on stand for minus infinity in a mask: they do not set the scale, and each
+    has to be the same relative to itself.
+    """
     if [t.shape for t in one] != [t.shape for t in other]:
         return float("inf")
     worst = 0.0
@@ -84,8 +89,9 @@ def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
             continue
         same = (a == b) | (a.isnan() & b.isnan())
         gap = torch.where(same, 0, (a - b).abs())
-        scale = max(1.0, float(a[a.isfinite()].abs().max()) if bool(a.isfinite().any()) else 1.0)
-        value = float(gap.max()) / scale
+        usual = a.abs() < HUGE
+        scale = a[usual].abs().max().clamp(min=1) if bool(usual.any()) else 1.0
+        value = float(torch.where(usual, gap / scale, gap / a.abs()).max())
         worst = max(worst, float("inf") if value != value else value)
     return worst
 
@@ -134,7 +140,7 @@ def mask_equals_removal(
 def wrong_cut_is_caught(
     model: PreTrainedModel, exercises: Sequence[Exercise], mask: HeadMask
 ) -> bool:
-    """Whether removing the kept heads' mirror image differs from masking, stack by stack."""
+    """Whether removing other heads than were masked, in every block, changes the outputs."""
     with masked(model, mask):
         expected = run_exercises(model, exercises)
     mirrored = HeadMask.of(

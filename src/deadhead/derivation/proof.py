@@ -24,6 +24,7 @@ from deadhead.derivation.laws import (
 )
 from deadhead.derivation.reloading import saved_and_loaded
 from deadhead.derivation.results import LawResult, NotApplicable, Refuted
+from deadhead.derivation.traits import backends
 from deadhead.errors import UnsupportedModelError
 from deadhead.models.heads import HeadModel
 from deadhead.surgery.mask import masked
@@ -152,7 +153,7 @@ def _mask_equals_removal(
     backend: Backend,
 ) -> str:
     if backend == "sdpa":
-        model = _with_sdpa(model)
+        model = _with_sdpa(model, exercises)
     worst = mask_equals_removal(model, exercises, masks)
     if worst <= TOLERANCE:
         return f"{len(masks)} masks, largest difference {worst:.0e}"
@@ -165,15 +166,13 @@ def _mask_equals_removal(
     raise Refuted(f"off by {worst:.1e}, more than {TOLERANCE:.0e}")
 
 
-def _with_sdpa(model: PreTrainedModel) -> PreTrainedModel:
+def _with_sdpa(model: PreTrainedModel, exercises: Sequence[Exercise]) -> PreTrainedModel:
     """Return a copy whose attention is computed by torch's own function."""
     if not getattr(model, "_supports_sdpa", False):
         raise NotApplicable(f"transformers has no sdpa for {type(model).__name__}")
-    other = copy.deepcopy(model)
-    try:
-        other.set_attn_implementation("sdpa")  # type: ignore[operator]
-    except (ValueError, ImportError) as error:
-        raise NotApplicable(f"no sdpa: {error}") from error
+    *_, other = backends(model, exercises)
+    if other is model:
+        raise NotApplicable("a model with sdpa does not run these inputs")
     return other
 
 

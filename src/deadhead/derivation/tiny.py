@@ -159,6 +159,6 @@ def randomize_constants_(model: nn.Module) -> None:
         if not parameter.is_floating_point() or parameter.numel() == 0:
             continue
         if not torch.isfinite(parameter).all() or parameter.abs().max() > 1e3:
-            parameter.zero_()  # memory that nobody initialized
+            parameter.zero_()  # uninitialized memory
         if bool((parameter == parameter.flatten()[0]).all()):
             parameter.add_(torch.randn_like(parameter), alpha=0.1)

@@ -155,12 +155,8 @@ def sites_in(tape: Trace) -> list[Site]:
     for number, event in enumerate(tape.events):
         if not isinstance(event, Attended):
             continue
-        at = _first_dependent(tape, number)
-        if at is None:
-            continue
-        projected = tape.events[at]
-        assert isinstance(projected, LinearCall)
-        if projected.path in found:
+        at, projected = _first_dependent(tape, event, number)
+        if projected is None or projected.path in found:
             continue
         head_dim = _head_dim(event, projected.input)
         if head_dim is None:
@@ -180,17 +176,16 @@ def sites_in(tape: Trace) -> list[Site]:
     return list(found.values())
 
 
-def _first_dependent(tape: Trace, number: int) -> int | None:
-    softmax = tape.events[number]
-    assert isinstance(softmax, Attended)
+def _first_dependent(tape: Trace, softmax: Attended, number: int) -> tuple[int, LinearCall | None]:
+    """Return the first linear map behind a softmax that depends on it, and its place."""
     for at in range(number + 1, len(tape.events)):
         event = tape.events[at]
         if not isinstance(event, LinearCall) or not _differentiable(event.input):
             continue
         gradient = gradient_of(event.input.sum(), softmax.output)
         if gradient is not None:
-            return at
-    return None
+            return at, event
+    return len(tape.events), None
 
 
 def _differentiable(tensor: Any) -> bool:
