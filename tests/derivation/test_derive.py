@@ -234,6 +234,14 @@ def test_differences_count_shapes_and_missing_numbers():
     assert difference([one], [one + 1e-3]) == pytest.approx(1e-3)
 
 
+@pytest.mark.parametrize("floor", [torch.finfo(torch.float64).min, -1e9, -torch.inf])
+def test_values_for_minus_infinity_do_not_hide_a_difference(floor):
+    one = torch.tensor([1.0, floor], dtype=torch.float64)
+    assert difference([one], [one.clone()]) == 0
+    assert difference([one], [one + torch.tensor([1e-3, 0])]) == pytest.approx(1e-3)
+    assert difference([one], [torch.tensor([1.0, floor / 2 if floor > -torch.inf else 0])]) > 0.1
+
+
 @pytest.mark.usefixtures("own_architectures")
 def test_a_written_record_replaces_a_shipped_one():
     register_architecture(replace(records_named("vit")[0], stack="mine", derived=False))

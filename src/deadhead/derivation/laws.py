@@ -88,10 +88,11 @@ def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
         if a.numel() == 0:
             continue
         same = (a == b) | (a.isnan() & b.isnan())
-        gap = torch.where(same, 0, (a - b).abs())
+        gap = (a - b).abs()
         usual = a.abs() < HUGE
         scale = a[usual].abs().max().clamp(min=1) if bool(usual.any()) else 1.0
-        value = float(torch.where(usual, gap / scale, gap / a.abs()).max())
+        off = torch.where(usual, gap / scale, gap / a.abs())
+        value = float(torch.where(same, 0, off).max())
         worst = max(worst, float("inf") if value != value else value)
     return worst
 
