@@ -5,6 +5,8 @@ docs/architectures.md (one row per model type). Run it again for a new version o
 
     make architectures                  every type, 2 processes, under an hour
     python scripts/architectures.py --only bart t5       print these types, write nothing
+    python scripts/architectures.py --journal FILE       keep each type's outcome in FILE, and take
+                                                         those that an earlier run left in it
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import re
 import signal
 import time
 import warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ noticed, and that a cut checkpoint loads bit-equal. Your own model may have anot
 |---|---|
 | exact: every attention module ran, and every stack that was found is cut exactly | {exact} |
 | of those with several stacks (encoder, decoder, cross-attention, towers) | {several} |
+| of those that generate: text is the same masked, cut, and cut without a cache | {generate} |
 | exact in part: some attention stays whole, or did not run in the proof (named below) | {part} |
 | refused, with the reason below | {refused} |
 
@@ -48,8 +51,14 @@ noticed, and that a cut checkpoint loads bit-equal. Your own model may have anot
 deadhead leaves as it is. *Not run*: attention that the tiny model's inputs did not reach; its stack
 is usable only where it is listed under *stacks*.
 
-| model type | status | record | stacks | difference | what stays whole, or why it is refused |
-|---|---|---|---|---|---|
+*Generation*: the largest difference of the logits of five tokens, written greedily, between the
+masked model, the cut one and the cut one without a cache; the first of two texts is padded on the
+left. *unpadded*: no left padding. *own cache*: the uncut model's cache changes what it writes, so
+masked and cut are compared with a cache and without, each for itself. *not run*: the class that
+generates was not run, for the reason given.
+
+| model type | status | record | stacks | difference | generation | notes, or why it is refused |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -62,6 +71,7 @@ class Outcome:
     source: str = "derived"
     stacks: list[str] = field(default_factory=list)
     difference: float = 0.0
+    generation: str = ""
     note: str = ""
     records: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -74,19 +84,19 @@ class _TooLongError(BaseException):
 def prove(model_type: str) -> Outcome:
     """Derive and prove one model type; never raises."""
     _quiet()
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(SECONDS)
+    signal.signal(signal.SIGPROF, _too_long)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     start = time.perf_counter()
     try:
         outcome = _proven(model_type)
     except _TooLongError:
-        outcome = Outcome(model_type, note=f"took more than {SECONDS} s")
+        outcome = Outcome(model_type, note=f"took more than {SECONDS} s of computing")
     except Exception as error:
         text = " ".join(str(error).replace("|", "/").split())
         known = type(error).__name__ == "UnsupportedModelError"
         outcome = Outcome(model_type, note=text if known else f"{type(error).__name__}: {text}")
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     outcome.note = re.sub(r"(https?:/)?(/[\w.\-]+){2,}", "...", outcome.note)[:240]
     outcome.seconds = round(time.perf_counter() - start, 1)
     return outcome
@@ -113,15 +123,44 @@ def _proven(model_type: str) -> Outcome:
     left = [f"kept whole: {where} ({why[:80]})" for where, why in result.left_out.items()]
     empty = [r.stack or "it" for r in result.records if r.headless == "refused"]
     note = [f"a block of {', '.join(empty)} keeps at least one head"] if empty else []
+    writes = _generation(model_type, result.records)
+    cell, said = ("", []) if writes is None else _shown(writes)
+    failed = writes is not None and writes.status == "failed"
     return Outcome(
         model_type,
-        "in part" if idle or left else "exact",
+        "in part" if idle or left or failed else "exact",
         "written" if written else "derived",
         [record.stack or "all" for record in result.records],
         result.difference,
-        "; ".join([*left, *whole, *idle, *note]).replace("|", "/"),
+        cell,
+        "; ".join([*left, *whole, *idle, *note, *said]).replace("|", "/"),
         [] if written else [as_data(record) for record in result.records],
     )
+
+
+def _generation(model_type: str, records: Any) -> Any:
+    """Return what the law of generation says; None if the type does not generate."""
+    from deadhead.derivation.exercises import exercises
+    from deadhead.derivation.generation import cached_generation, has_generator
+    from deadhead.derivation.laws import known
+    from deadhead.derivation.results import judged
+    from deadhead.derivation.tiny import tiny_model
+
+    model = tiny_model(model_type)
+    if not has_generator(model):
+        return None
+    with known(records):
+        return judged("generation", lambda: cached_generation(model, exercises(model)))
+
+
+def _shown(law: Any) -> tuple[str, list[str]]:
+    """Return the cell of the law of generation, and what the notes say of it."""
+    if law.status == "failed":
+        return "differs", [f"generation: {law.detail}"]
+    if law.status == "not applicable":
+        return "not run", [f"generation: {law.detail}"]
+    marks = {"unpadded": "left padding" not in law.detail, "own cache": "alone" in law.detail}
+    return ", ".join([law.detail.split()[-1], *(m for m, on in marks.items() if on)]), []
 
 
 def _short(paths: tuple[str, ...]) -> str:
@@ -153,6 +192,7 @@ def write(outcomes: list[Outcome], version: str) -> None:
         version=version,
         exact=len(exact),
         several=sum(len(o.stacks) > 1 for o in exact),
+        generate=sum(o.generation not in ("", "not run") for o in exact),
         part=sum(o.status == "in part" for o in outcomes),
         refused=sum(o.status == "refused" for o in outcomes),
     )
@@ -168,9 +208,16 @@ def _row(outcome: Outcome) -> str:
         outcome.source if done else "",
         stacks,
         f"{outcome.difference:.0e}" if done else "",
+        outcome.generation,
         outcome.note,
     )
     return f"| {' | '.join(cells)} |\n"
+
+
+def _journal(file: Path) -> dict[str, Outcome]:
+    lines = file.read_text().splitlines() if file.is_file() else []
+    outcomes = [Outcome(**json.loads(line)) for line in lines]
+    return {outcome.model_type: outcome for outcome in outcomes}
 
 
 def main() -> None:
@@ -178,6 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", help="model types; nothing is written")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--journal", type=Path, help="where outcomes are kept as they come")
     asked = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -185,16 +233,19 @@ def main() -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     names = asked.only or sorted(CONFIG_MAPPING_NAMES)
+    found = {} if asked.journal is None else _journal(asked.journal)
     context = multiprocessing.get_context("spawn")
-    outcomes = []
     with context.Pool(asked.processes, maxtasksperchild=80) as pool:
-        for outcome in pool.imap(prove, names):
-            outcomes.append(outcome)
-            shown = asdict(replace(outcome, records=[])) if asked.only else None
+        for outcome in pool.imap(prove, [name for name in names if name not in found]):
+            found[outcome.model_type] = outcome
             line = f"{outcome.model_type}: {outcome.status} {', '.join(outcome.stacks)}"
             print(f"{line} {outcome.note[:120]} ({outcome.seconds} s)", flush=True)
-            if shown:
-                print(json.dumps({**shown, "records": outcome.records}, indent=1))
+            if asked.only:
+                print(json.dumps(asdict(outcome), indent=1))
+            if asked.journal is not None:
+                with asked.journal.open("a") as file:
+                    print(json.dumps(asdict(outcome)), file=file)
+    outcomes = [found[name] for name in names]
     if not asked.only:
         write(outcomes, transformers.__version__)
 

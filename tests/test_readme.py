@@ -23,6 +23,17 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "Head(block=" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("page", ["migrating-from-transformers-4.md"])
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    text = (ROOT / "docs" / page).read_text()
+    for block in re.findall(r"<!-- run -->\n```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)
+    assert names["importance"].shape == (4, 6)
+    assert (tmp_path / "small/config.json").is_file()
+
+
 def test_every_file_that_the_docs_name_is_there():
     for page in ("README.md", "CONTRIBUTING.md", *map(str, (ROOT / "docs").glob("*.md"))):
         folder = (ROOT / page).parent

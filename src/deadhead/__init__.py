@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deadhead.criteria.base import register_criterion
     from deadhead.data.given import as_batches
     from deadhead.derivation.code import derive_record
+    from deadhead.exports.formats import export
     from deadhead.models.architectures import Architecture, register_architecture
     from deadhead.models.heads import HeadModel
     from deadhead.options.settings import Clustering, Distillation

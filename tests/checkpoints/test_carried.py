@@ -1,4 +1,4 @@
-"""Checkpoints carry the records of a model type that were derived and do not ship."""
+"""Checkpoints carry the records of a model type that were derived."""
 
 import json
 
@@ -8,7 +8,6 @@ import deadhead
 from deadhead.derivation.code import derive_record
 from deadhead.derivation.tiny import tiny_model
 from deadhead.errors import CheckpointError
-from deadhead.models import manifest
 from deadhead.models.architectures import ARCHITECTURES, derived, has_records
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -17,8 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture
 def carried(own_architectures, monkeypatch, tmp_path):
     """A cut checkpoint of a type that has no record in this process."""
-    for module in (derived, manifest):
-        monkeypatch.setattr(module, "shipped_records", dict)
+    monkeypatch.setattr(derived, "shipped_records", dict)
     model = tiny_model("mixtral").float()
     derive_record(model.config)
     heads = [head for head in deadhead.HeadModel(model).mask.heads if head.index < 3]

@@ -99,6 +99,19 @@ def test_absurd_configs(key, cut, tmp_path):
     refused(tmp_path)
 
 
+@pytest.mark.parametrize("method", ("bitsandbytes", "gptq", "awq"))
+def test_weights_that_something_else_has_quantized(method, tmp_path):
+    entry = {"quant_method": method, "bits": 4, "load_in_8bit": True}
+    edit(checkpoint(tmp_path), quantization_config=entry)
+    refused(tmp_path, rf"quantized \({method}\); prune the full-precision model, then quantize")
+
+
+def test_an_adapter_alone(tmp_path):
+    checkpoint(tmp_path)
+    (tmp_path / "config.json").rename(tmp_path / "adapter_config.json")
+    refused(tmp_path, r"is an adapter of peft, not a model; merge it .*merge_and_unload\(\)")
+
+
 @pytest.mark.parametrize("value", (0, -1, HUGE, "x", None, [], {}, True, 1.5))
 @pytest.mark.parametrize("key", ("hidden_size", "num_attention_heads", "vocab_size"))
 def test_sizes_that_are_none(key, value, tmp_path):

@@ -78,7 +78,10 @@ CONFIGS = {
         lambda c: c.update(model_type="fnet"),
         r"model type 'fnet' has no record",
     ),
-    "unknown class": (lambda c: c.update(architectures=["Nope"]), "BertModel gives no logits"),
+    "unknown class": (
+        lambda c: c.update(architectures=["Nope"]),
+        "no two texts and a score among its columns .* use a model with a head on top",
+    ),
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from command import MODEL
 
 from deadhead.cli.plans import read_scores
+from deadhead.options.values import DEFAULT_REPAIR
 
 TEXTS = [f"the {w} film was {v}" for w in ("old", "new", "long") for v in ("good", "bad", "dull")]
 JUDGED = ("--test", "bundled:sentiment", "--test-size", "16", "--no-speed", "--heads", "12")
@@ -30,7 +31,7 @@ def test_a_classifier_is_pruned_by_text_without_labels(deadhead, no_figures, tmp
     assert found.code == 0, found.err
     assert f"calibration: 9 examples of {file}" in " ".join(found.err.split())
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
-    assert plan["repair"] == "least_squares"
+    assert plan["repair"] == DEFAULT_REPAIR
     assert sum(map(sum, plan["mask"])) == 12
 
 

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from deadhead import load_model, save_model
+from deadhead.options.values import DEFAULT_REPAIR
 
 MODEL = "bundled:encoder"
 
@@ -13,12 +14,12 @@ MODEL = "bundled:encoder"
 @pytest.mark.slow
 def test_every_criterion_stands_beside_every_repair_and_random_draws(deadhead, tmp_path):
     data = ("-t", "bundled:sentiment", "--calibration-size", "32", "--test-size", "32")
-    methods = ("-c", "taylor,reconstruction", "--repair", "none,least_squares", "--random", "2")
+    methods = ("-c", "taylor,reconstruction", "--random", "2")
     found = deadhead("compare", MODEL, *data, *methods, "--heads", "50%", "-o", "out", "--json")
     assert found.code == 0, found.err
     lines = {row["method"]: row for row in found.json["lines"]}
     names = ("taylor", "greedy reconstruction", "random heads")
-    wanted = {"dense", *names, *(f"{name} + least_squares" for name in names)}
+    wanted = {"dense", *names, *(f"{name} + {DEFAULT_REPAIR}" for name in names)}
     assert set(lines) == wanted
     assert {row["heads_dropped"] for name, row in lines.items() if name != "dense"} == {12}
     assert lines["random heads"]["draws"] == 2
@@ -34,7 +35,7 @@ def test_it_says_what_auto_took(deadhead):
     said = " ".join(found.err.split())
     assert "note: auto at 25%: " in said
     assert "note: auto at 75%: " in said
-    assert ", repair least_squares: " in said
+    assert f", repair {DEFAULT_REPAIR}: " in said
     assert "95% interval over examples" in found.out
 
 
@@ -78,7 +79,7 @@ def test_distill_is_for_the_rows_that_are_named_and_never_for_random_draws(deadh
     found = deadhead("compare", MODEL, *data, *methods, *how, "-o", "out", "--json")
     assert found.code == 0, found.err
     lines = {row["method"]: row for row in found.json["lines"]}
-    fitted = ("gradient_norm + least_squares", "random heads + least_squares")
+    fitted = tuple(f"{name} + {DEFAULT_REPAIR}" for name in ("gradient_norm", "random heads"))
     plain = ("dense", "magnitude", "gradient_norm", "random heads")
     assert set(lines) == {*plain, *fitted, "magnitude + distill"}
     whole = json.loads(Path(found.json["files"]["sweep"]).read_text())

@@ -66,9 +66,28 @@ def test_labels_and_files_that_do_not_fit_are_refused(deadhead, model, file, wor
     assert words in deadhead("score", model, "--calibration", file, "-c", "taylor").refused()
 
 
-@pytest.mark.parametrize("model", ["multi", "number"])
-def test_accuracy_does_not_judge_what_has_no_one_class(deadhead, model):
-    assert (
-        "'classification' does not fit"
-        in deadhead("evaluate", model, "-t", "lists.jsonl").refused()
-    )
+@pytest.mark.parametrize(
+    ("model", "file", "metrics"),
+    [
+        ("multi", "lists.jsonl", ["micro_f1", "macro_f1", "exact_match"]),
+        ("number", "classes.tsv", ["pearson", "spearman", "mse"]),
+    ],
+)
+def test_each_is_judged_by_its_own_metrics(deadhead, model, file, metrics):
+    found = deadhead("evaluate", model, "--test", file, "--json").json
+    assert list(found["metrics"]) == metrics
+    assert found["metric"] == metrics[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "words"),
+    [
+        ("classification", "multi", "problem_type='multi_label_classification'; it needs a model"),
+        ("classification", "number", "'classification' does not fit: the model has 1 labels"),
+        ("regression", "multi", "'regression' does not fit: the model has 3 labels"),
+        ("multi_label", "number", "'multi_label' does not fit: its problem_type is None"),
+    ],
+)
+def test_a_kind_that_is_not_the_models_is_refused(deadhead, kind, model, words):
+    given = ("evaluate", model, "--test", "lists.jsonl", "--kind", kind)
+    assert words in deadhead(*given).refused()

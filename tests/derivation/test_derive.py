@@ -20,7 +20,7 @@ from deadhead.derivation.laws import (
     known,
     mask_equals_removal,
     run_exercises,
-    wrong_cut_is_caught,
+    wrong_cuts,
 )
 from deadhead.derivation.records import candidates
 from deadhead.derivation.tiny import default_config, tiny_config, tiny_model
@@ -214,12 +214,14 @@ class _Plain(nn.Module):
         return x @ self.weight.T
 
 
-def test_the_negative_control_notices_a_wrong_cut():
+def test_the_negative_control_notices_a_wrong_cut_in_every_stack():
     model = tiny_model("bart")
     found = exercises(model)
     with known(records_named("bart")):
         mask = draw_masks(HeadModel(model), 1)[0]
-        assert wrong_cut_is_caught(model, found, mask)
+        caught = wrong_cuts(HeadModel(model), found)
+        assert list(caught) == FOUND["bart"]
+        assert min(caught.values()) > 1e-3
         assert mask_equals_removal(model, found, [mask]) <= TOLERANCE
         with pytest.raises(ArithmeticError, match="changes no output"):
             mask_equals_removal(model, found, [HeadModel(model).mask])

@@ -18,11 +18,12 @@ from deadhead.data.batches import call
 from deadhead.errors import BudgetError, DataError
 from deadhead.losses.losses import Probe, held_out, preference_from
 from deadhead.moments.sums import HELD_OUT_EVERY
+from deadhead.options.values import DEFAULT_REPAIR
 from deadhead.pruning.auto import ORDERS, AutoChoice, AutoSelector
+from deadhead.pruning.judges import divergences_of
 from deadhead.pruning.moves import context_of, moves_to
 from deadhead.pruning.prune import choose, choose_plan, prune
 from deadhead.pruning.recipe import Recipe
-from deadhead.pruning.result import divergences_of
 from deadhead.pruning.trajectory import Completed, Progress
 from deadhead.repair import apply_repaired_, fit, repaired
 from deadhead.scoring import Scorer
@@ -134,7 +135,7 @@ def test_the_nearest_order_is_taken_unless_the_first_is_as_near(model_type):
     for strategy, criterion in ORDERS:
         recipe = Recipe(strategy=strategy, criterion=criterion, loss="kl", heads=0.75)
         mask = choose(model, DATA, recipe).mask
-        fits = fit(view, PruningPlan(mask, repair="least_squares"), fitting)
+        fits = fit(view, PruningPlan(mask, repair=DEFAULT_REPAIR), fitting)
         (apart[f"{strategy} {criterion}"],) = apart_from(view, held_out(DATA), {mask: fits})
     means = {name: float(values.mean()) for name, values in apart.items()}
     assert means == pytest.approx(dict(decision.divergences))
@@ -167,7 +168,7 @@ def test_who_names_a_method_gets_it():
     for named in ({"strategy": "greedy"}, {"budget": "flops=80%"}, {"inverse": True}):
         found = Recipe(**named).settled()
         assert (found.undecided, found.criterion) == (False, "reconstruction")
-        assert found.repair == "least_squares"
+        assert found.repair == DEFAULT_REPAIR
     assert Recipe(criterion="taylor").settled().repair == "none"
 
 

@@ -16,6 +16,7 @@ import deadhead
 from deadhead import Head, HeadModel, PruningPlan, Recipe, bundled, choose, prune, remove_
 from deadhead.errors import BudgetError, DeadheadError, HeadError
 from deadhead.options.settings import Distillation
+from deadhead.options.values import DEFAULT_REPAIR
 from models import batch, make, outputs
 
 LOADED = deadhead.load_model("bundled:encoder")
@@ -75,7 +76,7 @@ def test_any_data_is_enough_to_cut_and_repair(kind, tmp_path):
     assert HeadModel(model).mask.n_kept == 24
     assert HeadModel(result.model).mask == result.plan.mask
     assert result.plan.mask.n_kept == 12
-    assert result.plan.repair == "least_squares"
+    assert result.plan.repair == DEFAULT_REPAIR
     if kind in JUDGED:
         assert (result.evaluated_on, result.trajectory.metric) == ("test", "accuracy")
         assert len(result.trajectory.curve()[0]) == 9
@@ -161,7 +162,7 @@ def test_training_in_vain_is_not_called_distill():
     how = {"repair": "distill", "distillation": distillation, "tokenizer": LOADED.tokenizer}
     result = prune(LOADED.model, TEXTS, heads=0.25, **how)
     if not result.trained.best_step:
-        assert result.plan.repair == "least_squares"
+        assert result.plan.repair == DEFAULT_REPAIR
         assert any("made nothing better" in note for note in result.notes)
 
 
@@ -207,7 +208,7 @@ def test_misspelt_arguments_are_refused_with_the_nearest(function, wrong, said):
 def test_a_result_is_printed_as_a_sentence():
     result = prune(LOADED.model, TEXTS, tokenizer=LOADED.tokenizer, heads=0.5)
     assert len(repr(result)) < 200
-    assert "remove 12 of 24 heads, repair least_squares" in repr(result)
+    assert f"remove 12 of 24 heads, repair {DEFAULT_REPAIR}" in repr(result)
     first, second = str(result).splitlines()
     assert "divergence from the dense model 0." in first
     assert "nats (95% interval " in first

@@ -13,6 +13,7 @@ from deadhead.errors import DataError, GroupError, HeadError, ScoreError, Unknow
 from deadhead.models.blocks import output_rows
 from deadhead.moments import Moments
 from deadhead.options.settings import Distillation
+from deadhead.options.values import DEFAULT_REPAIR
 from deadhead.repair import (
     REPAIRS,
     Fit,
@@ -89,7 +90,9 @@ def test_a_block_that_loses_every_head_adds_its_mean_output(model_type, repair):
     found = fit_on(view, PruningPlan(mask), repair)[1]
     output = view.blocks[1].output
     weighted = moments.blocks if repair == SEQUENTIAL else moments.gradient_weighted
-    expected = output_rows(output).detach() @ weighted[1].mean
+    seen, share = weighted[1], REPAIRS[REPAIRS[repair].begins_with or repair].own
+    seen = seen.mixed(moments.own()[1], share) if share else seen
+    expected = output_rows(output).detach() @ seen.mean
     expected = expected if output.bias is None else expected + output.bias.detach()
     torch.testing.assert_close(found.bias, expected, atol=1e-12, rtol=0)
     assert not found.weight.any()
@@ -327,10 +330,10 @@ def test_a_plan_is_repaired_as_it_says_or_refused(repair, blocks, said, action):
 
 
 @pytest.mark.parametrize("given", [[(0, 1), "1.2"], "mask"])
-def test_heads_and_masks_are_repaired_by_least_squares(given):
+def test_heads_and_masks_get_the_default_repair(given):
     model, by_plan = make("bert"), make("bert")
     mask = HeadModel(model).mask.drop("0.1", "1.2")
-    repair_(by_plan, [batch(LENGTHS)], PruningPlan(mask, repair="least_squares"))
+    repair_(by_plan, [batch(LENGTHS)], PruningPlan(mask, repair=DEFAULT_REPAIR))
     repair_(model, [batch(LENGTHS)], mask if given == "mask" else given)
     assert torch.equal(outputs(model, batch()), outputs(by_plan, batch()))
 

@@ -41,20 +41,10 @@ class OwnHead(nn.Module):
         return self.head(self.bert(input_ids).last_hidden_state[:, 0])
 
 
-def lora(model):
+def prompted(model):
     peft = pytest.importorskip("peft")
-    return peft.get_peft_model(model, peft.LoraConfig(target_modules=["query", "value"]))
-
-
-def injected(model):
-    peft = pytest.importorskip("peft")
-    model.add_adapter(peft.LoraConfig(target_modules=["query", "value"]))
-    return model
-
-
-def tuned(model):
-    peft = pytest.importorskip("peft")
-    return peft.LoraModel(model, peft.LoraConfig(target_modules=["query"]), "default")
+    learned = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+    return peft.get_peft_model(model, learned)
 
 
 def int8(model):
@@ -83,10 +73,8 @@ def without_layers(model):
 
 
 WRAPPED = {
-    "LoRA": (lora, r"merge_and_unload\(\)"),
-    "an adapter injected by transformers": (injected, r"merge_and_unload\(\)"),
-    "a peft tuner": (tuned, r"merge_and_unload\(\)"),
-    "an own head": (OwnHead, r"model inside: model\.bert;"),
+    "learned prompts": (prompted, r"give the model inside: model\.get_base_model\(\)"),
+    "an own head": (OwnHead, r"model inside: model\.bert \(a cut of it is a cut of this\);"),
     "dynamic int8": (int8, "layer.0.*quantize or adapt afterwards"),
     "DataParallel": (nn.DataParallel, "give that one: model.module"),
     "a compiled model": (lambda m: torch.compile(m, backend="eager"), "compile afterwards"),
@@ -105,6 +93,31 @@ def test_wrapped_and_changed_models_are_refused(how):
     with pytest.raises(UnsupportedModelError, match=match) as refused:
         HeadModel(model)
     assert "\n" not in str(refused.value)
+
+
+def test_the_model_under_a_head_of_ones_own_is_cut_in_its_place():
+    own, plain = OwnHead(make("bert")), make("bert")
+    remove_(own.bert, GROUP)
+    remove_(plain.bert, GROUP)
+    assert sum(p.numel() for p in own.bert.parameters()) == sum(
+        p.numel() for p in plain.bert.parameters()
+    )
+    with torch.no_grad():
+        expected = own.head.double()(plain.bert(batch()["input_ids"]).last_hidden_state[:, 0])
+        assert torch.equal(own(batch()["input_ids"]), expected)
+
+
+def test_divided_weights_are_refused(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/here", rank=0, world_size=1
+    )
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        divided = torch.distributed.fsdp.fully_shard(make("bert"), mesh=mesh)
+        with pytest.raises(UnsupportedModelError, match="FSDP has divided its weights; load the"):
+            HeadModel(divided)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 QKV = "self_attn.qkv_proj"

@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from transformers.quantizers.auto import AutoQuantizationConfig
 
 from deadhead.checkpoints.loader import cut_to_manifest_
+from deadhead.checkpoints.processors import has_processor, load_processor
+from deadhead.checkpoints.transformers4 import manifest_of_pruned_heads
 from deadhead.checkpoints.verify import (
     SAME_CHECKPOINT,
     check_layers,
@@ -27,6 +30,8 @@ from deadhead.errors import CheckpointError, DeadheadError, UnknownNameError, un
 from deadhead.files import as_path, one_line, read_json
 from deadhead.models.architectures import records_named
 from deadhead.models.manifest import DeadheadConfig, register_carried
+from deadhead.models.sentence_modules import module_folders
+from deadhead.models.wrappers import quantized
 from deadhead.options.fields import check_arguments
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -35,11 +40,35 @@ DTYPES["float16"] = torch.float16
 
 @dataclass(frozen=True, repr=False)
 class Loaded(Brief):
-    """A model in eval mode, its tokenizer (None if it has none), and the name to report it by."""
+    """A model in eval mode, its tokenizer (None if it has none), and the name to report it by.
+
+    Attributes:
+        trust_remote_code: whether code that comes with the checkpoint may run.
+    """
 
     model: Any
     tokenizer: Any
     name: str
+    trust_remote_code: bool = False
+
+    @cached_property
+    def processor(self) -> Any:
+        """What turns images or sound into the model's inputs; None if it has no such files.
+
+        It is loaded when it is first asked for: a model can be pruned without it.
+
+        Raises:
+            MissingDependencyError, CheckpointError: it cannot be loaded; see `load_processor`.
+        """
+        path = self.model.config.name_or_path
+        if not path or not has_processor(path):
+            return None
+        return load_processor(path, trust_remote_code=self.trust_remote_code)
+
+    @property
+    def reader(self) -> Any:
+        """What reads data for the model: its processor; its tokenizer, if it has no other."""
+        return self.tokenizer if self.processor is None else self.processor
 
 
 @check_arguments
@@ -69,13 +98,18 @@ def load_model(
     if precision not in (*DTYPES, "auto"):
         raise unknown_name("dtype", precision, DTYPES)
     wanted = _device(device)
-    options = {"trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    advice = "give a folder written by save_pretrained"
     try:
         path, name = _resolve(str(source))
-        files = _check_folder(Path(path)) if Path(path).is_dir() else []
+        files = _check_folder(Path(path), trust_remote_code) if Path(path).is_dir() else []
         config = transformers.AutoConfig.from_pretrained(path, **options)
         records_named(config.model_type)
+        advice = quantized(config) or advice
         model_class = _class_of(config)
+        if getattr(config, "pruned_heads", None):
+            config.quantization_config = manifest_of_pruned_heads(model_class, config)
+            options["config"] = config
         if files:
             _check_fits(model_class, config, files, options)
         model, found = model_class.from_pretrained(
@@ -87,15 +121,13 @@ def load_model(
             **options,
         )
         _check_whole(name, found)
-        loaded = Loaded(model.to(wanted).eval(), _tokenizer(path, options), name)
+        loaded = Loaded(model.to(wanted).eval(), _tokenizer(path, options), name, trust_remote_code)
     except DeadheadError:
         raise
     except Exception as error:  # transformers, its hub and its tokenizers: each has its own
         text = repr(error) if isinstance(error, LookupError) else str(error)  # a key says little
         first = (one_line(text, longest=400) or repr(error)).rstrip(".:; ")
-        raise CheckpointError(
-            f"cannot load {str(source)!r}: {first}; give a folder written by save_pretrained"
-        ) from error
+        raise CheckpointError(f"cannot load {str(source)!r}: {first}; {advice}") from error
     return loaded
 
 
@@ -110,14 +142,7 @@ def config_of(source: str | Path, *, trust_remote_code: bool = False) -> Any:
     path, _ = _resolve(str(source))
     folder = Path(path)
     if folder.is_dir():
-        values = _read_config(folder)
-        known = values["model_type"] in transformers.models.auto.CONFIG_MAPPING
-        if "auto_map" in values and not known and not trust_remote_code:
-            raise CheckpointError(
-                f"{folder.name!r} brings code of its own for model type"
-                f" {values['model_type']!r}; read that code, and if you trust it give"
-                " --trust-remote-code"
-            )
+        _check_code(folder.name, _read_config(folder), trust_remote_code)
     try:
         return transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # each config class has its own
@@ -125,6 +150,18 @@ def config_of(source: str | Path, *, trust_remote_code: bool = False) -> Any:
             f"cannot read the config of {str(source)!r}: {one_line(error, longest=300)}; give a"
             " folder written by save_pretrained"
         ) from error
+
+
+def _check_code(name: str, values: dict[str, Any], trusted: bool) -> None:
+    """Refuse a checkpoint whose model type is code that it brings, unless the user trusts it."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if "auto_map" in values and values["model_type"] not in CONFIG_MAPPING and not trusted:
+        raise CheckpointError(
+            f"{name!r} brings code of its own for model type {values['model_type']!r:.100}, which"
+            " would run on your machine with all your rights; read it, and if you trust it give"
+            " --trust-remote-code (in Python: trust_remote_code=True)"
+        )
 
 
 def _check_fits(model_class: Any, config: Any, files: list[Path], options: dict[str, Any]) -> None:
@@ -232,16 +269,18 @@ def _device(device: str) -> torch.device:
     return wanted
 
 
-def _check_folder(folder: Path) -> list[Path]:
+def _check_folder(folder: Path, trusted: bool) -> list[Path]:
     """Check a folder's config without building anything, and return its weight files."""
     for file in folder.iterdir():
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise CheckpointError(f"{file.name!r} is a pipe or a device; copy it as a file")
     values = _read_config(folder)
+    _check_code(folder.name, values, trusted)
     entry = values.get("quantization_config")
     if isinstance(entry, dict):
         register_carried(values["model_type"], entry)
     records_named(values["model_type"])
+    module_folders(folder)  # refused here, not when the cut copy is written
     files = weight_files(folder)
     _check_counts(values, shapes_in(files))
     return files
@@ -249,8 +288,17 @@ def _check_folder(folder: Path) -> list[Path]:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     config = folder / "config.json"
+    if not config.is_file() and (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder.name!r} is an adapter of peft, not a model; merge it into its base with"
+            " peft.AutoPeftModel...from_pretrained(...).merge_and_unload(), save that with"
+            " save_pretrained, and give its folder"
+        )
     if not config.is_file():
-        raise CheckpointError(f"{folder.name!r} has no config.json; give a model's folder")
+        inside = (folder / name for name in module_folders(folder))
+        base = next((path.name for path in inside if (path / "config.json").is_file()), None)
+        hint = "a model's folder" if base is None else f"the folder of its base model, {base!r}"
+        raise CheckpointError(f"{folder.name!r} has no config.json; give {hint}")
     values = read_json(config, what="the settings of a model", error=CheckpointError)
     if not isinstance(values.get("model_type"), str):
         raise CheckpointError(
@@ -287,4 +335,7 @@ def _class_of(config: Any) -> Any:
         found = getattr(transformers, str(name), None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
+        for auto, place in (getattr(config, "auto_map", None) or {}).items():
+            if isinstance(place, str) and place.rpartition(".")[2] == name:
+                return getattr(transformers, auto)  # of the checkpoint's own code
     return transformers.AutoModel

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from deadhead.checkpoints.companions import copy_companions, folder_of
 from deadhead.checkpoints.verify import check_heads, tensors_for, weight_files
 from deadhead.errors import CheckpointError, DeadheadError
 from deadhead.files import one_line, whole_folder
@@ -14,7 +15,15 @@ from deadhead.models.manifest import claim_of
 def save_model(model: Any, tokenizer: Any, target: str | Path, *, card: str | None = None) -> None:
     """Write a model, cut or not, as plain safetensors with its tokenizer and model card.
 
-    After `import deadhead`, `AutoModel*.from_pretrained(target)` loads it bit for bit.
+    After `import deadhead`, `AutoModel*.from_pretrained(target)` loads it bit for bit. Files beside
+    the weights that it was loaded from (`config.name_or_path`), of its processor, of
+    sentence-transformers, its license, are copied; see `companions_of`.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer or processor; None if it has none.
+        target: a folder that is empty or not there.
+        card: the text of README.md; the base model's is then kept as README.base.md.
 
     Raises:
         OutputExistsError: `target` is not empty, or not a folder.
@@ -26,6 +35,9 @@ def save_model(model: Any, tokenizer: Any, target: str | Path, *, card: str | No
             model.save_pretrained(folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
+            source = folder_of(model.config.name_or_path)
+            if source is not None:
+                copy_companions(source, folder, card=card is not None)
         except DeadheadError:
             raise
         except Exception as error:  # the writers in Rust raise classes of their own

@@ -31,6 +31,7 @@ def command() -> typer.Typer:
     from deadhead.cli.check import check
     from deadhead.cli.evaluate import evaluate_command
     from deadhead.cli.explain import explain_run
+    from deadhead.cli.export import export_command
     from deadhead.cli.plan import apply, plan
     from deadhead.cli.prune import demo, prune_command
     from deadhead.cli.score import score_command
@@ -65,6 +66,7 @@ def command() -> typer.Typer:
             "plan": plan,
             "apply": apply,
             "evaluate": evaluate_command,
+            "export": export_command,
         },
         "Look closer": {
             "check": check,

@@ -74,7 +74,7 @@ def evaluate_command(asked: EvaluateSettings, screen: Screen) -> None:
     plans = [read_plan(file, loaded, view.mask, asked.changes) for file in asked.plan]
     judge = None
     if asked.judges:
-        judge = asked.data.open_one("test", loaded.tokenizer, loaded.model.config)
+        judge = asked.data.open_one("test", loaded.reader, loaded.model.config)
     files = list(zip(asked.plan, plans, strict=True))
     fits = fits_of(loaded, files, asked.data)
     rows, lines = [], []

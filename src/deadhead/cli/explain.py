@@ -8,7 +8,7 @@ from typing import Literal
 from deadhead.cli.console import progress_bar, say
 from deadhead.cli.options import Screen
 from deadhead.errors import DataError
-from deadhead.files import replacing
+from deadhead.files import check_file, replacing
 from deadhead.options.fields import check_choices, option, settings
 from deadhead.options.settings import METHOD, MODEL, size_option, trust_option
 from deadhead.options.values import parse_names
@@ -99,6 +99,8 @@ def explain_run(asked: ExplainSettings, screen: Screen) -> None:
     from deadhead.report import legend, removed_table
     from deadhead.runs.explain import FinishedRun
 
+    if asked.output is not None:
+        check_file(asked.output)
     finished = FinishedRun.read(asked.run)
     if not finished.removed:
         said = f"{asked.run}: the run removed no heads: there is nothing to explain"

@@ -20,7 +20,7 @@ from deadhead.cli.plans import (
 )
 from deadhead.display import short_name
 from deadhead.errors import DataError
-from deadhead.files import check_empty, write_json
+from deadhead.files import check_empty, check_file, write_json
 from deadhead.options.fields import option, part, settings
 from deadhead.options.settings import strict_option
 from deadhead.pruning.recipe import AUTO, Recipe
@@ -82,10 +82,12 @@ def plan(asked: PlanSettings, screen: Screen) -> None:
 
     Example: deadhead plan bundled:encoder --task bundled:sentiment --heads 50%
     """
+    from deadhead.models.architectures import origin_of
     from deadhead.models.heads import HeadModel
     from deadhead.repair.write import fits_file, save_fits
     from deadhead.runs.facts import data_facts, provenance_of
 
+    check_file(asked.output)
     given = None if asked.scores is None else read_scores(asked.scores, asked.recipe.criterion)
     recipe = asked.method(given)
     loaded = asked.model.load()
@@ -98,7 +100,7 @@ def plan(asked: PlanSettings, screen: Screen) -> None:
     named = asked.data.spec is not None or asked.data.calibration is not None
     needed = needs_calibration(recipe, prompts=prompts is not None, scores=given is not None)
     if needed or (named and recipe.repair != "none"):
-        source = asked.data.open_one("calibration", loaded.tokenizer, loaded.model.config)
+        source = asked.data.open_one("calibration", loaded.reader, loaded.model.config)
     chosen, decision = _chosen(view, recipe, source, prompts, given, hidden=screen.as_json)
     made = {**asdict(recipe), "clustering": asdict(recipe.rules.clustering)}  # with its seed
     if asked.scores is not None and given is not None:
@@ -108,9 +110,11 @@ def plan(asked: PlanSettings, screen: Screen) -> None:
         names = ("strategy", "criterion", "loss")
         made |= {name: getattr(decision.recipe, name) for name in names}
     data = data_facts(calibration=source, prompts=prompts) or None
-    chosen = replace(chosen, provenance={**made, **provenance_of(model=loaded.name, data=data)})
+    record = origin_of(view.records)
+    facts = provenance_of(model=loaded.name, record=record, data=data)
+    chosen = replace(chosen, provenance={**made, **facts})
     write_json(asked.output, chosen.to_json())
-    lines = [chosen.describe(), f"plan: {asked.output}"]
+    lines = [chosen.describe(), *([record] if record else []), f"plan: {asked.output}"]
     if source is not None and chosen.repair not in ("none", "distill"):
         fits = fit_plans(view, [chosen], source.batches(), strict=recipe.strict)[0]
         save_fits(fits_file(asked.output), view, chosen, fits)
@@ -216,6 +220,7 @@ def apply(asked: ApplySettings, screen: Screen) -> None:
         {"output": str(asked.output), **facts, "plan": chosen.to_json()},
         chosen.describe(),
         str(cut_summary(before, loaded.model)),
+        *([facts["record"]] if facts["record"] else []),
         load_line(asked.output, facts),
     )
 
@@ -239,5 +244,7 @@ def _unevaluated(
         scores=HeadScores(blank, str(made.get("criterion", "not known"))),
         plan=chosen,
         model=facts,
-        run=provenance_of(command=command, seed=made.get("seed"), data=made.get("data")),
+        run=provenance_of(
+            record=facts["record"], command=command, seed=made.get("seed"), data=made.get("data")
+        ),
     )

@@ -67,6 +67,7 @@ def check_plan_files(files: Sequence[Path]) -> None:
 def read_plan(file: Path, loaded: Loaded, mask: HeadMask, changes: PlanChanges) -> PruningPlan:
     """Read a plan.json, or a pruning log of explainabloomity, for a model that holds `mask`.
 
+    `{"0": [1, 2]}`, the heads to remove by block as transformers 4 took them, is a plan as well.
     A log does not say how: it means `duplicate` with the slope of the `target`, and `ungroup`.
     Heads that the model has lost before stay lost.
     """
@@ -74,7 +75,8 @@ def read_plan(file: Path, loaded: Loaded, mask: HeadMask, changes: PlanChanges) 
         plan = _of_log(file, mask)
     else:
         try:
-            plan = PruningPlan.from_json(read_json(file, what="a plan"))
+            values = read_json(file, what="a plan")
+            plan = _of_blocks(values, mask) or PruningPlan.from_json(values)
         except FileFormatError as error:
             if file.suffix.lower() == ".json":
                 raise
@@ -119,7 +121,7 @@ def fits_of(
         )
     fitted: Iterator[Fits] = iter(())
     if missing:
-        source = data.open_one("calibration", loaded.tokenizer, loaded.model.config)
+        source = data.open_one("calibration", loaded.reader, loaded.model.config)
         fitted = iter(fit_plans(view, missing, source.batches(), strict=strict))
     return [next(fitted) if known is None else known for known in fits]
 
@@ -139,6 +141,15 @@ def fit_plans(
     for note in dict.fromkeys(note for fits in fitted for note in repair_notes(fits)):
         say(f"note: {note}")
     return fitted
+
+
+def _of_blocks(values: Any, mask: HeadMask) -> PruningPlan | None:
+    """Read `{"0": [1, 2]}`, the heads to remove by block; None if it is something else."""
+    if not isinstance(values, dict) or not values or not all(k.isdecimal() for k in values):
+        return None
+    from deadhead.surgery.plans import heads_of_blocks
+
+    return PruningPlan(mask.drop(*heads_of_blocks(values)), gqa="ungroup")
 
 
 def _of_log(file: Path, mask: HeadMask) -> PruningPlan:

@@ -14,7 +14,7 @@ from deadhead.errors import OutputExistsError
 from deadhead.files import check_empty
 from deadhead.options.fields import option, settings
 from deadhead.options.settings import seed_option
-from deadhead.options.values import Dtype
+from deadhead.options.values import DEFAULT_REPAIR, Dtype
 from deadhead.pruning.recipe import AUTO, Recipe
 from deadhead.runs.run_settings import RunSettings, SweepSettings
 from deadhead.runs.settings import DataSettings, ModelSettings
@@ -59,16 +59,24 @@ def run_watched(settings: RunSettings, screen: Resumable) -> RunSummary:
 
 def run_lines(summary: RunSummary, settings: RunSettings) -> Iterator[Any]:
     """Yield the tables and lines that show the outcome of a run."""
+    from deadhead.pruning.judges import COSINE
     from deadhead.report import outcome, speed_table, step_table, summary_table
     from deadhead.report.tables import distillation
 
     if summary.evaluated_on == "held_out":
         low, high = map(number, summary.evaluation["interval"]["pruned"])
-        yield (
-            "divergence from the dense model's predictions on"
-            f" {summary.run['data']['held_out']['size']} held-out texts: {number(summary.after)}"
-            f" nats (95% interval {low} to {high})"
-        )
+        size, interval = summary.run["data"]["held_out"]["size"], f"95% interval {low} to {high}"
+        if summary.trajectory.metric == COSINE:
+            lowest = number(summary.evaluation["pruned"]["lowest_cosine"])
+            yield (
+                f"cosine to the dense model's embeddings of {size} held-out examples:"
+                f" {number(summary.after)} ({interval}), lowest {lowest}"
+            )
+        else:
+            yield (
+                f"divergence from the dense model's predictions on {size} held-out texts:"
+                f" {number(summary.after)} nats ({interval})"
+            )
     else:
         yield step_table(summary.trajectory)
         yield summary_table(summary.trajectory)
@@ -79,6 +87,8 @@ def run_lines(summary: RunSummary, settings: RunSettings) -> Iterator[Any]:
     if trained := distillation(summary.run):
         yield f"distill: {trained}"
     yield from (outcome(summary), summary.model["saved"])
+    if record := summary.model.get("record"):
+        yield record
     yield f"report: {settings.output / 'report.html'}"
     if settings.save:
         yield load_line(settings.output / "model", summary.model)
@@ -109,11 +119,11 @@ def run_brief(summary: RunSummary, settings: RunSettings) -> dict[str, Any]:
 SHARES = {0.25: "a quarter", 0.5: "half", 0.75: "three quarters"}
 PUBLISHED = ("greedy", "gradient_norm")
 METHODS = {
-    "auto + least_squares": "by default (auto, repaired)",
+    f"auto + {DEFAULT_REPAIR}": "by default (auto, repaired)",
     "greedy gradient_norm": "published (greedy gradient_norm)",
-    "greedy gradient_norm + least_squares": "published, repaired",
+    f"greedy gradient_norm + {DEFAULT_REPAIR}": "published, repaired",
     "random heads": "random heads",
-    "random heads + least_squares": "random heads, repaired",
+    f"random heads + {DEFAULT_REPAIR}": "random heads, repaired",
 }
 
 
@@ -151,7 +161,7 @@ class DemoSettings:
             sweep=SweepGrid(
                 fractions=tuple(SHARES),
                 methods=((AUTO, AUTO), PUBLISHED),
-                repairs=("none", "least_squares"),
+                repairs=("none", DEFAULT_REPAIR),
                 actions=("remove",),
                 draws=self.random,
                 seed=self.seed,

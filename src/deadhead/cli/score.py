@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deadhead.cli.console import progress_bar, say
 from deadhead.cli.options import Screen
-from deadhead.files import write_json
+from deadhead.files import check_file, write_json
 from deadhead.options.fields import check_choices, option, part, settings
 from deadhead.options.settings import METHOD, loss_option, seed_option
 from deadhead.options.values import Loss
@@ -53,6 +53,7 @@ def score_command(asked: ScoreSettings, screen: Screen) -> None:
 
       deadhead score my-bert -t data/ -c gradient_norm --diagnose
     """
+    from deadhead.models.architectures import origin_of
     from deadhead.models.heads import HeadModel
     from deadhead.report import score_table
     from deadhead.report.tables import diagnosis_table
@@ -61,12 +62,14 @@ def score_command(asked: ScoreSettings, screen: Screen) -> None:
     from deadhead.scoring.diagnose import diagnose
     from deadhead.scoring.spec import CriterionSpec
 
+    if asked.output is not None:
+        check_file(asked.output)
     names = asked.criterion.split(",")
     specs = [CriterionSpec.parse(name) for name in names]
     loaded = asked.model.load()
     batches, data = [], None
     if asked.diagnose or any(spec.uses_data for spec in specs):
-        source = asked.data.open_one("calibration", loaded.tokenizer, loaded.model.config)
+        source = asked.data.open_one("calibration", loaded.reader, loaded.model.config)
         batches, data = source.batches(), data_facts(calibration=source)
         say(f"scoring on {source.size} examples of {source.name}")
     view = HeadModel(loaded.model)
@@ -80,8 +83,9 @@ def score_command(asked: ScoreSettings, screen: Screen) -> None:
         return
     with progress_bar("scoring", total, hidden=hidden) as advance:
         found = score_all(view, batches, names, loss=asked.loss, seed=asked.seed, on_batch=advance)
-    facts = provenance_of(model=loaded.name, command=asked.command, data=data)
-    values, lines = {}, []
+    record = origin_of(view.records)
+    facts = provenance_of(model=loaded.name, record=record, command=asked.command, data=data)
+    values, lines = {}, [record] if record else []
     for name, scores in found.items():
         loss = scores.provenance.get("loss")
         lines += [f"{name}" + (f" (loss: {loss})" if loss else ""), score_table(scores)]

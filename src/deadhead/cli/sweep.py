@@ -26,6 +26,7 @@ from deadhead.options.settings import (
     strict_option,
 )
 from deadhead.options.values import (
+    DEFAULT_REPAIR,
     Action,
     Gqa,
     Loss,
@@ -177,8 +178,8 @@ class CompareOptions(SharedOptions):
     data: DataSettings = part()
     heads: tuple[float, ...] = shares_option((0.25, 0.5, 0.75, 0.9))
     repair: tuple[Repair, ...] = option(
-        default=("none", "least_squares"),
-        shown="none,least_squares",
+        default=("none", DEFAULT_REPAIR),
+        shown=f"none,{DEFAULT_REPAIR}",
         help="Each of these repairs for every criterion, with commas.",
         parse=lambda text: tuple(dict.fromkeys(text.replace(" ", "").split(","))),
     )
@@ -204,7 +205,7 @@ class CompareOptions(SharedOptions):
         default=(),
         shown="all",
         help='Rows that distill trains, as they are named in the table, with commas: "greedy'
-        ' reconstruction,taylor". The others, and random heads always, get least_squares.',
+        ' reconstruction,taylor". The others, and random heads always, get what it begins with.',
         panel=DISTILL,
         parse=lambda text: () if text == "all" else parse_names(text) or (text,),
         group="distill",

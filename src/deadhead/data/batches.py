@@ -18,8 +18,10 @@ from deadhead.data.inputs import (
     samples_in,
     tokens_in,
     valid_tokens,
+    with_choices,
     with_decoder_inputs,
 )
+from deadhead.data.padding import padding_named
 from deadhead.errors import DataError, DeadheadError
 
 LABELS = ("labels", "start_positions", "end_positions")
@@ -31,7 +33,7 @@ def ready(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Batch]:
     vocabulary = vocabulary_of(model)
     for number, batch in enumerate(batches):
         check_batch(batch, number, vocabulary)
-        batch = with_decoder_inputs(model, to_device(batch, device))
+        batch = with_decoder_inputs(model, with_choices(model, to_device(batch, device)))
         batch = aligned(without_empty(batch))
         if samples_in(batch):
             yield batch
@@ -80,12 +82,13 @@ def take_samples(batch: Batch, rows: Tensor | list[int]) -> Batch:
 def call(model: nn.Module, batch: Batch) -> Any:
     """Run the model on a batch: without labels, and with no argument that it does not know."""
     known = inspect.signature(model.forward).parameters
-    batch = with_decoder_inputs(model, batch)
+    batch = with_decoder_inputs(model, with_choices(model, batch))
     named = [n for n, p in known.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     inputs = {k: v for k, v in batch.items() if k not in LABELS and (k in known or not named)}
     extra = {"use_cache": False} if "use_cache" in known else {}
     try:
-        return model(**inputs, **extra)
+        with padding_named(model, inputs) as told:
+            return model(**told, **extra)
     except (DeadheadError, torch.OutOfMemoryError):
         raise
     except (TypeError, ValueError, IndexError, RuntimeError) as error:

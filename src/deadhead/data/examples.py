@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
@@ -28,16 +29,17 @@ _PAIRS = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Examples(Brief):
-    """Texts to judge a model on, a tuple of one or two texts per example.
+    """What to judge a model on: a tuple of one or two texts per example, or of a file.
 
     Attributes:
-        texts: `(sentence,)`, `(sentence, second sentence)` or `(acceptable, unacceptable)`.
+        texts: `(sentence,)`, `(sentence, second sentence)` or `(acceptable, unacceptable)`; of an
+            image or a recording `(media,)`, see `Media`.
         labels: one label per example, as an int or a name; None where the task has none.
         groups: paradigm of each example; None where there is one only.
         origins: where each example was read (file and row), to tell rows that are given twice.
     """
 
-    texts: Sequence[tuple[str, ...]]
+    texts: Sequence[tuple[Any, ...]]
     labels: Sequence[Hashable] | None = None
     groups: Sequence[str] | None = None
     origins: Sequence[tuple[str, int]] | None = None
@@ -57,7 +59,10 @@ class Examples(Brief):
 
     @cached_property
     def keys(self) -> tuple[bytes, ...]:
-        """blake2b of each example's texts, unicode-normalized (NFC) and stripped; no labels."""
+        """blake2b of each example's texts, unicode-normalized (NFC) and stripped; no labels.
+
+        Of files it is that of their bytes: two copies of a file are one example.
+        """
         return tuple(_digest(*texts) for texts in self.texts)
 
     @cached_property
@@ -109,7 +114,10 @@ def _even_quotas(sizes: Sequence[int], n: int, rng: np.random.Generator) -> np.n
     return quotas
 
 
-def _digest(*texts: str) -> bytes:
+def _digest(*texts: Any) -> bytes:
+    digests = [text.digest for text in texts if not isinstance(text, str)]
+    if digests:
+        return digests[0]
     normal = (unicodedata.normalize("NFC", text).strip() for text in texts)
     return blake2b("\x1f".join(normal).encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
@@ -157,7 +165,36 @@ def keep_disjoint(
     return sets, notes
 
 
+def keep_apart(
+    texts: Examples,
+    sets: Mapping[str, Examples],
+    *,
+    role: str = "training",
+    allow_overlap: bool = False,
+) -> tuple[Examples, list[str]]:
+    """Return texts that are in neither the selection nor the test set; see `keep_disjoint`.
+
+    Of examples with more texts than `texts` have, as minimal pairs, each counts on its own.
+    """
+    said: list[str] = []
+    for other in ("selection", "test"):
+        if other in sets:
+            pair = {role: texts, other: _split(sets[other], len(texts.texts[0]))}
+            pair, notes = keep_disjoint(pair, allow_overlap=allow_overlap)
+            texts = pair[role]
+            said += notes
+    return texts, said
+
+
+def _split(examples: Examples, width: int) -> Examples:
+    if len(examples.texts[0]) <= width:
+        return examples
+    each = [((text,), row) for row, texts in enumerate(examples.texts) for text in texts]
+    origins = examples.origins and [examples.origins[row] for _, row in each]
+    return Examples([text for text, _ in each], origins=origins)
+
+
 def _quote(examples: Examples, shared: set[bytes], width: int = 60) -> str:
     row = next(i for i, key in enumerate(examples.keys) if key in shared)
-    text = " | ".join(examples.texts[row])
+    text = " | ".join(map(str, examples.texts[row]))
     return repr(text if len(text) <= width else text[: width - 3] + "...")

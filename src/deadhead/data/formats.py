@@ -193,7 +193,8 @@ def data_files(folder: Path) -> list[Path]:
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in READERS)
     if not files:
         raise DataError(
-            f"the folder {str(folder)!r} has no files to read; supported are {', '.join(READERS)}"
+            f"the folder {str(folder)!r} has no files to read; supported are {', '.join(READERS)},"
+            " images (.png, .jpg, ...) and recordings (.wav, .flac, ...)"
         )
     return files
 

@@ -22,7 +22,6 @@ from deadhead.data.tokens import (
     encode,
     pack,
     padding_id,
-    single_rows,
     windows,
 )
 from deadhead.errors import DataError
@@ -97,8 +96,6 @@ def as_batches(
     else:
         sequences = encode(examples.texts, tokenizer, limit)
     targets = None if examples.labels is None else targets_of(examples.labels, config)
-    if purpose_of(model) == "classification" and single_rows(config):
-        batch_size = 1
     batches = []
     for packed in pack(
         sequences,

@@ -120,6 +120,14 @@ def tokens_in(batch: Batch) -> int:
     return max(len(main[1]), main[1].numel() // MAIN_INPUTS.get(main[0], 1))
 
 
+def with_choices(model: Any, batch: Batch) -> Batch:
+    """Make each text of a batch one choice, if the model chooses and the batch has no choices."""
+    ids = batch.get("input_ids")
+    if "ForMultipleChoice" not in type(model).__name__ or ids is None or ids.dim() != 2:
+        return batch
+    return {k: v[:, None] if v.shape[:2] == ids.shape else v for k, v in batch.items()}
+
+
 def with_decoder_inputs(model: Any, batch: Batch) -> Batch:
     """Give a decoder its input, if a batch lacks it.
 
@@ -173,6 +181,6 @@ def longest_sample(model: nn.Module, batches: list[Batch]) -> Batch | None:
         return None
     longest = max(batches, key=lambda batch: tokens_in(batch) / max(1, samples_in(batch)))
     size = samples_in(longest)
-    whole = with_decoder_inputs(model, longest)
+    whole = with_decoder_inputs(model, with_choices(model, longest))
     one = {k: v[:1] if v.dim() and len(v) == size else v for k, v in whole.items()}
     return {k: v for k, v in one.items() if k not in ("labels", "start_positions", "end_positions")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ class Columns(NamedTuple):
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None
+    media: str | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -112,6 +114,13 @@ class Rows(Brief):
         self._refuse(column, [not blank and not v.strip() for v in values], "blank")
         return values
 
+    def lists(self, column: str, *, of: type = str) -> list[tuple[Any, ...]]:
+        """Return a column of lists, each of one type."""
+        values = [tuple(v) if isinstance(v, list | np.ndarray) else v for v in self.values(column)]
+        wrong = [not isinstance(v, tuple) or not all(isinstance(x, of) for x in v) for v in values]
+        self._refuse(column, wrong, f"no list of {of.__name__}")
+        return values  # type: ignore[return-value]
+
     def _refuse(self, column: str, wrong: Sequence[bool], what: str) -> None:
         if any(wrong):
             at = list(wrong).index(True)
@@ -126,17 +135,18 @@ class Rows(Brief):
 def rows_of(data, source: str, split: str) -> Rows:
     """Take the rows of a data set, with the names of its classes."""
     names = {
-        column: list(feature.names)
+        column: list(each.names)
         for column, feature in (data.features or {}).items()
-        if type(feature).__name__ == "ClassLabel"
+        for each in [getattr(feature, "feature", feature)]  # of a list of classes
+        if type(each).__name__ == "ClassLabel"
     }
     label = f"{source} ({split})" if split else source
     return Rows.of(data.to_pandas(), label, file=f"{source}:{split}", class_names=names)
 
 
-def label_column(rows: Rows, columns: Columns) -> str | None:
+def label_column(rows: Rows, columns: Columns, usual: Iterable[str] = LABEL_COLUMNS) -> str | None:
     """Return the column of the labels that is named, or one with a usual name."""
-    return columns.label or rows.first_column(LABEL_COLUMNS)
+    return columns.label or rows.first_column(usual)
 
 
 def text_columns(rows: Rows, columns: Columns, label: str | None) -> tuple[str, str | None]:
@@ -196,35 +206,62 @@ def read_labels(rows: Rows, column: str) -> list[Any]:
         return values
     # an unlabeled row of a `datasets` set is -1 and has no name
     known: dict[Hashable, str] = dict(enumerate(names))
-    return [NamedLabel(v, known[v]) if v in known else v for v in values]
+
+    def named(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(named(each) for each in value)
+        return NamedLabel(value, known[value]) if value in known else value
+
+    return [named(value) for value in values]
 
 
 def targets_of(labels: Sequence[Any], config: Any) -> torch.Tensor:
     """Turn labels into what the model is trained with, by its `problem_type`.
 
     Shape: (examples,) classes, or numbers of a regression; (examples, labels) of a multi-label
-    model, 0 or 1 each, from lists of as many numbers.
+    model, 0 or 1 each, from lists of as many numbers or of names.
     """
     kind = getattr(config, "problem_type", None)
-    if kind == "multi_label_classification" or (kind == "regression" and config.num_labels > 1):
+    if kind == "multi_label_classification":
+        wanted = f"a list of {config.num_labels} numbers, 0 or 1, or of names of its labels"
+        found: Any = [_marked(label, config) for label in labels]
+        right = [row is not None for row in found]
+    elif kind == "regression" and config.num_labels > 1:
         wanted = f"a list of {config.num_labels} numbers"
         lists = [x if isinstance(x, tuple) and len(x) == config.num_labels else () for x in labels]
-        found: Any = [[_number(part) for part in row] or None for row in lists]
-        right = [row is not None and None not in row for row in found]
+        found = [[_number(part) for part in row] or None for row in lists]
+        right = [row and all(x is not None and math.isfinite(x) for x in row) for row in found]
     elif kind == "regression" or config.num_labels == 1:
         wanted, found = "a number", [_number(label) for label in labels]
-        right = [value is not None for value in found]
+        right = [value is not None and math.isfinite(value) for value in found]
     else:
         classes = {label: class_of(label, config) for label in dict.fromkeys(labels)}
         return torch.tensor([classes[label] for label in labels])
     if not all(right):
-        row = right.index(False)
+        row = [bool(each) for each in right].index(False)
         given = list(labels[row]) if isinstance(labels[row], tuple) else labels[row]
         raise DataError(
             f"label {given!r} of example {row} does not fit the model, whose problem_type is"
             f" {kind or 'regression'!r}; write {wanted} in each row, or leave the labels out"
         )
     return torch.tensor(found, dtype=torch.float32)
+
+
+def _marked(label: Any, config: Any) -> list[float] | None:
+    """Read the labels of one text as 0 or 1 for each label of the model; None if they are wrong."""
+    if not isinstance(label, tuple):
+        return None
+    numbers = [_number(part) for part in label]
+    if len(label) == config.num_labels and all(
+        number is not None and 0 <= number <= 1 for number in numbers
+    ):
+        return [float(number) for number in numbers if number is not None]
+    known = {str(name).casefold(): int(i) for name, i in (config.label2id or {}).items()}
+    names = [str(getattr(part, "name", part)).strip().casefold() for part in label]
+    if not all(name in known for name in names):
+        return None
+    marked = {known[name] for name in names}
+    return [float(index in marked) for index in range(config.num_labels)]
 
 
 def class_of(label: Any, config: Any) -> int:

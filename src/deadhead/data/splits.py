@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from deadhead.data.folders import folders_in, has_tables, read_media
 from deadhead.data.formats import READERS, data_files, read_file, read_folder, split_slice
 from deadhead.data.rows import Rows, rows_of
 from deadhead.errors import DataError, unknown_name
@@ -118,14 +119,29 @@ def _read(spec: Spec, wanted, sizes, seed, labels) -> tuple[Found, Rows | None]:
     if path.is_file():
         return {}, take(read_file(path, labels=labels))
     if path.is_dir() and not is_saved(path):
-        files = data_files(path)
-        known = by_role({p.stem.lower(): p for p in files})
+        known = {r: p for r, p in paths_of_splits(path).items() if r in wanted}
         if known:
-            chosen = {role: p for role, p in known.items() if role in wanted}
-            return {r: take(read_file(p, labels=labels)) for r, p in chosen.items()}, None
-        return {}, read_folder(path, files, spec, take, labels=labels)
+            return {r: _whole(p, spec, take, labels) for r, p in known.items()}, None
+        return {}, _whole(path, spec, take, labels)
     splits = _read_set(place, path)
     return _of_splits(splits, place, wanted, take)
+
+
+def paths_of_splits(folder: Path) -> dict[str, Path]:
+    """Find the file of each role in a folder, or its folder where there are no tables."""
+    files = {path.stem.lower(): path for path in folder.iterdir() if path.suffix.lower() in READERS}
+    known = by_role({name: path for name, path in sorted(files.items()) if path.is_file()})
+    return known or ({} if has_tables(folder) else by_role(folders_in(folder)))
+
+
+def _whole(path: Path, spec: str, take: Callable[[Rows], Rows], labels: Iterable[str]) -> Rows:
+    """Read all rows of a file, or of a folder of tables, images or recordings."""
+    if path.is_file():
+        return take(read_file(path, labels=labels))
+    media = None if has_tables(path) else read_media(path, str(path))
+    if media is not None:
+        return take(media)
+    return read_folder(path, data_files(path), spec, take, labels=labels)
 
 
 def _of_splits(

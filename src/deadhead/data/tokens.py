@@ -119,20 +119,17 @@ def padding_id(tokenizer, config) -> int:
     return int(tokenizer.eos_token_id or 0)
 
 
-def single_rows(config) -> bool:
-    """Whether a classifier takes one sequence at a time.
-
-    Decoders classify by the last token, which they find by the padding token of their config.
-    """
-    pad_id = getattr(config, "pad_token_id", None)
-    return pad_id is None or pad_id < 0
+def positions_of(config: Any) -> int | None:
+    """Return how many tokens fit the positions of a model; None if it does not say."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and getattr(config, "model_type", "") in _OFFSET_POSITIONS:
+        positions -= (config.pad_token_id or 0) + 1
+    return positions
 
 
 def context_length(tokenizer, config, asked: int | None = None) -> int | None:
     """Find how many tokens fit the model; `asked` narrows it. None is no known bound."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and getattr(config, "model_type", "") in _OFFSET_POSITIONS:
-        positions -= (config.pad_token_id or 0) + 1
+    positions = positions_of(config)
     if asked is not None:
         if asked < 2:
             raise DataError(f"max_length {asked!r} leaves nothing to judge; give 2 or more")
@@ -185,6 +182,70 @@ def windows(
         if len(start) + len(ids[begin : begin + room]) > 1
     ]
     return [window for window, _ in found], [text for _, text in found]
+
+
+@dataclass(frozen=True)
+class TextWindow:
+    """A part of a text that fits the model, and where its tokens come from.
+
+    Attributes:
+        sequence: its tokens, special ones included.
+        owner: which text it is of.
+        words: of each token the number of its word; None of special ones.
+        offsets: of each token where it begins and ends in its text, in characters.
+        texts: of each token which text of a pair it is of, 0 or 1; None of special ones.
+    """
+
+    sequence: TokenSequence
+    owner: int
+    words: Sequence[int | None]
+    offsets: Sequence[tuple[int, int]]
+    texts: Sequence[int | None]
+
+
+def text_windows(
+    first: Sequence[Any],
+    *second: Sequence[str],
+    tokenizer: Any,
+    limit: int | None,
+    stride: int = 0,
+    words: bool = False,
+) -> list[TextWindow]:
+    """Tokenize texts with special tokens, and cut those that are too long into several windows.
+
+    Args:
+        first: texts, or lists of their words.
+        second: second texts of pairs, which are those that are cut.
+        tokenizer: a fast one: it says where its tokens come from.
+        limit: tokens per window at most.
+        stride: tokens that neighboring windows share.
+        words: whether texts are given as lists of words.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise DataError(
+            f"a {type(tokenizer).__name__} does not say which words its tokens come from; give a"
+            " fast tokenizer (with tokenizer.json)"
+        )
+    cut = {"truncation": "only_second" if second else True, "max_length": limit}
+    encoded = _tokenized(
+        tokenizer,
+        *(list(column) for column in (first, *second)),
+        is_split_into_words=words,
+        return_offsets_mapping=True,
+        **({} if limit is None else {**cut, "stride": stride, "return_overflowing_tokens": True}),
+    )
+    owners = encoded.get("overflow_to_sample_mapping", range(len(first)))
+    has_segments = "token_type_ids" in encoded
+    return [
+        TextWindow(
+            TokenSequence(each.ids, each.type_ids if has_segments else None),
+            int(owner),
+            each.word_ids,
+            each.offsets,
+            each.sequence_ids,
+        )
+        for each, owner in zip(encoded.encodings, owners, strict=True)
+    ]
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

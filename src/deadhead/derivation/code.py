@@ -7,11 +7,12 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from deadhead.derivation.derive import derive
+from deadhead.derivation.derive import derive, misfit
 from deadhead.models.architectures import (
     Architecture,
     PerHead,
     Records,
+    has_derived,
     has_records,
     records_named,
     register_architecture,
@@ -19,7 +20,9 @@ from deadhead.models.architectures import (
 
 
 def derive_record(config: PreTrainedConfig) -> Records:
-    """Return the records of a config's model type; derive, prove and register them if it has none.
+    """Return the records of a config's model type; derive, prove and register them if need be.
+
+    They are derived if the type has none, or has derived ones that do not hold for this config.
 
     Registered records last as long as the process; a cut checkpoint carries them.
 
@@ -28,9 +31,10 @@ def derive_record(config: PreTrainedConfig) -> Records:
     Raises:
         UnsupportedModelError: no heads were found, or the proof refutes what was found; says why.
     """
-    if not has_records(config.model_type):
+    name = config.model_type
+    if not has_records(name) or (has_derived(name) and misfit(config, records_named(name))):
         register_architecture(*derive(config).records)
-    return records_named(config.model_type)
+    return records_named(name)
 
 
 def as_code(records: Records) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
+import json
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,25 +14,31 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from deadhead.derivation.exercises import Exercise, attention_modules, exercises, not_exercised
+from deadhead.derivation.exercises import (
+    Exercise,
+    attention_modules,
+    exercises,
+    need_exercises,
+    not_exercised,
+)
 from deadhead.derivation.laws import (
     TOLERANCE,
-    difference,
     draw_masks,
     known,
     mask_equals_removal,
     run_exercises,
-    wrong_cut_is_caught,
+    wrong_cuts,
 )
-from deadhead.derivation.records import Candidate, candidates, stack_labels, variants
+from deadhead.derivation.records import Candidate, candidates, stack_labels, starred
+from deadhead.derivation.reloading import reload_difference
 from deadhead.derivation.tiny import default_config, tiny_model
 from deadhead.derivation.trace import Site, record, sites_in
 from deadhead.derivation.traits import backends, headless, samples_at, with_maps
+from deadhead.derivation.variants import variants
 from deadhead.errors import UnsupportedModelError
-from deadhead.models.architectures import Architecture, Records, records_named
+from deadhead.models.architectures import Architecture, Records, has_derived, records_named
+from deadhead.models.architectures.derived import as_data, records_from
 from deadhead.models.heads import HeadModel
-from deadhead.surgery.remove import remove_
-from deadhead.types import PruningPlan
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def proven_as_written(model_type: str) -> Derived:
         view = HeadModel(model)
         names = {id(module): name for name, module in model.named_modules()}
         outputs = [names[id(block.output)] for block in view.blocks]
-        if not wrong_cut_is_caught(model, found, draw_masks(view, 1)[0]):
+        if min(wrong_cuts(view, found).values(), default=1) <= TOLERANCE:
             raise UnsupportedModelError("a wrong cut gives the same outputs")
     idle = not_exercised(model, found)
     return Derived(
@@ -133,14 +140,12 @@ def _share_keys_(config: Any) -> bool:
 def _derive(config: PreTrainedConfig) -> Derived:
     model = tiny_model(config)
     name = config.model_type
-    found = exercises(model)
-    if not found:
-        raise UnsupportedModelError(f"no inputs were found with which a tiny {name!r} runs")
+    found = need_exercises(model)
     sites = list(_sites(model, found))
     if not sites:
         raise UnsupportedModelError(
             f"a tiny {name!r} ran, and no softmax in it feeds a row of heads in front of a linear"
-            " projection"
+            f" projection; {_where_it_attends(model)}"
         )
     proven: list[Architecture] = []
     left_out: dict[str, str] = {}
@@ -158,14 +163,22 @@ def _derive(config: PreTrainedConfig) -> Derived:
     labels = stack_labels(proven)
     proven = [replace(r, stack=label) for r, label in zip(proven, labels, strict=True)]
     idle = not_exercised(model, found)
+    worst = together(model, found, tuple(proven))
+    proven = [replace(r, difference=float(f"{worst:.1e}")) for r in proven]
     return Derived(
         tuple(proven),
-        together(model, found, tuple(proven)),
+        worst,
         reloaded(model, found, tuple(proven)),
         left_out,
         tuple(path for path in idle if _attends(model.get_submodule(path))),
         tuple(kept_whole(model, paths, idle)),
     )
+
+
+def _where_it_attends(model: nn.Module) -> str:
+    paths = [p for p in attention_modules(model) if _attends(model.get_submodule(p))]
+    named = dict.fromkeys(starred(path) for path in paths)
+    return f"its attention: {', '.join(named)}" if named else "it has no attention modules"
 
 
 def _sites(model: PreTrainedModel, found: Sequence[Exercise]) -> Iterator[Site]:
@@ -210,7 +223,7 @@ def prove(
                 if off > TOLERANCE:
                     reason = f"mask and removal differ by {off:.1e}"
                     continue
-                if not wrong_cut_is_caught(model, found, masks[0]):
+                if min(wrong_cuts(view, found).values(), default=1) <= TOLERANCE:
                     reason = "a wrong cut gives the same outputs"
                     continue
         except Exception as error:  # every kind of failure refutes a variant
@@ -238,22 +251,8 @@ def _runs(model: PreTrainedModel, exercise: Exercise, sites: Sequence[str]) -> b
 
 def reloaded(model: PreTrainedModel, found: Sequence[Exercise], records: Records) -> float:
     """Return the largest difference after saving a cut model and loading it again."""
-    with known(records), tempfile.TemporaryDirectory() as folder:
-        cut = _loaded(model, f"{folder}/dense")  # buffers as a loaded model has them
-        mask = draw_masks(HeadModel(cut), 1, seed=2)[0]
-        remove_(cut, PruningPlan(mask, gqa="equalize"))
-        return difference(
-            run_exercises(cut, found), run_exercises(_loaded(cut, f"{folder}/cut"), found)
-        )
-
-
-def _loaded(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    model.save_pretrained(folder)
-    eager: dict[str, Any] = {"attn_implementation": "eager", "experts_implementation": "eager"}
-    loaded = type(model).from_pretrained(folder, dtype=torch.float64, **eager).eval()
-    for parameter in loaded.parameters():  # away from the file, whose alignment moves rounding
-        parameter.data = parameter.data.clone()
-    return loaded
+    with known(records):
+        return reload_difference(model, found, draw_masks(HeadModel(model), 1, seed=2)[0])[0]
 
 
 def together(model: PreTrainedModel, found: Sequence[Exercise], records: Records) -> float:
@@ -264,3 +263,43 @@ def together(model: PreTrainedModel, found: Sequence[Exercise], records: Records
     with known(records), torch.no_grad():
         masks = draw_masks(HeadModel(model), 5, seed=1)
         return max(mask_equals_removal(m, found, masks) for m in backends(model, found))
+
+
+def check_derived(config: Any) -> None:
+    """Prove derived records on a tiny model of the user's own config, before they are relied on.
+
+    Records that ship were proven on the default config of their type, and options of a config may
+    change how attention is computed. Written records, and modules of the user's own, are believed.
+
+    Cost: some dozens of passes of a tiny model, seconds; once per config and process.
+
+    Raises:
+        UnsupportedModelError: masking and removal differ, or a tiny model cannot be run.
+    """
+    if isinstance(config, PreTrainedConfig) and has_derived(config.model_type):
+        reason = misfit(config, records_named(config.model_type))
+        if reason:
+            raise UnsupportedModelError(
+                f"the derived record of {config.model_type!r} does not hold for this config"
+                f" ({reason}); --derive finds one that does, or says why there is none"
+            )
+
+
+def misfit(config: PreTrainedConfig, records: Records) -> str:
+    """Say why records do not hold for a config, proven on a tiny model of it; empty if they do."""
+    whole = copy.deepcopy(config)
+    whole.__dict__.pop("quantization_config", None)  # as before any cut
+    data = json.dumps([as_data(record) for record in records])
+    return _misfit(type(whole), whole.to_json_string(use_diff=False), data)
+
+
+@functools.cache
+def _misfit(kind: type[PreTrainedConfig], text: str, data: str) -> str:
+    config = kind.from_dict(json.loads(text))
+    records = records_from(config.model_type, json.loads(data))
+    try:
+        model = tiny_model(config)
+        off = together(model, exercises(model), records)
+    except Exception as error:  # whatever a wrong cut trips over
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return "" if off <= TOLERANCE else f"on a tiny model, mask and removal differ by {off:.1e}"

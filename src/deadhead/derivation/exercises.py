@@ -17,6 +17,9 @@ from transformers import PreTrainedModel
 
 from deadhead.derivation.inputs import SAMPLES, Inputs
 from deadhead.derivation.makers import make, widen
+from deadhead.derivation.promotion import exact
+from deadhead.errors import UnsupportedModelError
+from deadhead.files import one_line
 
 ATTEMPTS = 14  # runs of one module, each with an argument more, fewer or of another shape
 MAIN = (
@@ -153,11 +156,33 @@ def find_inputs(module: nn.Module, names: Sequence[str]) -> dict[str, Any] | Non
     return None
 
 
+def need_exercises(model: PreTrainedModel) -> list[Exercise]:
+    """Find inputs for a model as `exercises` does.
+
+    Raises:
+        UnsupportedModelError: there are none; says what its forward takes, and what it says of the
+            inputs that were tried first.
+    """
+    found = exercises(model)
+    if found:
+        return found
+    names = next(_beginnings(model), [])
+    inputs = Inputs(model.config, model.dtype)
+    given = {name: make(inputs, name) for name in names}
+    error = _error_of(model, {name: value for name, value in given.items() if value is not None})
+    said = one_line(f"{type(error).__name__}: {error}", longest=160)
+    raise UnsupportedModelError(
+        f"no inputs were found with which a tiny {model.config.model_type!r} runs: given"
+        f" {', '.join(names) or 'nothing'}, {type(model).__name__} says {said}"
+    )
+
+
 def perform(model: PreTrainedModel, exercise: Exercise) -> Any:
     """Run an exercise and return what the module returns, the same each time.
 
     The default dtype of torch is that of the model meanwhile, since some models make tensors of the
-    default dtype; the random state is as it was afterwards.
+    default dtype, and a model in float64 casts nothing to float32; the random state is as it was
+    afterwards.
     """
     module = model.get_submodule(exercise.path)
     before = torch.get_default_dtype()
@@ -166,7 +191,8 @@ def perform(model: PreTrainedModel, exercise: Exercise) -> Any:
         torch.manual_seed(0)
         torch.set_default_dtype(dtype)
         try:
-            return module(**exercise.kwargs)
+            with exact(module):
+                return module(**exercise.kwargs)
         finally:
             torch.set_default_dtype(before)
 

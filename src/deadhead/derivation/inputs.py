@@ -128,6 +128,7 @@ class Inputs:
             (SAMPLES * GRID * GRID, channels, patch, patch),
             (1, SAMPLES * GRID * GRID, channels, patch, patch),
             (1, channels, patch, SAMPLES * GRID * GRID * patch),
+            (SAMPLES * frames, channels, side, side),
         ]
         if self.number(vision, "patch_size", default=0) == 0:  # else too many patches
             shapes += [(SAMPLES, channels, 128, 128), (SAMPLES, channels, 224, 224)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from deadhead.derivation.exercises import Exercise, perform
@@ -21,7 +21,8 @@ from deadhead.surgery.mask import masked
 from deadhead.surgery.remove import remove_
 from deadhead.types import HeadMask, PruningPlan
 
-TOLERANCE = 1e-10
+TOLERANCE = 1e-10  # in float64, relative
+ROUNDED = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 HUGE = 1e6
 SKIPPED = ("past_key_values", "attentions", "cross_attentions", "encoder_attentions")
 
@@ -40,29 +41,15 @@ def run_exercises(
     """Run exercises and return every floating-point tensor of their outputs."""
     found: list[Tensor] = []
     for exercise in exercises:
-        with torch.set_grad_enabled(gradients), exact(model):
+        with torch.set_grad_enabled(gradients):
             found += _tensors(perform(model, exercise))
     return found
 
 
-def exact(model: nn.Module) -> AbstractContextManager[Any]:
-    """Let a float64 model compute in float64 throughout; leave others as they are."""
+def tolerance_of(model: nn.Module) -> float:
+    """Return the relative difference that rounding explains in the dtype of a model."""
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    return _Promoted() if kinds == {torch.float64} else nullcontext()
-
-
-class _Promoted(TorchFunctionMode):
-    """Compute in float64 what a model casts to float32, so that laws hold to rounding."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is Tensor.float:
-            func = Tensor.double
-        if kwargs.get("dtype") is torch.float32:
-            kwargs["dtype"] = torch.float64
-        if func is Tensor.to:
-            args = tuple(torch.float64 if a is torch.float32 else a for a in args)
-        return func(*args, **kwargs)
+    return max((ROUNDED.get(kind, TOLERANCE) for kind in kinds), default=TOLERANCE)
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -100,17 +87,38 @@ def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 def draw_masks(view: HeadModel, count: int, seed: int = 0) -> list[HeadMask]:
     """Draw masks that remove some heads of every block and leave its key/value groups even.
 
-    Every other mask removes whole groups where there are several; the rest thins each group.
+    Every other mask removes whole groups where there are several; the rest thins each group. Heads
+    that the model has lost before stay lost.
     """
     draw = random.Random(seed)
     return [
-        HeadMask.of(_row(draw, block, whole=number % 2 == 0) for block in view.blocks)
+        _mask_of(view, [_row(draw, block, whole=number % 2 == 0) for block in view.blocks])
         for number in range(count)
     ]
 
 
+def _mask_of(view: HeadModel, rows: Sequence[Sequence[bool]]) -> HeadMask:
+    """Return the mask that keeps some of the heads that each block has now."""
+    kept = [
+        list(itertools.compress(b.original.heads, r))
+        for b, r in zip(view.blocks, rows, strict=True)
+    ]
+    return HeadMask.of(
+        [index in heads for index in range(block.original.n_heads)]
+        for heads, block in zip(kept, view.blocks, strict=True)
+    )
+
+
+def _rows_of(view: HeadModel, mask: HeadMask) -> list[list[bool]]:
+    """Return which of the heads that each block has now a mask keeps."""
+    pairs = zip(view.blocks, mask.kept, strict=True)
+    return [[row[index] for index in block.original.heads] for block, row in pairs]
+
+
 def _row(draw: random.Random, block: Block, *, whole: bool) -> list[bool]:
     size, groups = block.shape.group_size, block.n_kv_heads
+    if block.n_heads < 2:
+        return [True] * block.n_heads
     if size == 1 or (whole and groups > 1):
         kept = draw.sample(range(groups), draw.randint(1, max(1, groups - 1)))
         return [head // size in kept for head in range(block.n_heads)]
@@ -138,16 +146,42 @@ def mask_equals_removal(
     return worst
 
 
-def wrong_cut_is_caught(
-    model: PreTrainedModel, exercises: Sequence[Exercise], mask: HeadMask
-) -> bool:
-    """Whether removing other heads than were masked, in every block, changes the outputs."""
-    with masked(model, mask):
-        expected = run_exercises(model, exercises)
-    mirrored = HeadMask.of(
-        row[::-1] if row[::-1] != row else [*row[1:], row[0]] for row in mask.kept
-    )
-    return difference(expected, run_exercises(_without(model, mirrored), exercises)) > TOLERANCE
+def stacks_of(view: HeadModel) -> dict[str, list[int]]:
+    """Return the numbers of the blocks of each stack, by the stack's name."""
+    stacks: dict[str, list[int]] = {}
+    for number, block in enumerate(view.blocks):
+        stacks.setdefault(block.record.stack, []).append(number)
+    return stacks
+
+
+def within(view: HeadModel, mask: HeadMask, blocks: Sequence[int]) -> HeadMask:
+    """Return a mask that drops only what another drops in some blocks."""
+    rows = enumerate(zip(mask.kept, view.mask.kept, strict=True))
+    return HeadMask.of(row if number in blocks else whole for number, (row, whole) in rows)
+
+
+def wrong_cuts(view: HeadModel, exercises: Sequence[Exercise]) -> dict[str, float]:
+    """Mask some heads and remove others, stack by stack, and return how far the outputs differ.
+
+    Stacks whose blocks have one head each are left out.
+    """
+    found: dict[str, float] = {}
+    model: Any = view.model
+    for stack, blocks in stacks_of(view).items():
+        for shown, gone in _wrong_pairs(view, blocks):
+            with masked(view, shown):
+                expected = run_exercises(model, exercises)
+            found[stack] = difference(expected, run_exercises(_without(model, gone), exercises))
+            break
+    return found
+
+
+def _wrong_pairs(view: HeadModel, blocks: Sequence[int]) -> Iterator[tuple[HeadMask, HeadMask]]:
+    """Yield masks of one stack, each with its mirror image, where the two differ."""
+    for mask in draw_masks(view, 20, seed=2):
+        mirrored = _mask_of(view, [row[::-1] for row in _rows_of(view, mask)])
+        if any(mask.kept[n] != mirrored.kept[n] for n in blocks):
+            yield within(view, mask, blocks), within(view, mirrored, blocks)
 
 
 def _without(model: PreTrainedModel, mask: HeadMask) -> PreTrainedModel:

@@ -128,7 +128,8 @@ def _number(name: str, value: Any, part: Mapping[str, Any], sizes: Sizes) -> Any
         case "vocab":
             return min(value, VOCABULARY)
         case "kv_heads":
-            whole = part.get(name.replace("key_value", "attention"), _heads(part))
+            other = name.replace("key_value", "attention")
+            whole = part.get(other, _heads(part)) if other != name else _heads(part)
             whole = part.get("linear_num_value_heads") if "linear" in name else whole
             return HEADS if value == whole else KV_HEADS
         case "heads":

@@ -67,6 +67,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "molmo2_adapter": {"vision_feature_layer": [1, 0]},
     "moonshine_streaming": {"num_key_value_heads": 6},
     "nemotron": {"num_key_value_heads": 6},
+    "pegasus_x": {"block_size": 4},
     "perceiver": {"d_latents": 48, "num_self_attends_per_block": 2},
     "pix2struct_text_model": {"initializer_range": 0.15},
     "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 40},
@@ -84,6 +85,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "lsh_attn_chunk_length": 4,
         "local_attn_chunk_length": 4,
     },
+    "sam2_hiera_det_model": {"global_attention_blocks": [4, 6]},  # no first block of a stage
     "sapiens2": {
         "num_key_value_heads_per_layer": [6, 2, 6],
         "num_key_value_attention_heads": 2,

@@ -21,11 +21,6 @@ from deadhead.derivation.rows import (
 )
 from deadhead.derivation.trace import LinearCall, Site
 from deadhead.models.architectures import LAYOUTS, PARTS, Architecture, HeadCounts, PerHead
-from deadhead.models.architectures.adapters import (
-    TABLE,
-    select_arguments,
-    share_position_bias,
-)
 from deadhead.models.blocks import output_rows
 
 WIDTHS = ("all_head_size", "inner_dim", "attn_dim", "attention_dim", "split_size", "projection_dim")
@@ -51,12 +46,19 @@ class Candidate:
         counted: per attribute of the attention module (dotted), what its value equals.
         sites: paths of the output projections of its sites.
         block: path of the block of its first site.
+        grouped: whether heads share key/value heads.
     """
 
     record: Architecture
     counted: Mapping[str, str]
     sites: tuple[str, ...]
     block: str
+    grouped: bool = False
+
+
+def starred(path: str) -> str:
+    """Write `*` for the numbers in a path."""
+    return ".".join("*" if part.isdecimal() else part for part in path.split("."))
 
 
 def place_of(site: Site, parameters: Sequence[str]) -> Place:
@@ -69,7 +71,7 @@ def place_of(site: Site, parameters: Sequence[str]) -> Place:
     attention = site.attention
     while attention != common and not any(p.startswith(f"{attention}.") for p in parameters):
         attention = attention.rpartition(".")[0]
-    pattern = ".".join("*" if part.isdecimal() else part for part in block.split("."))
+    pattern = starred(block)
     return Place(pattern, block, _below(block, attention), _below(block, site.output))
 
 
@@ -173,6 +175,7 @@ def _candidate(
         dict(_counted(attention, counts)),
         tuple(s.output for s, _ in group),
         place.block,
+        counts.n_kv_heads != counts.n_heads,
     )
 
 
@@ -187,7 +190,7 @@ def _of(found: Sequence[Owned]) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _is_some(model: nn.Module, record: Architecture, sites: int) -> bool:
-    from deadhead.models.heads import children_at
+    from deadhead.models.stacks import children_at
 
     return len(children_at(model.get_submodule(_base(model)), record.blocks)) > sites
 
@@ -250,7 +253,7 @@ def _numbers(attention: nn.Module, counts: HeadCounts, named: bool) -> dict[str,
         if value == counts.head_dim and "head" in name and ("dim" in name or "size" in name)
     ]
     sizes.sort(key=lambda name: (not name.startswith("v_"), name != "head_dim", len(name)))
-    heads = _by_value(own, counts.n_heads, "head")
+    heads = _by_value(own, counts.n_heads, "head") or _by_value(own, counts.n_heads, "groups")
     given = {"head_dim": sizes[0]} if sizes else {"heads": heads[0]} if heads else {}
     grouped = counts.n_kv_heads != counts.n_heads
     kv_heads = [n for n in _by_value(own, counts.n_kv_heads, "head") if "k" in n.split(".")[-1]]
@@ -308,40 +311,3 @@ def _counted(attention: nn.Module, counts: HeadCounts) -> Iterator[tuple[str, st
             continue
         if value == values[of]:
             yield name, of
-
-
-def variants(candidate: Candidate, model: nn.Module) -> Iterator[Architecture]:
-    """Yield the records to try, the likeliest first: by attributes, then by what else moves."""
-    record = candidate.record
-    norms = tuple(rows for rows in record.rows if _is_norm(model, candidate, rows))
-    rest = tuple(rows for rows in record.rows if rows not in norms)
-    path = f"{candidate.block}.{record.attention}".strip(".")
-    attention = model.get_submodule(path)
-    once = tuple(rows for rows in record.rows if TABLE not in rows.parameter)
-    changes: list[dict[str, Any]] = [{}, {"after_cut": select_arguments}]
-    if norms:
-        changes.insert(0, {"rows": rest, "selected": norms})
-    if once != record.rows or hasattr(attention, f"has_{TABLE}"):
-        changes.insert(0, {"rows": once, "after_cut": share_position_bias})
-    for change in changes:
-        for shrink in _shrinks(candidate.counted):
-            yield replace(record, shrink=shrink, **change)
-
-
-def _is_norm(model: nn.Module, candidate: Candidate, rows: PerHead) -> bool:
-    """Whether rows are the weight of a module over all heads whose inputs all heads share."""
-    tensor = model.get_parameter(f"{candidate.block}.{rows.parameter}".lstrip("."))
-    path = rows.parameter.rpartition(".")[0]
-    named = rows.parameter.endswith("weight") and ("norm" in path or "_ln" in path)
-    return named and tensor.dim() == 1
-
-
-def _shrinks(counted: Mapping[str, str]) -> list[dict[str, str]]:
-    """List the sets of attributes to try, in order: the likeliest first."""
-    own = {n: of for n, of in counted.items() if "." not in n or not n.startswith("config.")}
-    hidden = {n for n in own if n.split(".")[-1] in HIDDEN}
-    plain = {n: of for n, of in own.items() if n not in hidden}
-    configured = {n: of for n, of in counted.items() if n.startswith("config.")}
-    heads = {n: of for n, of in configured.items() if of != "width"}
-    tried = [plain, own, plain | heads, own | heads, own | configured]
-    return [v for i, v in enumerate(tried) if v not in tried[:i]]

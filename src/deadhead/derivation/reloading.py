@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.dynamic_module_utils import init_hf_modules
 
 from deadhead.derivation.exercises import Exercise
 from deadhead.derivation.laws import difference, run_exercises
@@ -37,37 +38,65 @@ def saved_and_loaded(
 
     Where the uncut model does not survive this either, the law says nothing.
     """
-    cut: Any = remove_(copy.deepcopy(model), PruningPlan(mask, gqa="equalize"))
-    off, reason = _off(cut, exercises, fresh_process=fresh_process)
+    off, reason = reload_difference(model, exercises, mask, fresh_process=fresh_process)
     if off == 0.0:
         return "equal bit for bit, " + ("in a new process" if fresh_process else "in this process")
-    if _off(copy.deepcopy(model), exercises, fresh_process=False)[0] != 0.0:
+    if _off(model, exercises, fresh_process=False)[0] != 0.0:
         raise NotApplicable("transformers does not load the uncut tiny model as it was saved")
     raise Refuted(reason or f"the loaded model's outputs differ by {off:.1e}")
+
+
+def reload_difference(
+    model: PreTrainedModel,
+    exercises: Sequence[Exercise],
+    mask: HeadMask,
+    *,
+    fresh_process: bool = False,
+) -> tuple[float, str]:
+    """Return how far a cut model and the one that its checkpoint loads as differ; inf, and why.
+
+    The model that is cut is loaded first, since a model that was built may have other buffers.
+    """
+    with tempfile.TemporaryDirectory(prefix="deadhead-") as folder:
+        try:
+            model.save_pretrained(folder)  # type: ignore[operator]
+            dense = _loaded(type(model), folder, model.dtype)
+        except Exception as error:  # transformers cannot load its own model
+            return float("inf"), _line(error)
+    cut: Any = remove_(dense, PruningPlan(mask, gqa="equalize"))
+    return _off(cut, exercises, fresh_process=fresh_process)
 
 
 def _off(
     model: PreTrainedModel, exercises: Sequence[Exercise], *, fresh_process: bool
 ) -> tuple[float, str]:
     """Return how far the outputs of a loaded model differ; inf, with the reason, if it fails."""
-    model = _aligned(model)
-    expected = run_exercises(model, exercises)
+    expected = run_exercises(_aligned(copy.deepcopy(model)), exercises)
     kind = type(model)
     with tempfile.TemporaryDirectory(prefix="deadhead-") as folder:
         place = Path(folder)
         try:
             model.save_pretrained(place / "model")  # type: ignore[operator]
-            _write_exercises(place, exercises)
-            arguments = (str(place), kind.__module__, kind.__qualname__)
             if not fresh_process:
-                answer(*arguments)
+                found = run_exercises(_loaded(kind, place / "model", model.dtype), exercises)
             else:
-                _in_a_new_process(place, arguments)
-            tensors = load_file(place / "outputs.safetensors")
+                _write_exercises(place, exercises)
+                dtype = str(model.dtype).removeprefix("torch.")
+                _in_a_new_process(place, (str(place), kind.__module__, kind.__qualname__, dtype))
+                tensors = load_file(place / "outputs.safetensors")
+                found = [tensors[str(number)] for number in range(len(tensors))]
         except Exception as error:  # saving and loading fail in many ways
-            return float("inf"), " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    found = [tensors[str(number)] for number in range(len(tensors))]
+            return float("inf"), _line(error)
     return difference(expected, found), ""
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _loaded(kind: Any, folder: str | Path, dtype: torch.dtype) -> Any:
+    eager: dict[str, Any] = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    return _aligned(kind.from_pretrained(folder, dtype=dtype, **eager).to(dtype).eval())
 
 
 def _aligned(model: Any) -> Any:
@@ -92,17 +121,14 @@ def _in_a_new_process(folder: Path, arguments: Sequence[str]) -> None:
         raise Refuted(f"the new process failed: {lines[-1] if lines else done.returncode}")
 
 
-def answer(folder: str, module: str, name: str) -> None:
+def answer(folder: str, module: str, name: str, dtype: str) -> None:
     """Load the model in a folder, run the exercises beside it, and write down the outputs."""
     place = Path(folder)
+    init_hf_modules()  # where classes of remote code are imported from
     kind: Any = getattr(import_module(module), name)
-    model = kind.from_pretrained(
-        place / "model",
-        dtype=torch.float64,
-        attn_implementation="eager",
-        experts_implementation="eager",
+    outputs = run_exercises(
+        _loaded(kind, place / "model", getattr(torch, dtype)), _read_exercises(place)
     )
-    outputs = run_exercises(_aligned(model.to(torch.float64).eval()), _read_exercises(place))
     save_file(
         {str(number): tensor.contiguous().clone() for number, tensor in enumerate(outputs)},
         place / "outputs.safetensors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,3 +28,14 @@ class NotApplicable(Exception):  # noqa: N818 - no error: a law that says nothin
 
 class Refuted(ArithmeticError):  # noqa: N818 - of laws, and never seen by callers
     """A law does not hold; the message says by how much."""
+
+
+def judged(name: str, law: Callable[[], str]) -> LawResult:
+    """Call a law, and say whether it holds; whatever it trips over refutes it."""
+    try:
+        return LawResult(name, "passed", law())
+    except NotApplicable as reason:
+        return LawResult(name, "not applicable", str(reason))
+    except Exception as error:  # of the model, or of the cut
+        said = str(error) if isinstance(error, Refuted) else f"{type(error).__name__}: {error}"
+        return LawResult(name, "failed", " ".join(said.split())[:300])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto import configuration_auto, modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -27,6 +30,7 @@ PREFERRED = (
 )  # the other mappings follow in the order of transformers
 HEAD_SIZES = (8, 16, 32)  # the next is tried if a model cannot be built with the one before
 MAX_PARAMETERS = 8_000_000
+UNWANTED = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "quantization_config")
 
 
 def default_config(model_type: str) -> PreTrainedConfig:
@@ -51,20 +55,24 @@ def tiny_config(config: PreTrainedConfig, head_dim: int = 8) -> PreTrainedConfig
     shrunk by the same rules.
     """
     small = shrunk(copy.deepcopy(config).to_dict(), head_dim)
-    for name in ("transformers_version", "_name_or_path", "dtype", "torch_dtype"):
+    for name in UNWANTED:
         small.pop(name, None)
     return type(config).from_dict(small)
 
 
-def model_class(model_type: str) -> type[PreTrainedModel]:
+def model_class(given: str | PreTrainedConfig) -> type[PreTrainedModel]:
     """Return the class that `tiny_model` builds: the base class where AutoModel knows one.
 
     Else the class of the most general head that an Auto class knows, else the class of the type's
-    own module whose config it is (towers, for instance).
+    own module whose config it is (towers, for instance). A config that was loaded as remote code
+    has the classes that its checkpoint brings.
 
     Raises:
         UnsupportedModelError: if there is no model for this type.
     """
+    if isinstance(given, PreTrainedConfig) and is_remote(type(given)):
+        return _remote_class(given)
+    model_type = given if isinstance(given, str) else given.model_type
     config_class = CONFIG_MAPPING[model_type]
     names = [n for n in vars(modeling_auto) if n.startswith("MODEL_") and n.endswith("_MAPPING")]
     other = None
@@ -83,16 +91,38 @@ def model_class(model_type: str) -> type[PreTrainedModel]:
     raise UnsupportedModelError(f"transformers has no model for {model_type!r:.100}")
 
 
+def is_remote(kind: type) -> bool:
+    """Whether a class comes from a checkpoint's own code, which the user has said to trust."""
+    return kind.__module__.startswith("transformers_modules.")
+
+
+def _remote_class(config: Any) -> type[PreTrainedModel]:
+    """Return the most general class that a checkpoint's own code has for its config."""
+    places = getattr(config, "auto_map", None) or {}
+    for name in ("AutoModel", *sorted(places)):
+        if name in places and name.startswith("AutoModel"):
+            return get_class_from_dynamic_module(places[name], config.name_or_path)
+    raise UnsupportedModelError(
+        f"the code of {config.model_type!r:.100} has no model: auto_map of its config.json names no"
+        " AutoModel class"
+    )
+
+
 def _classes_of(config_class: type[PreTrainedConfig]) -> Iterator[type[PreTrainedModel]]:
-    """Yield the classes of a config's own module that are built from it, the base class first."""
-    module = import_module(config_class.__module__.replace(".configuration_", ".modeling_"))
+    """Yield the classes of a config's own package that are built from it, the base class first."""
+    package, _, name = config_class.__module__.rpartition(".")
+    own = name.replace("configuration_", "modeling_")
+    folder = Path(inspect.getfile(config_class)).parent
+    others = sorted(file.stem for file in folder.glob("modeling_*.py") if file.stem != own)
     found = [
         item
-        for item in vars(module).values()
+        for each in (own, *others)
+        if (folder / f"{each}.py").is_file()
+        for item in vars(import_module(f"{package}.{each}")).values()
         if isinstance(item, type)
         and issubclass(item, PreTrainedModel)
         and item.config_class is config_class
-        and item.__module__ == module.__name__
+        and item.__module__ == f"{package}.{each}"
         and item.forward is not nn.Module.forward
     ]
     stem = config_class.__name__.removesuffix("Config")
@@ -116,8 +146,7 @@ def tiny_model(
         UnsupportedModelError: if no tiny model can be built, with the reason.
     """
     config = default_config(given) if isinstance(given, str) else given
-    model_type = given if isinstance(given, str) else config.model_type
-    found = model_class(model_type)
+    model_type, found = config.model_type, model_class(given)
     reasons: dict[str, Exception] = {}
     for head_dim in HEAD_SIZES:
         try:

@@ -214,4 +214,5 @@ def _head_dim(softmax: Attended, z: Tensor) -> int | None:
     sizes = {b - a for a, b in pairwise(starts)}
     firsts = support[starts[:-1]].to(torch.int)
     apart = int(firsts.sum(0).max()) <= 1 and bool(firsts.any(1).all())
-    return sizes.pop() if len(sizes) == 1 and apart and len(starts) > 2 else None
+    alike = len(sizes) == 1 and apart and len(starts) > 2
+    return sizes.pop() if alike and 1 not in sizes else None  # 1: probabilities, projected

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from deadhead.files.writing import (
         check_empty,
+        check_file,
         locked,
         replacing,
         whole_folder,

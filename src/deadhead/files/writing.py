@@ -32,10 +32,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         OutputExistsError: `path` is a folder, a device, a pipe: anything but a regular file.
         CheckpointError: writing failed (disk full, no permission).
     """
+    check_file(path)
     target = as_path(path, "the output")
     with _explained(path):
-        if target.exists() and not target.is_file():
-            raise OutputExistsError(f"{str(path)!r} is not a regular file; choose another with -o")
         target = target.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".deadhead-{uuid.uuid4().hex[:12]}.tmp")
@@ -121,6 +120,19 @@ def locked(output: str | Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # something is in it now
             for folder in made:
                 folder.rmdir()
+
+
+def check_file(path: str | Path) -> None:
+    """Refuse an output that exists and is no regular file: before the work, not after it.
+
+    Raises:
+        OutputExistsError: it is a folder, a device, or a pipe.
+        CheckpointError: it cannot be looked at.
+    """
+    target = as_path(path, "the output")
+    with _explained(path):
+        if target.exists() and not target.is_file():
+            raise OutputExistsError(f"{str(path)!r} is not a regular file; choose another with -o")
 
 
 def check_empty(folder: str | Path) -> None:

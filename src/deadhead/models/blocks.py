@@ -126,6 +126,11 @@ class Block(Brief):
         return self.shape.n_kv_heads
 
     @property
+    def cached_heads(self) -> int:
+        """Key/value heads that a cache holds: those that are gone too, if zeros stand for them."""
+        return self.original.n_kv_heads if self.record.padded else self.n_kv_heads
+
+    @property
     def head_dim(self) -> int:
         """Features per head."""
         return self.shape.head_dim
@@ -287,11 +292,13 @@ def output_rows(module: Any) -> Tensor:
 
 def is_conv1d(module: nn.Module) -> bool:
     """Whether a projection stores its weight transposed, as GPT-2's Conv1D does."""
-    return hasattr(module, "nf")
+    return hasattr(getattr(module, "base_layer", module), "nf")
 
 
 def _check_plain(path: str, module: Any) -> None:
-    """Refuse a projection that is quantized, adapted, parametrized, traced or wrapped."""
+    """Refuse a projection that is quantized, parametrized, traced or wrapped, but not by peft."""
+    if hasattr(module, "base_layer") and hasattr(module, "active_adapters"):
+        module = module.base_layer
     own = dict(module.named_parameters(recurse=False))
     weight = own.get("weight")
     plain = type(weight) is nn.Parameter and weight.dim() == 2 and weight.is_floating_point()

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.errors import UnsupportedModelError
-from deadhead.models.architectures import Architecture, Records, records_of
-from deadhead.models.blocks import Block, block_at, output_rows
+from deadhead.models.architectures import Records, records_of
+from deadhead.models.blocks import Block, output_rows
 from deadhead.models.hooks import Note, claimed, eval_mode, forget_compiled, proven, uncompiled
 from deadhead.models.observation import per_row
+from deadhead.models.stacks import has_parts, stack_of
+from deadhead.models.wrappers import hint, is_adapted, quantized, without_wrapper
 from deadhead.types import Head, HeadMask
 
 HeadFn = Callable[[int, Tensor], Tensor | None]
@@ -25,7 +27,7 @@ class HeadModel:
     The view changes nothing in the model. Hooks exist only inside the context managers.
 
     Attributes:
-        model: the model.
+        model: the model; of one that peft wraps the model inside, with its adapters.
         records: its records, one per stack of blocks.
         blocks: one `Block` per physical attention block (ALBERT: per shared layer), stack after
             stack.
@@ -43,11 +45,10 @@ class HeadModel:
     """
 
     def __init__(self, model: nn.Module):
-        check_not_wrapped(model)
-        self.model = model
+        self.model = model = without_wrapper(model)
         self.records: Records = records_of(model)
         config = getattr(model, "config", None)
-        reason = self.records[0].refuse(config) or _quantized(config)
+        reason = self.records[0].refuse(config) or quantized(config)
         if reason:
             raise UnsupportedModelError(f"cannot prune this {type(model).__name__}: {reason}")
         self._replayed: set[int] = set()
@@ -57,11 +58,11 @@ class HeadModel:
         """Read the blocks again, after surgery; correct a config that claims another cut."""
         from deadhead.models.manifest import correct_config  # it imports this file
 
-        blocks = [block for record in self.records for block in _stack(self.model, record)]
+        blocks = [block for record in self.records for block in stack_of(self.model, record)]
         if not blocks:
             raise UnsupportedModelError(
                 f"this {type(self.model).__name__} has no blocks at {self.records[0].blocks!r}"
-                f" of its base model;{_hint(self.model)} give the plain model, or correct the"
+                f" of its base model;{hint(self.model)} give the plain model, or correct the"
                 " record"
             )
         self.blocks = tuple(blocks)
@@ -104,12 +105,17 @@ class HeadModel:
                 forget_compiled()
 
     def check_loaded(self, action: str) -> None:
-        """Refuse to read or change weights that are not in memory.
+        """Refuse to read or change weights that are not in memory, or that adapters add to.
 
         Raises:
             UnsupportedModelError: a weight is on the meta device, as accelerate leaves those that
-                it offloads to disk or CPU.
+                it offloads to disk or CPU; or peft has adapted the model.
         """
+        if is_adapted(self.model):
+            raise UnsupportedModelError(
+                f"cannot {action}: this {type(self.model).__name__} has adapters of peft; merge"
+                " them first with peft (model = peft_model.merge_and_unload()), adapt later"
+            )
         name = next((n for n, p in self.model.named_parameters() if p.is_meta), None)
         if name is not None:
             raise UnsupportedModelError(
@@ -139,7 +145,7 @@ class HeadModel:
     def kv_bytes_per_token(self) -> int:
         """Return the bytes of key/value cache that one token takes. Meaningful for decoders."""
         size = next(self.model.parameters()).element_size()
-        return sum(2 * b.n_kv_heads * b.head_dim * size for b in self.blocks)
+        return sum(2 * b.cached_heads * b.head_dim * size for b in self.blocks)
 
     @contextmanager
     def hooked(self, modules: Mapping[int, nn.Module]) -> Iterator[Note]:
@@ -155,11 +161,12 @@ class HeadModel:
         """
         named = {number: (self.blocks[number].name, m) for number, m in modules.items()}
         models = dict.fromkeys((self.model, getattr(self.model, "base_model", self.model)))
-        several = len(self.records) > 1
+        several = len(self.records) > 1 or has_parts(self.model)
         blocks = {number: self.blocks[number] for number in modules if several}
         stacks = {number: (b.record.stack, b.attention) for number, b in blocks.items()}
         of_all = {block.record.stack for block in self.blocks}
-        others = several and len({name for name, _ in stacks.values()}) < len(of_all)
+        hooked = {name for name, _ in stacks.values()}
+        others = several and (len(of_all) == 1 or len(hooked) < len(of_all))
         hooks = proven(list(models), named, self._replayed, stacks, others=others)
         with self.claimed(), hooks as note:
             yield note
@@ -232,10 +239,10 @@ class HeadModel:
         """Return the weight of a block's output projection, (hidden, heads now * head_dim).
 
         Raises:
-            UnsupportedModelError: it is not in memory.
+            UnsupportedModelError: as `check_loaded`.
         """
         weight = output_rows(self.blocks[number].output).detach()
-        if weight.is_meta:
+        if weight.is_meta or is_adapted(self.model):
             self.check_loaded("read the weights of heads")
         return weight
 
@@ -265,74 +272,3 @@ class HeadModel:
         start = position * block.head_dim
         columns = output_rows(block.output)[:, start : start + block.head_dim]
         return {**slices, "output": columns}
-
-
-def _stack(model: nn.Module, record: Architecture) -> list[Block]:
-    """Read the blocks of one stack; none if this model does not have the stack."""
-    base = getattr(model, "base_model", model)
-    prefix = "" if base is model else f"{getattr(model, 'base_model_prefix', '')}."
-    found = children_at(base, record.blocks)
-    if record.some:
-        paths = (record.attention, record.output, record.value)
-        found = [(p, m) for p, m in found if all(children_at(m, path) for path in paths if path)]
-    stack = f"{record.stack} " if record.stack else ""
-    return [
-        block_at(record, prefix + path, module, f"{stack}{number}")
-        for number, (path, module) in enumerate(found)
-    ]
-
-
-def check_not_wrapped(model: nn.Module) -> None:
-    """Refuse a model whose own modules are behind a wrapper.
-
-    Raises:
-        UnsupportedModelError: says how to take the wrapper off.
-    """
-    if not isinstance(model, nn.Module):
-        raise UnsupportedModelError(
-            f"a model is wanted, and this is a {type(model).__name__}; give the transformers model"
-            " (deadhead.load_model(...).model)"
-        )
-    if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
-        advice = "it has adapters of peft; merge them first (model.merge_and_unload()), adapt later"
-    elif any("_orig_mod" in module._modules for module in model.modules()):
-        advice = "torch.compile has wrapped it or a layer; take back ._orig_mod, compile afterwards"
-    elif "module" in model._modules and len(model._modules) == 1:
-        advice = "it wraps another model; give that one: model.module"
-    else:
-        return
-    raise UnsupportedModelError(f"cannot use this {type(model).__name__}: {advice}")
-
-
-def _hint(model: nn.Module) -> str:
-    """Name the part of a wrapper that is a model with a known type."""
-    for path, module in model.named_modules():
-        if path and hasattr(module, "config") and hasattr(module, "base_model_prefix"):
-            return f" give the transformers model inside: model.{path};"
-    return ""
-
-
-def _quantized(config: Any) -> str | None:
-    entry = getattr(config, "quantization_config", None)
-    if entry is None:
-        return None
-    get = entry.get if isinstance(entry, dict) else lambda name: getattr(entry, name, None)
-    method = get("quant_method")
-    if method == "deadhead":
-        return None
-    return f"its weights are quantized ({method}); prune the full-precision model, then quantize"
-
-
-def children_at(root: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
-    """List the modules at a dotted path, `*` for every child, with their paths; none if absent."""
-    found = [("", root)]
-    for name in pattern.split("."):
-        found = [
-            (f"{path}.{child}".lstrip("."), module)
-            for path, parent in found
-            for child, module in (
-                parent.named_children() if name == "*" else [(name, getattr(parent, name, None))]
-            )
-            if isinstance(module, nn.Module)
-        ]
-    return found

@@ -17,8 +17,13 @@ from transformers import PreTrainedConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from deadhead.errors import CheckpointError, DeadheadError, UnsupportedModelError
-from deadhead.models.architectures import has_records, register_architecture
-from deadhead.models.architectures.derived import as_data, records_from, shipped_records
+from deadhead.models.architectures import (
+    has_derived,
+    has_records,
+    records_named,
+    register_architecture,
+)
+from deadhead.models.architectures.derived import as_data, records_from
 from deadhead.models.blocks import Block, OriginalHeads
 from deadhead.models.heads import HeadModel
 
@@ -38,8 +43,8 @@ class DeadheadConfig(QuantizationConfigMixin):
             counts; `slopes` if heads have the ALiBi slopes of others; `output_bias` if a repair
             gave the output projection a bias that the model type lacks. Uncut blocks are not
             listed.
-        architecture: the records of the model type where they were derived and do not ship with
-            deadhead, so that the checkpoint loads where the type has none; else None.
+        architecture: the records of the model type where they were derived, so that the checkpoint
+            loads where the type has none, or others; else None.
 
     Raises:
         CheckpointError: the entry was written by a newer deadhead, or lacks its blocks.
@@ -117,16 +122,16 @@ def manifest_of(view: HeadModel) -> DeadheadConfig:
 
 
 def carried_by(view: HeadModel) -> list[dict[str, Any]] | None:
-    """Return the records that a checkpoint of a model has to carry: derived, and not shipped."""
+    """Return the records that a checkpoint of a model carries: those that were derived."""
     if not all(record.derived for record in view.records):
-        return None
-    if shipped_records().get(view.records[0].model_type) == view.records:
         return None
     return [as_data(record) for record in view.records]
 
 
 def register_carried(model_type: str, entry: Any) -> None:
-    """Register the records that a checkpoint carries, if its model type has none here.
+    """Register the records that a checkpoint carries, unless those of its type are written.
+
+    They were derived for its config, and the derived ones that ship for that of the type.
 
     Args:
         model_type: of the config.
@@ -137,12 +142,16 @@ def register_carried(model_type: str, entry: Any) -> None:
     """
     values = entry if isinstance(entry, dict) else vars(entry)
     carried = values.get("architecture")
-    if values.get("quant_method") != QUANT_METHOD or carried is None or has_records(model_type):
+    if values.get("quant_method") != QUANT_METHOD or carried is None:
+        return
+    if has_records(model_type) and not has_derived(model_type):
         return
     try:
-        register_architecture(*records_from(model_type, carried))
+        records = records_from(model_type, carried)
     except UnsupportedModelError as error:
         raise CheckpointError(f"{error}, or {COPY_IT}") from error
+    if not has_records(model_type) or records_named(model_type) != records:
+        register_architecture(*records)
 
 
 def record_in_config(view: HeadModel) -> None:

@@ -37,17 +37,24 @@ def hook_maps(view: HeadModel, fn: MapFn) -> Iterator[None]:
         ScoreError: a block returned no maps.
     """
     _check_shown(view)
+
+    def shown(number: int, rows: slice, maps: Tensor, visible: Tensor | None) -> None:
+        block = view.blocks[number]
+        fn(number, rows, maps[:, block.original.heads] if block.record.padded else maps, visible)
+
     with ExitStack() as stack:
         if any(record.maps == "interface" for record in view.records):
             _register_backend()
-            stack.enter_context(_switched(view.model))
+            stack.enter_context(_switched(view.model, _BACKEND))
+        elif hasattr(view.model, "set_attn_implementation"):
+            stack.enter_context(_switched(view.model, "eager"))  # no other returns maps
         modules = {n: block.attention for n, block in enumerate(view.blocks) if block.n_heads}
         note = stack.enter_context(view.hooked(modules))
         for number, attention in modules.items():
             if view.blocks[number].record.maps == "interface":
-                stack.enter_context(_told(attention, (number, fn, note)))
+                stack.enter_context(_told(attention, (number, shown, note)))
             else:
-                hook = _reader(number, fn, note)
+                hook = _reader(number, shown, note)
                 handle = attention.register_forward_hook(hook, with_kwargs=True)
                 stack.callback(handle.remove)
         yield
@@ -57,20 +64,26 @@ def _check_shown(view: HeadModel) -> None:
     for record in view.records:
         maps, interface = record.maps, hasattr(view.model, "set_attn_implementation")
         if maps == "none" or (maps == "interface" and not interface):
+            advice = 'let its attention return (output, maps) and set maps="output"'
+            if record.derived:
+                advice = "choose what needs no maps, e.g. the criterion taylor, fisher or magnitude"
             raise UnsupportedModelError(
                 f"the attention maps of {record.model_type!r} cannot be seen: its record has"
-                f' maps={maps!r}; let its attention return (output, maps) and set maps="output"'
+                f" maps={maps!r}; {advice}"
             )
 
 
 @contextmanager
-def _switched(model: Any) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.set_attn_implementation(_BACKEND)
+def _switched(model: Any, backend: str) -> Iterator[None]:
+    """Switch the attention of every part of a model, and each part back to what it had."""
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    model.set_attn_implementation(backend)
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        for config, value in before:  # the outer ones first, as they set those inside
+            config._attn_implementation = value
 
 
 @contextmanager
@@ -103,7 +116,7 @@ def _attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    watchers = module.__dict__[_BACKEND]
+    watchers = module.__dict__.get(_BACKEND, ())  # none: it belongs to no stack
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)

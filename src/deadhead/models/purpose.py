@@ -11,6 +11,7 @@ Purpose = Literal[
     "masked_lm",
     "multiple_choice",
     "question_answering",
+    "seq2seq",
     "token_classification",
     "other",
     "unknown",
@@ -26,6 +27,8 @@ _NAMES: dict[str, Purpose] = {
     "ForQuestionAnswering": "question_answering",
     "ForTokenClassification": "token_classification",
 }
+# of models with an encoder and a decoder; others of these names read images and write text
+_SEQ2SEQ = ("ForConditionalGeneration", "MTModel", "EncoderDecoderModel")
 
 
 def purpose_of(model: Any) -> Purpose:
@@ -35,9 +38,13 @@ def purpose_of(model: Any) -> Purpose:
     """
     if hasattr(model, "forward"):
         names = [kind.__name__ for kind in type(model).__mro__]
+        config = getattr(model, "config", None)
     else:
-        names = list(getattr(model, "architectures", None) or ())
+        names, config = list(getattr(model, "architectures", None) or ()), model
+    both = getattr(config, "is_encoder_decoder", False)
     for name in names:
+        if both and any(part in name for part in _SEQ2SEQ):
+            return "seq2seq"
         for part, purpose in _NAMES.items():
             if part in name:
                 return purpose

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from deadhead.errors import unknown_name
+from deadhead.errors import UnknownNameError, unknown_name
 
 T = TypeVar("T")
 
@@ -76,3 +76,46 @@ class Registry(Mapping[str, T]):
     def described(self) -> dict[str, str]:
         """Return the first line of every entry's docstring, by name."""
         return {name: (inspect.getdoc(self[name]) or "").partition("\n")[0] for name in self}
+
+
+def read_options(
+    kind: str, name: str, pairs: Sequence[str], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Read the options of an entry, as typed behind its name: `name:option=value:option=value`.
+
+    Args:
+        kind: what an entry is, for messages.
+        name: of the entry.
+        pairs: what stands between the colons.
+        known: the options, with their defaults, whose types the values have.
+
+    Raises:
+        UnknownNameError: there is no such option, or the value is of another type.
+    """
+    texts: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        last = next(reversed(texts), None)
+        if last is not None and known[last] == "" and not (equals and key in known):
+            texts[last] += f":{pair}"  # paths and names of tables may hold colons
+            continue
+        if not known:
+            raise UnknownNameError(f"{kind} {name!r} has no options, got {pair!r}")
+        if key not in known or not equals:
+            raise unknown_name(f"option of {name}", key, known)
+        texts[key] = value
+    return {key: _option(name, key, value, known[key]) for key, value in texts.items()}
+
+
+def _option(name: str, key: str, text: str, default: Any) -> Any:
+    """Read an option's value as the type of its default."""
+    kind = type(default)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text) if kind in (int, float) else text
+    except (KeyError, ValueError) as error:
+        allowed = "true or false" if kind is bool else f"a number, as in {default}"
+        raise UnknownNameError(
+            f"option {key}={text!r} of {name} cannot be read; write {allowed}"
+        ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,11 @@ class BlockMoments(Brief):
         mean = self.first[number] / self.tokens[number]
         return mean, self.second[number] / self.tokens[number] - torch.outer(mean, mean)
 
+    @property
+    def about_zero(self) -> BlockMoments:
+        """The same with means of zero, so that covariances are mean squares."""
+        return replace(self, first=torch.zeros_like(self.first))
+
     def of(self, features: Tensor) -> BlockMoments:
         """Return the moments of some features alone."""
         second = self.second[:, features][:, :, features]
@@ -70,6 +75,13 @@ class BlockMoments(Brief):
         return BlockMoments(
             self.second * keep[:, None, None], self.first * keep[:, None], (self.tokens[0], 0.0)
         )
+
+    def mixed(self, other: BlockMoments, share: float) -> BlockMoments:
+        """Return the moments of both, `share` of the weight on the other's tokens.
+
+        The weights add up to the number of tokens here.
+        """
+        return self * (1 - share) + other * (share * sum(self.tokens) / sum(other.tokens))
 
     def __add__(self, other: BlockMoments) -> BlockMoments:
         """Return the moments over the tokens of both."""
@@ -95,21 +107,28 @@ class Moments(Brief):
         gradient: mean of `g g^T`, (hidden, hidden), `g` the gradient of a sample's loss at the
             output projection's output; None if no gradients were asked for.
         samples: how many.
+        own: makes the moments of every block on a second stream, of text that the model makes
+            itself, when it is first called; every token counts the same. Empty: there is none.
     """
 
     blocks: Sequence[BlockMoments | None]
     gradient_weighted: Sequence[BlockMoments | None]
     gradient: Sequence[Tensor | None]
     samples: int
+    own: Callable[[], Sequence[BlockMoments | None]] = tuple
 
     @property
     def fitting(self) -> Moments:
         """The moments without the held-out samples, on which a fit can then be judged."""
+
+        def own() -> list[BlockMoments | None]:
+            return [None if b is None else b.fitting for b in self.own()]
+
         blocks, weighted = (
             [None if b is None else b.fitting for b in of]
             for of in (self.blocks, self.gradient_weighted)
         )
-        return replace(self, blocks=blocks, gradient_weighted=weighted)
+        return replace(self, blocks=blocks, gradient_weighted=weighted, own=own)
 
 
 class MomentSums:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal
 
 from deadhead.errors import BudgetError
 
@@ -24,13 +24,29 @@ CriterionName = Literal[
 ]
 Strategy = Literal["auto", "one_shot", "greedy", "second_look", "search", "clusters"]
 Repair = Literal["auto", "none", "bias", "least_squares", "least_squares_sequential", "distill"]
+DEFAULT_REPAIR: Any = "least_squares:own=0.2"  # what `auto` repairs with: a `Repair` with options
 RepairAt = Literal["step", "end"]
 Scope = Literal["global", "per_block"]
 Gqa = Literal["whole_groups", "equalize", "ungroup"]
 Action = Literal["remove", "mask", "duplicate", "fold"]
 Slope = Literal["target", "source"]
 Loss = Literal["task", "kl", "logit_norm"]
-Kind = Literal["classification", "minimal_pairs", "perplexity"]
+Kind = Literal[
+    "classification",
+    "embeddings",
+    "image_classification",
+    "masked_lm",
+    "minimal_pairs",
+    "multi_label",
+    "multiple_choice",
+    "perplexity",
+    "question_answering",
+    "regression",
+    "seq2seq",
+    "speech_recognition",
+    "token_classification",
+]
+ExportFormat = Literal["padded", "uniform", "onnx"]
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
 Distance = Literal["cosine", "euclidean"]
 Grouping = Literal["balanced", "nearest_pairs", "importance_budget", "global", "random"]

@@ -15,10 +15,10 @@ from deadhead.display import Brief
 from deadhead.errors import DataError, ScoreError
 from deadhead.losses.losses import Loss, Probe, held_out
 from deadhead.models.heads import HeadModel
+from deadhead.pruning.judges import divergences_of
 from deadhead.pruning.moves import context_of
 from deadhead.pruning.recipe import Recipe
-from deadhead.pruning.result import divergences_of
-from deadhead.repair import Fits, fit, repaired
+from deadhead.repair import REPAIRS, Fits, fit, repaired, without_training
 from deadhead.scoring import ScorerGroup
 from deadhead.scoring.passes import PassSettings
 from deadhead.strategies import STRATEGIES
@@ -178,7 +178,8 @@ class AutoSelector:
 
     def _fits(self, plan: PruningPlan) -> Fits:
         """Fit a repair without the probes, in the numbers that it will be written in."""
-        if plan.repair not in ("none", "bias"):  # moments are enough to compare orders by
+        plan = without_training(plan)
+        if REPAIRS[plan.repair].fit_plan is not None:  # moments are enough to compare orders by
             plan = replace(plan, repair="least_squares")
         fits = fit(self.view, plan, self.scorers.moments.fitting)
         return {n: f.to(self.view.output_weight(n).dtype) for n, f in fits.items()}

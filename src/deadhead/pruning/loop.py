@@ -15,6 +15,7 @@ from deadhead.errors import DataError
 from deadhead.measure import Timer, model_size
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoChoice, AutoSelector
+from deadhead.pruning.judges import as_it_is, judge_for
 from deadhead.pruning.moves import (
     Limits,
     context_of,
@@ -25,13 +26,14 @@ from deadhead.pruning.moves import (
     prompt_grams,
 )
 from deadhead.pruning.recipe import Recipe
-from deadhead.pruning.result import Pruning, as_it_is, judge_for
+from deadhead.pruning.result import Pruning
 from deadhead.pruning.trajectory import Completed, Forecast, Progress, Step, StopRules, Trajectory
 from deadhead.repair import (
     Fits,
     applied_repaired,
     apply_repaired_,
     fit,
+    own_notes,
     repair_notes,
     without_training,
 )
@@ -52,6 +54,8 @@ class PruneLoop:
 
     Raises:
         BudgetError, HeadError: as `prune`, before any work.
+        UnsupportedModelError: a derived record does not hold for the model's config; the weights
+            cannot be cut, as `HeadModel.check_loaded`.
     """
 
     def __init__(
@@ -64,6 +68,11 @@ class PruneLoop:
         completed: Completed | None = None,
         progress: Progress | None = None,
     ):
+        view.check_loaded("prune a model")
+        if any(record.derived for record in view.records):
+            from deadhead.derivation.derive import check_derived  # seconds, for derived types only
+
+            check_derived(getattr(view.model, "config", None))
         self.view, self.tasks, self.prompts = view, tasks, prompts
         self.recipe = recipe.settled()
         self.completed = completed or Completed()
@@ -138,6 +147,7 @@ class PruneLoop:
         fits = self._fits(plan)
         plan = plan if fits else replace(plan, repair="none")
         notes = [*(self.scorer.notes if recipe.needs_scores else ()), *repair_notes(fits)]
+        notes += own_notes(self.view, plan, fits)
         short = shortfall(self.view, self.origin, recipe.rules, recipe.heads)
         if recipe.budget is None and short:
             notes.insert(0, short)

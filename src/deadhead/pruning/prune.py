@@ -15,10 +15,11 @@ from deadhead.losses.losses import Probe
 from deadhead.models.heads import HeadModel
 from deadhead.options.fields import check_arguments
 from deadhead.pruning.auto import AutoChoice, AutoSelector
+from deadhead.pruning.judges import judge_for
 from deadhead.pruning.loop import PruneLoop
 from deadhead.pruning.moves import context_of, limits_of, moves_within, prompt_grams
 from deadhead.pruning.recipe import Recipe, recipe_of, with_options
-from deadhead.pruning.result import Pruning, judge_for
+from deadhead.pruning.result import Pruning
 from deadhead.pruning.trajectory import Completed, Progress
 from deadhead.repair import REPAIRS, applied_repaired, fit
 from deadhead.scoring import Scorer
@@ -30,8 +31,27 @@ from deadhead.types import HeadScores, PruningPlan
 if TYPE_CHECKING:
     from deadhead.similarity import GramFn
     from deadhead.tasks import Evaluation
+    from deadhead.tasks.metrics import ComputeMetrics
 
 P = ParamSpec("P")
+
+
+def _loop(
+    model: nn.Module | HeadModel,
+    data: Any,
+    recipe: Recipe,
+    tokenizer: Any,
+    judging: dict[str, Any],
+    prompts: Iterable[Batch] | None,
+    completed: Completed | None,
+    progress: Progress | None,
+) -> PruneLoop:
+    from deadhead.tasks import as_tasks
+
+    view = as_view(model)
+    view.check_loaded("prune a model")
+    tasks = as_tasks(data, view.model, tokenizer, seed=recipe.seed, **judging)
+    return PruneLoop(view, tasks, recipe, prompts=prompts, completed=completed, progress=progress)
 
 
 def _prune_with(options: Callable[P, Recipe]):
@@ -43,6 +63,9 @@ def _prune_with(options: Callable[P, Recipe]):
         prompts: Iterable[Batch] | None = None,
         completed: Completed | None = None,
         progress: Progress | None = None,
+        compute_metrics: ComputeMetrics | None = None,
+        metric: str | None = None,
+        greater_is_better: bool | None = None,
         *args: P.args,
         **given: P.kwargs,
     ) -> Pruning:
@@ -62,6 +85,9 @@ def _prune_with(options: Callable[P, Recipe]):
             prompts: batches that `clusters` compares heads on; None: the calibration data.
             completed: the completed part of an interrupted run.
             progress: callbacks.
+            compute_metrics: judge by a function of your own, as the Trainer takes it.
+            metric: which of its numbers, or of the task's, judges.
+            greater_is_better: whether more of it is better; see `open_task`.
             *args: nothing.
             **given: fields of `Recipe`: `heads=0.5`, `36` or `"50%"`, `repair="distill"`, ...
 
@@ -80,14 +106,11 @@ def _prune_with(options: Callable[P, Recipe]):
             >>> result.model.save_pretrained("small")  # doctest: +SKIP
         """
         made = recipe_of(recipe, args, given)
-        view = as_view(model)
-        from deadhead.tasks import as_tasks
-
-        tasks = as_tasks(data, view.model, tokenizer, seed=made.seed)
-        progress = progress or Progress()
-        loop = PruneLoop(view, tasks, made, prompts=prompts, completed=completed, progress=progress)
+        judging: dict[str, Any] = {"metric": metric, "greater_is_better": greater_is_better}
+        judging["compute_metrics"] = compute_metrics
+        loop = _loop(model, data, made, tokenizer, judging, prompts, completed, progress)
         for step in loop:
-            progress.on_step(step)
+            loop.progress.on_step(step)
         return loop.outcome()
 
     return with_options(options, prune)
@@ -216,6 +239,9 @@ def evaluate(
     tokenizer: Any = None,
     test_size: int | None = None,
     seed: int = 0,
+    compute_metrics: ComputeMetrics | None = None,
+    metric: str | None = None,
+    greater_is_better: bool | None = None,
 ) -> Evaluation:
     """Judge a model as it is, or as a plan would leave it; the model stays as it is.
 
@@ -229,6 +255,9 @@ def evaluate(
         tokenizer: the model's, where `data` are texts.
         test_size: how many examples of the test set to judge on; None: all.
         seed: of the division of the data.
+        compute_metrics: judge by a function of your own, as the Trainer takes it.
+        metric: which of its numbers, or of the task's, judges.
+        greater_is_better: whether more of it is better; see `open_task`.
 
     Cost: one evaluation of the test set; with a repair, its passes and algebra too.
 
@@ -248,7 +277,16 @@ def evaluate(
     from deadhead.tasks import as_tasks
 
     view = as_view(model)
-    tasks = as_tasks(data, view.model, tokenizer, test_size=test_size, seed=seed)
+    tasks = as_tasks(
+        data,
+        view.model,
+        tokenizer,
+        test_size=test_size,
+        seed=seed,
+        compute_metrics=compute_metrics,
+        metric=metric,
+        greater_is_better=greater_is_better,
+    )
     alone = tasks.test is None and tasks.held_out is None  # one task
     judged = replace(tasks, test=tasks.calibration) if alone else tasks
     judge = judge_for(view, judged, Recipe())

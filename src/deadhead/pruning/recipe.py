@@ -20,6 +20,7 @@ from deadhead.options.settings import (
     strict_option,
 )
 from deadhead.options.values import (
+    DEFAULT_REPAIR,
     Action,
     Amount,
     Gqa,
@@ -57,9 +58,11 @@ class Recipe:
     repair: Repair = option(
         default="auto",
         help="How the remaining heads make up for the removed ones. least_squares refits the output"
-        " projections; least_squares_sequential refits each block on the repaired blocks before it"
-        " (slow); bias adjusts the output bias; distill is least_squares, then training against the"
-        " dense model. auto: least_squares if the criterion is auto too, else none.",
+        " projections on the calibration texts; least_squares:own=0.2 also on text that the model"
+        " writes itself, with a fifth of the weight; :bias=false adds no bias, for exports without"
+        " one. least_squares_sequential refits each block on the repaired blocks before it (slow);"
+        " bias adjusts the output bias; distill is least_squares:own=0.2, then training against"
+        " the dense model. auto: least_squares:own=0.2 if the criterion is auto too, else none.",
     )
     criterion: str = option(
         default="auto",
@@ -150,7 +153,7 @@ class Recipe:
     max_drop: float | None = option(
         default=None,
         help="Stop when the metric on the selection set is worse than the dense model's by more"
-        " than this: .01 is one point of accuracy.",
+        " than this, in its own unit: .01 is one point of accuracy.",
         panel=LIMITS,
     )
     patience: int = option(
@@ -182,12 +185,12 @@ class Recipe:
         """Return the recipe with `auto` replaced by what it stands for, as far as that is known.
 
         If neither criterion nor strategy is set, the ranking is chosen when the model has been run
-        (see `undecided`), with the repair `least_squares`. If only a strategy, a budget or
+        (see `undecided`), with the repair `least_squares:own=0.2`. If only a strategy, a budget or
         `inverse` is set, the criterion is `reconstruction`, greedy by itself, with the same repair.
         A named criterion, or `clusters`, is used without repair unless `repair` is set.
         """
         named = self.criterion != AUTO or self.makes_groups
-        values = {"repair": "none" if named else "least_squares"}
+        values = {"repair": "none" if named else DEFAULT_REPAIR}
         if not self.undecided:
             values |= {"strategy": "greedy", "criterion": "reconstruction"}
         chosen = {k: v for k, v in values.items() if getattr(self, k) == AUTO}

@@ -1,26 +1,22 @@
-"""What judges the models of a run, and what prune returns."""
+"""What prune returns."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from deadhead.data.batches import call, ready
 from deadhead.display import number
 from deadhead.display.html import head_map_html
-from deadhead.errors import BudgetError, HeadError
-from deadhead.losses.losses import Probe
+from deadhead.errors import HeadError
 from deadhead.measure import CutSummary, ModelSize, cut_summary
 from deadhead.models.heads import HeadModel
-from deadhead.models.hooks import eval_mode
+from deadhead.pruning.judges import COSINE
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.trajectory import Trajectory
 from deadhead.repair import Fits, apply_repaired_, without_training
@@ -31,109 +27,7 @@ if TYPE_CHECKING:
     from deadhead.moments import Moments
     from deadhead.pruning.auto import AutoChoice
     from deadhead.repair.distill.run import DistillReport
-    from deadhead.tasks import Evaluation, Task, TaskSet
-
-Change = Callable[[], AbstractContextManager[nn.Module]]
-
-
-@dataclass(frozen=True)
-class RunJudge:
-    """What judges the model of a run, as it was given and as a context changes it.
-
-    Attributes:
-        on: the set that it looks at: `test`, `selection` or `held_out`.
-        metric: name of the metric.
-        greater_is_better: False for perplexity and divergence.
-        size: number of examples.
-        points: how many points of a curve are worth judging, the dense model aside.
-        dense: judges the model as it was given.
-        changed: judges what a context changes the model to, or what model it yields.
-    """
-
-    on: str
-    metric: str
-    greater_is_better: bool
-    size: int
-    points: int
-    dense: Callable[[], Evaluation]
-    changed: Callable[[Change], Evaluation]
-
-
-def _by_task(view: HeadModel, task: Task, on: str) -> RunJudge:
-    def changed(change: Change) -> Evaluation:
-        with change() as model:
-            return task.evaluate(model)
-
-    points = 8  # ten models in all, with the dense one and the one that is really cut
-    better = task.greater_is_better
-    dense = partial(task.evaluate, view.model)
-    size = getattr(task, "size", 0)  # a task of a caller may not know
-    return RunJudge(on, task.metric, better, size, points, dense, changed)
-
-
-def _by_text(view: HeadModel, text: Task | None) -> RunJudge:
-    """Judge by the divergence from the dense model's answers, in nats: two passes a model."""
-    probes = [Probe(batch) for batch in text.batches()] if text is not None else []
-    size = 0 if text is None else text.size
-
-    def evaluation(values: Tensor) -> Evaluation:
-        from deadhead.tasks import Evaluation
-
-        mean = float(values.mean()) if len(values) else float("nan")
-        return Evaluation("divergence", mean, {"divergence": mean}, values.numpy())
-
-    return RunJudge(
-        "held_out",
-        "divergence",
-        greater_is_better=False,
-        size=size,
-        points=1,
-        dense=lambda: evaluation(torch.zeros(size)),
-        changed=lambda change: evaluation(*divergences_of(view, probes, [change])),
-    )
-
-
-@contextmanager
-def as_it_is(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield a model of its own, in eval mode."""
-    with eval_mode(model):
-        yield model
-
-
-def judge_for(view: HeadModel, tasks: TaskSet, recipe: Recipe) -> RunJudge:
-    """Return what judges a run: the selection set under `max_drop`, the test set, or text."""
-    if recipe.max_drop is None:
-        if tasks.test is not None:
-            return _by_task(view, tasks.test, "test")
-        return _by_text(view, tasks.held_out)
-    if tasks.selection is None:
-        raise BudgetError(
-            "max_drop stops on a selection set, and there is none; give one with --selection"
-            " (the test set is for reporting only)"
-        )
-    return _by_task(view, tasks.selection, "selection")
-
-
-def divergences_of(
-    view: HeadModel, probes: Sequence[Probe], changes: Sequence[Change]
-) -> list[Tensor]:
-    """Return how far each of some changes takes a model from the dense one, by answers.
-
-    Shape: (answers,) for each. Unit: nats.
-    Cost: a forward pass over the probes for the dense model and each change, a batch at a time.
-    """
-    found: list[list[Tensor]] = [[] for _ in changes]
-    with view.at_rest(), torch.no_grad():
-        for probe in probes:
-            batch = next(ready(view.model, [probe.batch]), None)
-            if batch is None:
-                continue
-            loss = probe.divergence(view.model, call(view.model, batch), batch)
-            for values, change in zip(found, changes, strict=True):
-                with change() as model:
-                    answers = loss(model, call(model, batch), batch)
-                values.append(answers.cpu().double())
-    return [torch.cat(values) if values else torch.empty(0) for values in found]
+    from deadhead.tasks import Evaluation
 
 
 def absolute_sums(model: nn.Module) -> tuple[float, ...]:
@@ -154,7 +48,8 @@ class Pruning:
         fits: the plan's repair, fitted.
         moments: what fits are made from; None without a repair.
         evaluated_on: `test`; `selection` if a stopping rule looked at the metric; `held_out`
-            without a test set, where the metric is the divergence from the dense model.
+            without a test set, where the metric is the divergence from the dense model, or the
+            cosine to its embeddings of a model without a head.
         recipe: with what `auto` stands for.
         choice: how `auto` chose; None if the method was named.
         dense, pruned: what the judge said of the dense model and the plan's, with intervals; None
@@ -274,4 +169,6 @@ class Pruning:
         if self.evaluated_on != "held_out":
             return [done, f"{curve.metric} {number(value)} {on}, dense {number(curve.dense)}"]
         interval = "" if ends is None else f" (95% interval {number(ends[0])} to {number(ends[1])})"
+        if curve.metric == COSINE:
+            return [done, f"cosine to the dense embeddings {number(value)}{interval} {on}"]
         return [done, f"divergence from the dense model {number(value)} nats{interval} {on}"]

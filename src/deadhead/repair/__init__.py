@@ -6,6 +6,7 @@ from deadhead.repair.base import (
     Fits,
     Repair,
     fit,
+    own_notes,
     repair_names,
     repair_notes,
     without_training,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from inspect import signature
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,10 +14,12 @@ from torch import Tensor
 
 from deadhead.data.batches import Batch
 from deadhead.display import Brief
-from deadhead.errors import DataError, HeadError, ScoreError
+from deadhead.errors import BudgetError, DataError, HeadError, ScoreError
 from deadhead.models.heads import HeadModel
-from deadhead.models.registry import Registry
+from deadhead.models.purpose import is_causal_lm
+from deadhead.models.registry import Registry, read_options
 from deadhead.moments import BlockMoments, Moments
+from deadhead.options.values import DEFAULT_REPAIR
 from deadhead.types import COPYING, Head, PruningPlan
 
 
@@ -24,18 +29,19 @@ class Fit(Brief):
 
     Attributes:
         weight: (hidden, width), zero in the columns of removed heads.
-        bias: (hidden,).
+        bias: (hidden,); None: stays as it is, also if the projection has none.
         facts: what was chosen and measured on the way (ridge, errors, calibration tokens and
             unknowns per output feature); JSON values.
     """
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to(self, dtype: torch.dtype) -> Fit:
         """Return the fit in the numbers that it will be written in."""
-        return Fit(self.weight.to(dtype), self.bias.to(dtype), self.facts)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return Fit(self.weight.to(dtype), bias, self.facts)
 
 
 Fits = Mapping[int, Fit]
@@ -58,6 +64,8 @@ class BlockFit(Brief):
         kept: features that stay, ascending.
         moments: of what enters the projection of the dense block.
         inputs: how many features enter the projection. None: all that the moments are of.
+        own: moments of a second stream, of text that the model makes itself; None: there is none,
+            or the repair does not ask for it.
     """
 
     dense: Tensor
@@ -66,6 +74,7 @@ class BlockFit(Brief):
     kept: Tensor
     moments: BlockMoments
     inputs: int | None = None
+    own: BlockMoments | None = None
 
     @property
     def tokens(self) -> int:
@@ -78,7 +87,7 @@ class BlockFit(Brief):
         return self.tokens < len(self.kept)
 
 
-FitBlock = Callable[[BlockFit], Fit]
+FitBlock = Callable[..., Fit]  # of a BlockFit, and of options
 FitPlan = Callable[["HeadModel", PruningPlan, Sequence["Batch"]], dict[int, Fit]]
 
 
@@ -88,21 +97,46 @@ class Repair:
 
     Attributes:
         fit_block: fits one block from moments of the dense model; None if moments are not enough.
+            Its parameters with a default are options: `least_squares:bias=false`.
         fit_plan: fits all blocks from the calibration data; None if moments are enough.
         begins_with: the repair whose fits the cut model is then trained from; None: no training.
+        own: share of the weight that text of the model's own making has, which `BlockFit.own` is
+            of; the option `own` of `fit_block`.
     """
 
     fit_block: FitBlock | None = None
     fit_plan: FitPlan | None = None
     begins_with: str | None = None
+    own: float = 0.0
 
     @property
     def needs_moments(self) -> bool:
         """Whether it is fitted from moments of the dense model."""
         return self.fit_block is not None or self.begins_with is not None
 
+    def with_options(self, name: str, pairs: Sequence[str]) -> Repair:
+        """Return the repair with options, as typed behind its name."""
+        parameters = [] if self.fit_block is None else signature(self.fit_block).parameters.values()
+        known = {p.name: p.default for p in parameters if p.default is not p.empty}
+        options = read_options("repair", name, pairs, known)
+        own = options.get("own", self.own)
+        if not 0 <= own < 1:
+            raise BudgetError(f"repair {name!r}: own={own:g} is no share in [0, 1); give 0.25")
+        if not options or self.fit_block is None:
+            return self
+        return replace(self, fit_block=partial(self.fit_block, **options), own=own)
 
-REPAIRS = Registry[Repair](
+
+class Repairs(Registry[Repair]):
+    """The registry of repairs; a name may have options behind it: `least_squares:own=0.25`."""
+
+    def __getitem__(self, text: str) -> Repair:
+        """Look up a repair, with its options."""
+        name, *pairs = text.split(":")
+        return super().__getitem__(name).with_options(name, pairs)
+
+
+REPAIRS = Repairs(
     "repair",
     {
         "bias": "deadhead.repair.least_squares",
@@ -113,7 +147,12 @@ REPAIRS = Registry[Repair](
 
 
 def register_repair(name: str) -> Callable[[FitBlock], FitBlock]:
-    """Register a function from a `BlockFit` to a `Fit` as a repair."""
+    """Register a function from a `BlockFit` to a `Fit` as a repair.
+
+    Parameters with a default are options, typed behind its name. One named `own` is the share of
+    the weight that `BlockFit.own` has: moments of text of the model's own making, which are then
+    measured.
+    """
 
     def register(fit_block: FitBlock) -> FitBlock:
         _register(name, Repair(fit_block=fit_block), fit_block.__doc__)
@@ -140,8 +179,8 @@ def _register(name: str, repair: Repair, said: str | None) -> None:
 _register("none", Repair(), "Nothing is refitted.")
 _register(
     "distill",
-    Repair(begins_with="least_squares"),
-    "`least_squares`, then training of the cut model against the dense one.",
+    Repair(begins_with=DEFAULT_REPAIR),
+    f"`{DEFAULT_REPAIR}`, then training of the cut model against the dense one.",
 )
 
 
@@ -151,7 +190,7 @@ def repair_names() -> list[str]:
 
 
 def without_training(plan: PruningPlan) -> PruningPlan:
-    """Return a plan with the part of its repair that is fitted: `least_squares` of `distill`."""
+    """Return a plan with the part of its repair that is fitted: what `distill` begins with."""
     begins_with = REPAIRS[plan.repair].begins_with
     return plan if begins_with is None else replace(plan, repair=begins_with)
 
@@ -197,7 +236,7 @@ def fit(
     fits: dict[int, Fit] = {}
     if repair.fit_block is not None:
         for number in losing(view, plan):
-            block = block_fit(view, number, plan, moments)
+            block = block_fit(view, number, plan, moments, own=repair.own > 0)
             fits[number] = checked(view, number, repair.fit_block, block)
     elif repair.fit_plan is not None:
         if batches is None:
@@ -226,6 +265,18 @@ def repair_notes(fits: Fits) -> list[str]:
     ]
 
 
+def own_notes(view: HeadModel, plan: PruningPlan, fits: Fits) -> list[str]:
+    """Say whether a repair that was to keep to a second stream of text did."""
+    share = REPAIRS[without_training(plan).repair].own
+    if not fits or not share:
+        return []
+    tokens = max(found.facts.get("own_tokens", 0) for found in fits.values())
+    of = "that the model wrote itself" if is_causal_lm(view.model) else "of texts that were joined"
+    also = f"is fitted on {tokens:,} tokens {of} too, with {share:.0%} of the weight"
+    alone = "is fitted on the calibration data alone, as there is no second text; judge it on other"
+    return [f"the repair {also if tokens else f'{alone} data too'}"]
+
+
 def losing(view: HeadModel, plan: PruningPlan) -> list[int]:
     """List the blocks that a plan removes heads from."""
     return [
@@ -235,8 +286,10 @@ def losing(view: HeadModel, plan: PruningPlan) -> list[int]:
     ]
 
 
-def block_fit(view: HeadModel, number: int, plan: PruningPlan, moments: Moments | None) -> BlockFit:
-    """Describe the fit of one block that loses heads."""
+def block_fit(
+    view: HeadModel, number: int, plan: PruningPlan, moments: Moments | None, *, own: bool = False
+) -> BlockFit:
+    """Describe the fit of one block that loses heads; `own` says whether it uses `Moments.own`."""
     block = view.blocks[number]
     found = None if moments is None else moments.gradient_weighted[number]
     if found is None:
@@ -249,6 +302,7 @@ def block_fit(view: HeadModel, number: int, plan: PruningPlan, moments: Moments 
         bias=dense.new_zeros(len(dense)) if bias is None else bias.detach().cpu().double(),
         kept=kept_features(view, number, plan),
         moments=found,
+        own=next(islice(moments.own(), number, None), None) if own and moments else None,
     )
 
 
@@ -262,7 +316,8 @@ def checked(view: HeadModel, number: int, fit_block: FitBlock, block: BlockFit) 
             f"the moments of {name} are singular, so that it has no fit; give more calibration"
             " texts, or choose repair bias"
         ) from error
-    if not (torch.isfinite(found.weight).all() and torch.isfinite(found.bias).all()):
+    numbers = (found.weight, *(() if found.bias is None else (found.bias,)))
+    if not all(torch.isfinite(values).all() for values in numbers):
         raise ScoreError(
             f"the fit of {name} is not finite; give more calibration texts, or choose repair bias"
         )

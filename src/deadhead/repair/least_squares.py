@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -45,28 +46,40 @@ ROUNDING = 1e-10  # variances below this share of the mean square are rounding e
 
 
 @register_repair("least_squares")
-def least_squares(block: BlockFit) -> Fit:
+def least_squares(block: BlockFit, own: float = 0.0, bias: bool = True) -> Fit:
     """Refit weight and bias to the dense block's output, with a ridge towards the cut weights.
 
-    `argmin E|W x + b - W' x_kept - b'|^2 + ridge |W' - W_cut|^2`. Where gradients were taken, half
-    of a token's weight in the mean is its share of the squared loss gradient. The ridge, a fraction
+    `argmin E|W x + b - W' x_kept - b'|^2 + ridge |W' - W_cut|^2`. `own` is the share of the mean
+    that goes to text that the model makes itself (see `scoring.own_text`): the calibration texts
+    alone leave most directions of `x` without variance, where the fit is free to do anything to
+    other text. Without `bias` the bias stays as it is, and a projection without one gets none.
+    Where gradients were taken, half of a token's weight in the mean of the calibration texts is its
+    share of the squared loss gradient. The ridge, a fraction
     of the mean variance of `x`, is the smallest of `RIDGES` whose fit on three quarters of the
     samples has an error on the rest within 5% of the best one's: what a ridge leaves out adds up
     over blocks, what it saves in noise does not. The fit itself is made on all samples. With fewer
     tokens than unknowns per output feature, `MORE_RIDGES` shrink further.
 
     Cost: a solve of `kept^3` per ridge. Float64. Source: METHODS, as in ZipLM (arXiv 2302.04089)
-    and SliceGPT; the ridge and the bias are ours.
+    and SliceGPT; text of the model's own as in self-calibration (Williams et al. 2024, arXiv
+    2410.17170); the mixture, the ridge and the bias are ours.
     """
+    facts: dict[str, Any] = {}
+    if block.own is not None and own:
+        facts = {"own": own, "own_tokens": round(sum(block.own.tokens))}
+        block = replace(block, moments=block.moments.mixed(block.own, own))
     moments, kept = block.moments, block.kept
-    if not len(kept):
-        return Fit(torch.zeros_like(block.dense), block.bias + block.dense @ moments.mean)
-    ridge, held_out = _ridge(block)
-    weight = _fit(block, moments.covariance, ridge)
-    before, after = (_error(block.dense - w, moments.covariance) for w in (block.cut, weight))
-    facts = {"ridge": ridge, "error_before": before, "error_after": after, "held_out": held_out}
-    facts |= {"tokens": block.tokens, "unknowns": len(kept)}
-    return Fit(weight, block.bias + (block.dense - weight) @ moments.mean, facts)
+    weight = torch.zeros_like(block.dense)
+    if len(kept):
+        about_mean = moments if bias else moments.about_zero
+        ridge, held_out = _ridge(replace(block, moments=about_mean))
+        weight = _fit(block, about_mean.covariance, ridge)
+        before, after = (
+            _error(block.dense - w, about_mean.covariance) for w in (block.cut, weight)
+        )
+        facts |= {"ridge": ridge, "error_before": before, "error_after": after}
+        facts |= {"held_out": held_out, "tokens": block.tokens, "unknowns": len(kept)}
+    return Fit(weight, block.bias + (block.dense - weight) @ moments.mean if bias else None, facts)
 
 
 def _ridge(block: BlockFit) -> tuple[float, float | None]:

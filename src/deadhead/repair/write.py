@@ -25,6 +25,7 @@ from deadhead.models.heads import HeadModel
 from deadhead.models.manifest import record_in_config
 from deadhead.options.fields import check_arguments
 from deadhead.options.settings import Distillation
+from deadhead.options.values import DEFAULT_REPAIR
 from deadhead.repair.base import REPAIRS, Fit, Fits, fit, losing, without_training
 from deadhead.scoring import Scorer
 from deadhead.surgery.apply import applied, apply_
@@ -65,12 +66,13 @@ def applied_repaired(view: HeadModel, plan: PruningPlan, fits: Fits) -> Iterator
 def write_fits_(view: HeadModel, fits: Fits) -> None:
     """Put fits into a model for good, before its heads are cut.
 
-    A projection without a bias gets one, which the checkpoint's manifest says.
+    A projection without a bias gets one if its fit has one, which the checkpoint's manifest says.
     """
     _check_fits(view, fits)
     with view.changing("repair a model"):
-        for number in fits:
-            add_output_bias_(view.blocks[number])
+        for number, found in fits.items():
+            if found.bias is not None:
+                add_output_bias_(view.blocks[number])
         _write_(view, fits)
         view.refresh()
         record_in_config(view)
@@ -132,7 +134,8 @@ def _check_fits(view: HeadModel, fits: Fits) -> None:
         if number in range(len(view.blocks)):
             hidden, width = output_rows(view.blocks[number].output).shape
             wanted = f"{[hidden, width]} and a bias of {[hidden]}"
-        shapes = f"{list(found.weight.shape)} and a bias of {list(found.bias.shape)}"
+        bias = [len(found.weight)] if found.bias is None else list(found.bias.shape)
+        shapes = f"{list(found.weight.shape)} and a bias of {bias}"
         if shapes != wanted:
             raise HeadError(
                 f"the fit of block {number} has a weight of shape {shapes}, and the model has"
@@ -157,7 +160,7 @@ def repair_(
         model: the model as it was planned for.
         data: texts, a data set, batches, a file name or a task (`data.given.as_batches` lists
             all); labels only if `loss` needs them.
-        plan: a plan; or a mask or a list of heads to remove, with the repair `least_squares`.
+        plan: a plan; or a mask or a list of heads to remove, with the default repair.
         tokenizer: the model's, where `data` are texts.
         loss: whose gradient weights the tokens; None: `kl`, which needs no labels.
         strict: refuse fewer calibration tokens than unknowns.
@@ -184,7 +187,7 @@ def repair_(
     """
     view = as_view(model)
     if not isinstance(plan, PruningPlan):
-        plan = PruningPlan(as_mask(view, plan), repair="least_squares")
+        plan = PruningPlan(as_mask(view, plan), repair=DEFAULT_REPAIR)
     batches = as_batches(data, view.model, tokenizer)
     fitted = without_training(plan)
     measured = REPAIRS[fitted.repair].needs_moments
@@ -207,6 +210,8 @@ def _write_(view: HeadModel, fits: Fits) -> None:
         module: Any = view.blocks[number].output
         weight = output_rows(module).detach()
         weight.copy_(found.weight)
+        if found.bias is None:
+            continue
         trains = module.weight.requires_grad if module.bias is None else module.bias.requires_grad
         module.bias = nn.Parameter(found.bias.to(weight), requires_grad=trains)
 
@@ -230,7 +235,8 @@ def save_fits(file: Path, view: HeadModel, plan: PruningPlan, fits: Fits) -> Non
     for number, found in fits.items():
         dtype = output_rows(view.blocks[number].output).dtype
         tensors[f"{number}.weight"] = found.weight.to("cpu", dtype).contiguous()
-        tensors[f"{number}.bias"] = found.bias.to("cpu", dtype).contiguous()
+        if found.bias is not None:
+            tensors[f"{number}.bias"] = found.bias.to("cpu", dtype).contiguous()
     with replacing(file) as temporary:
         save_file(tensors, temporary, metadata={KEY: fits_key(view, plan)})
 
@@ -243,12 +249,10 @@ def read_fits(file: Path, view: HeadModel, plan: PruningPlan) -> Fits | None:
         with safe_open(file, framework="pt") as stored:
             if (stored.metadata() or {}).get(KEY) != fits_key(view, plan):
                 return None
-            numbers = sorted({int(name.split(".")[0]) for name in stored.keys()})  # noqa: SIM118
-            return {
-                number: Fit(*(stored.get_tensor(f"{number}.{part}") for part in ("weight", "bias")))
-                for number in numbers
-            }
-    except (SafetensorError, OSError, ValueError) as error:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            numbers = sorted({int(name.split(".")[0]) for name in tensors})
+            return {n: Fit(tensors[f"{n}.weight"], tensors.get(f"{n}.bias")) for n in numbers}
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise FileFormatError(
             f"{str(file)!r} is not a stored repair ({one_line(error)}); remove it, and plan again"
             " or give --calibration"

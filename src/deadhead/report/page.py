@@ -264,7 +264,7 @@ def provenance_table(run: Mapping[str, Any], facts: Mapping[str, Any]) -> TextTa
     versions, seconds = _mapping(run.get("versions")), run.get("seconds")
     known = {
         **facts,
-        **{key: run.get(key) for key in ("seed", "date", "machine")},
+        **{key: run.get(key) for key in ("record", "seed", "date", "machine")},
         "seconds": None if seconds is None else number(seconds),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }

@@ -52,7 +52,8 @@ def _step_cells(index: int, step: Step, dense: float, full: bool) -> list[str]:
 def summary_table(curves: Mapping[str, Trajectory] | Trajectory) -> TextTable:
     """Summarize each curve in one row; "keeps 95% to": the largest fraction removed that keeps 95%.
 
-    A value in a gap between measured steps (wider than `GAP` and a head) has a dash, as the area.
+    A value in a gap between measured steps (wider than `GAP` and a head) has a dash, as the area;
+    so has what is kept of a metric that is not above 0 (a negative correlation).
     """
     named = {"this run": curves} if isinstance(curves, Trajectory) else curves
     metrics = list(dict.fromkeys(str(curve.judged_by) for curve in named.values()))
@@ -62,7 +63,9 @@ def summary_table(curves: Mapping[str, Trajectory] | Trajectory) -> TextTable:
         known = any(not math.isnan(step.metric) for step in curve)
         at = [curve.at(sparsity=s) if _has(curve, s) else math.nan for s in SPARSITIES]
         area = curve.auc() if known and not _gaps(curve) else math.nan
-        comparable = known and not math.isnan(curve.dense)
+        comparable = (
+            known and curve.dense > 0
+        )  # of no correlation or a negative one nothing is kept
         cells = [number(x) for x in (curve.dense, *at, area)]
         cells += [f"{curve.largest_keeping(k):.1%}" if comparable else NOTHING for k in TO_KEEP]
         label = short[name] + (f", {curve.judged_by}" if len(metrics) > 1 else "")

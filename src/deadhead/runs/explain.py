@@ -133,7 +133,7 @@ class FinishedRun(Brief):
         if calibration is not None:
             settings = replace(settings, calibration=calibration)
         try:
-            what = (loaded.tokenizer, loaded.model.config)
+            what = (loaded.reader, loaded.model.config)
             try:  # what the run's other sets share with it was dropped
                 found = settings.open(*what).calibration
             except DeadheadError:

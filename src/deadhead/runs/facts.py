@@ -12,6 +12,8 @@ import torch
 
 from deadhead.data.prompts import Prompts
 from deadhead.measure import ModelSize, Timer, cut_summary, model_size
+from deadhead.models.architectures import origin_of, records_of
+from deadhead.models.purpose import purpose_of
 from deadhead.runs.settings import ModelSettings
 from deadhead.tasks import Task
 
@@ -19,14 +21,30 @@ from deadhead.tasks import Task
 def provenance_of(
     *,
     model: Any = None,
+    record: str | None = None,
     data: Mapping[str, Any] | None = None,
     command: str | None = None,
     seed: int | None = None,
 ) -> dict[str, Any]:
-    """Return where a result comes from, for the file that holds it; what is None is left out."""
+    """Return where a result comes from, for the file that holds it; what is None is left out.
+
+    Args:
+        model: name of the model.
+        record: how its heads were found, if not by a written record; see `origin_of`.
+        data: its sets.
+        command: as it was typed.
+        seed: of all that was drawn.
+    """
     packages = ("deadhead", "torch", "transformers", "numpy")
     versions = {"python": platform.python_version(), **{p: version(p) for p in packages}}
-    facts = {"command": command, "model": model, "versions": versions, "data": data, "seed": seed}
+    facts = {
+        "command": command,
+        "model": model,
+        "record": record,
+        "versions": versions,
+        "data": data,
+        "seed": seed,
+    }
     return {name: value for name, value in facts.items() if value is not None}
 
 
@@ -76,6 +94,7 @@ def model_facts(
         "name": name,
         "hub_id": settings.hub_id,
         "model_type": model.config.model_type,
+        "record": origin_of(records_of(model)),
         "auto_class": _auto_class(model),
         "needs_deadhead": getattr(model.config, "quantization_config", None) is not None,
         **size_facts(before, "_before"),
@@ -84,14 +103,24 @@ def model_facts(
     }
 
 
+# class names end so, and are loaded by this class of transformers
+_AUTO_CLASSES = {
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+    "ForMultipleChoice": "AutoModelForMultipleChoice",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForCausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM",
+    "ForImageClassification": "AutoModelForImageClassification",
+    "ForAudioClassification": "AutoModelForAudioClassification",
+    "ForCTC": "AutoModelForCTC",
+}
+
+
 def _auto_class(model: Any) -> str:
+    if purpose_of(model) == "seq2seq":
+        heard = getattr(model, "main_input_name", "") == "input_features"
+        return "AutoModelForSpeechSeq2Seq" if heard else "AutoModelForSeq2SeqLM"
     name = type(model).__name__
-    for ending, auto in (
-        ("ForSequenceClassification", "AutoModelForSequenceClassification"),
-        ("ForMaskedLM", "AutoModelForMaskedLM"),
-        ("ForCausalLM", "AutoModelForCausalLM"),
-        ("LMHeadModel", "AutoModelForCausalLM"),
-    ):
-        if name.endswith(ending):
-            return auto
-    return "AutoModel"
+    return next((auto for end, auto in _AUTO_CLASSES.items() if name.endswith(end)), "AutoModel")

@@ -15,11 +15,13 @@ from deadhead.display import short_name
 from deadhead.errors import BudgetError, CheckpointError, DataError, OutputExistsError
 from deadhead.files import check_empty, locked, whole_folder, write_json
 from deadhead.measure import SpeedRow, Timer, measure_all, model_size
+from deadhead.models.architectures import origin_of
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoChoice
+from deadhead.pruning.judges import as_it_is, judge_for
 from deadhead.pruning.loop import Progress, PruneLoop
 from deadhead.pruning.recipe import Recipe
-from deadhead.pruning.result import Pruning, as_it_is, judge_for
+from deadhead.pruning.result import Pruning
 from deadhead.pruning.trajectory import Step
 from deadhead.repair import Fits, fit, repaired
 from deadhead.report import RunSummary, model_card, write_report
@@ -57,7 +59,7 @@ class _PruneRun:
         self.view = HeadModel(self.loaded.model)
         self.before = model_size(self.loaded.model)
         config = self.loaded.model.config
-        self.tasks = settings.data.open(self.loaded.tokenizer, config)
+        self.tasks = settings.data.open(self.loaded.reader, config)
         if settings.prompts is not None and not settings.recipe.makes_groups:
             raise DataError(
                 f"strategy {settings.recipe.strategy!r} compares no heads on prompts; leave"
@@ -89,7 +91,8 @@ class _PruneRun:
         # as it was decided on, with the repair that was done
         done = replace(pruning.recipe, repair=pruning.plan.repair)
         self.settings = replace(self.settings, recipe=done)
-        facts = provenance_of(model=self.loaded.name, data=self.data)
+        record = origin_of(self.view.records)
+        facts = provenance_of(model=self.loaded.name, record=record, data=self.data)
         plan = replace(pruning.plan, provenance={**self.settings.header()["recipe"], **facts})
         scores = pruning.scores
         if scores is not None:
@@ -141,6 +144,8 @@ class _PruneRun:
         """Say what is going to be done."""
         say, recipe, view = self.watch.on_note, self.settings.recipe, self.view
         say(f"{self.loaded.name}: {view.mask.n_kept} heads in {len(view.blocks)} blocks")
+        if record := origin_of(view.records):
+            say(record)
         say(self.tasks.describe(trains=self.trains))
         named = f"{recipe.strategy} {recipe.criterion}"
         how = "auto picks the ranking" if recipe.undecided else named
@@ -242,6 +247,7 @@ class _PruneRun:
         prompts, decision, trained = self.prompts, pruning.choice, pruning.trained
         facts = {
             **provenance_of(
+                record=origin_of(self.view.records),
                 data=self.data,
                 command=self.settings.command,
                 seed=self.settings.recipe.seed,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deadhead.errors import DataError
+from deadhead.errors import CheckpointError, DataError, UnknownNameError
 from deadhead.files import as_path
 from deadhead.options.fields import check_choices, option, settings
 from deadhead.options.settings import (
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 # of `DataSettings`, what a command that only calibrates has no use for
-TESTING = ("selection", "train", "test", "test_size")
+JUDGING = ("compute_metrics", "metric", "lower_is_better")
+TESTING = ("selection", "train", "test", "test_size", *JUDGING)
 # of `DataSettings`, what a calibration set alone has no use for
 _OF_SEVERAL = (*TESTING, "spec", "calibration", "selection_size", "allow_overlap")
 
@@ -62,19 +64,37 @@ class ModelSettings:
         check_choices(self)
 
     def load(self) -> Loaded:
-        """Load the model and its tokenizer."""
+        """Load the model and its tokenizer, once its type's record is known to hold."""
         from deadhead.checkpoints import load_model
 
         options = asdict(self)
         if options.pop("derive"):
-            from deadhead.checkpoints.load import config_of
             from deadhead.derivation.code import derive_record
-            from deadhead.models.manifest import register_carried
 
-            config = config_of(self.source, trust_remote_code=self.trust_remote_code)
-            register_carried(config.model_type, getattr(config, "quantization_config", None) or {})
-            derive_record(config)
+            derive_record(self._config())
+        else:
+            self._check_record()
         return load_model(options.pop("source"), **options)
+
+    def _check_record(self) -> None:
+        from deadhead.models.architectures import has_derived
+
+        config = None
+        with contextlib.suppress(CheckpointError, UnknownNameError):  # loading says it better
+            config = self._config()
+        if config is not None and has_derived(config.model_type):
+            from deadhead.derivation.derive import check_derived
+
+            check_derived(config)
+
+    def _config(self) -> Any:
+        """Return the model's config; records that the checkpoint carries are known then."""
+        from deadhead.checkpoints.load import config_of
+        from deadhead.models.manifest import register_carried
+
+        config = config_of(self.source, trust_remote_code=self.trust_remote_code)
+        register_carried(config.model_type, getattr(config, "quantization_config", None) or {})
+        return config
 
     @property
     def short_name(self) -> str:
@@ -122,8 +142,8 @@ class DataSettings:
         default=None,
         flags=("--task", "-t"),
         help="Data to calibrate and test on: a folder with train/dev/test files, a file (its first"
-        " 80% calibrate, its last 20% test), FILE[0:800], a datasets id, or bundled:sentiment,"
-        " bundled:agreement, bundled:text.",
+        " 80% calibrate, its last 20% test), FILE[0:800], a folder of images by class, a datasets"
+        " id, or bundled:sentiment, bundled:agreement, bundled:text.",
         kw_only=False,
         group="data",
     )
@@ -151,6 +171,9 @@ class DataSettings:
         default=None, help="Column of the second text of a pair.", group="data"
     )
     label_column: str | None = of_data(default=None, help="Column of the label.", group="data")
+    media_column: str | None = of_data(
+        default=None, help="Column of the images or recordings.", group="data"
+    )
     calibration_size: int | None = size_option(
         512,
         "512",
@@ -162,6 +185,20 @@ class DataSettings:
     test_size: int | None = size_option(
         None, "all", "Examples to report on, drawn at random; or all.", panel=DATA, group="data"
     )
+    compute_metrics: str | None = of_data(
+        default=None,
+        help="Judge by a function of your own, FILE.py:FUNCTION, as the Trainer takes it; this runs"
+        " the file.",
+        group="data",
+    )
+    metric: str | None = of_data(
+        default=None,
+        help="Which number judges, of those that the task or --compute-metrics gives.",
+        group="data",
+    )
+    lower_is_better: bool = of_data(
+        default=False, help="Less of the metric is better; known of the tasks' own.", group="data"
+    )
     batch_size: int | None = batch_size_option()
     max_length: int | None = max_length_option()
     allow_overlap: bool = of_data(
@@ -169,7 +206,7 @@ class DataSettings:
     )
     seed: int = seed_option()
 
-    def open(self, tokenizer: Any, config: Any) -> TaskSet:
+    def open(self, reader: Any, config: Any) -> TaskSet:
         """Open the sets; calibration texts alone make a `held_out` set instead of a test set."""
         if self.spec is None and self.calibration is None:
             raise DataError(
@@ -178,12 +215,17 @@ class DataSettings:
             )
         from deadhead.tasks import open_task
 
-        need_tokenizer(tokenizer)
+        need_reader(reader)
         options = asdict(self)
-        judged = self.spec is not None or self.test is not None
-        return open_task(options.pop("spec"), tokenizer, config=config, judged=judged, **options)
+        options["judged"] = self.spec is not None or self.test is not None
+        options["greater_is_better"] = False if options.pop("lower_is_better") else None
+        if self.compute_metrics is not None:
+            from deadhead.tasks.metrics import function_in
 
-    def open_one(self, role: str, tokenizer: Any, config: Any) -> Task:
+            options["compute_metrics"] = function_in(self.compute_metrics)
+        return open_task(options.pop("spec"), reader, config=config, **options)
+
+    def open_one(self, role: str, reader: Any, config: Any) -> Task:
         """Open the `calibration` or `test` set alone, for commands that need no other.
 
         The other sets may be missing, and may overlap with it. Calibration texts need no labels.
@@ -197,26 +239,35 @@ class DataSettings:
         if role == "calibration" and given is not None:
             from deadhead.tasks import open_calibration
 
-            need_tokenizer(tokenizer)
+            need_reader(reader)
             of_one = {k: v for k, v in asdict(self).items() if k not in _OF_SEVERAL}
-            return open_calibration(given, tokenizer, config=config, **of_one)
+            return open_calibration(given, reader, config=config, **of_one)
         alone = replace(self, train=None, allow_overlap=True)
         if given is not None:
             alone = replace(alone, spec=None, calibration=given, selection=None, test=given)
-        return getattr(alone.open(tokenizer, config), role)
+        return getattr(alone.open(reader, config), role)
 
     def _file_of(self, role: str) -> str | None:
-        """Return the file of one role, if `spec` names a folder of files."""
-        from deadhead.data.formats import data_files, split_slice
-        from deadhead.data.splits import ROLES
+        """Return the file or folder of one role, if `spec` names a folder that has them."""
+        from deadhead.data.formats import split_slice
+        from deadhead.data.splits import is_saved, paths_of_splits
 
         place, _ = split_slice(self.spec or "")
         folder = as_path(place, "data")
-        if not self.spec or not folder.is_dir():
+        if not self.spec or not folder.is_dir() or is_saved(folder):
             return None
-        files = {file.stem.lower(): file for file in data_files(folder)}
-        file = next((files[name] for name in ROLES[role] if name in files), None)
+        file = paths_of_splits(folder).get(role)
         return None if file is None else f"{file}{self.spec.removeprefix(place)}"
+
+
+def need_reader(reader: Any) -> None:
+    """Refuse a model without a tokenizer or processor."""
+    if reader is None:
+        raise DataError(
+            "the model has no tokenizer to read text with; put its tokenizer files"
+            " (tokenizer.json, tokenizer_config.json), or its preprocessor_config.json for images"
+            " and sound, into the folder"
+        )
 
 
 def need_tokenizer(tokenizer: Any) -> None:

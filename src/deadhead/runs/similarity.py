@@ -17,6 +17,7 @@ from deadhead.errors import BudgetError
 from deadhead.files import check_empty, locked, whole_folder, write_json
 from deadhead.interop import read_importance, split_key, write_pruning_log
 from deadhead.measure import Timer
+from deadhead.models.architectures import origin_of
 from deadhead.models.heads import HeadModel
 from deadhead.options.values import count_heads
 from deadhead.report.similarity_page import SimilaritySummary, similarity_page
@@ -235,7 +236,11 @@ def _run(settings: SimilaritySettings, watch: Watch) -> SimilaritySummary:
         notes=(*dict.fromkeys([*notes, *unreached]),),
         run={
             **provenance_of(
-                model=loaded.name, data=data, command=settings.command, seed=settings.seed
+                model=loaded.name,
+                record=origin_of(view.records),
+                data=data,
+                command=settings.command,
+                seed=settings.seed,
             ),
             **occasion(timer, settings.model.device),
         },
@@ -290,11 +295,12 @@ def _plan(
     """Make the plan that has the heads of each group copy the one that stands for it."""
     copies = copies_of(groups)
     shared = any(block.n_heads != block.n_kv_heads for block in view.blocks)
+    record = origin_of(view.records)
     made = {"strategy": GROUPS, "heads": settings.heads, **asdict(settings.clustering)}
     return PruningPlan(
         view.mask.drop(*copies),
         copies,
         action="duplicate",
         gqa="ungroup" if shared and settings.clustering.unit == "head" else "whole_groups",
-        provenance={**made, **provenance_of(model=name, data=data)},
+        provenance={**made, **provenance_of(model=name, record=record, data=data)},
     )

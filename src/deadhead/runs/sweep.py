@@ -15,6 +15,7 @@ from deadhead.display import short_name, short_names
 from deadhead.errors import CheckpointError, DataError, UnknownNameError
 from deadhead.files import check_empty, locked, whole_folder, write_json
 from deadhead.measure import model_size
+from deadhead.models.architectures import origin_of
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoSelector
 from deadhead.pruning.recipe import AUTO
@@ -109,7 +110,7 @@ class _SweepRun:
         named = lm_eval_names(settings.lm_eval)  # before anything is loaded
         self.loaded = loaded = settings.model.load()
         self.view = HeadModel(loaded.model)
-        self.tasks = tasks = settings.data.open(loaded.tokenizer, loaded.model.config)
+        self.tasks = tasks = settings.data.open(loaded.reader, loaded.model.config)
         also = {spec: _also(spec, settings, loaded) for spec in settings.also}
         prompts = settings.prompts
         self.texts = prompts and prompts.open(loaded.tokenizer, loaded.model.config)
@@ -139,6 +140,7 @@ class _SweepRun:
         run = {
             **provenance_of(
                 model={"name": self.loaded.name, **size},
+                record=origin_of(self.view.records),
                 data=self.data,
                 command=settings.command,
                 seed=self.grid.seed,
@@ -288,6 +290,6 @@ def _check_shares(view: HeadModel, grid: SweepGrid) -> Iterator[str]:
 def _also(spec: str, settings: SweepSettings, loaded: Loaded) -> Task:
     alone = replace(settings.data, test=spec, test_size=None)
     try:
-        return alone.open_one("test", loaded.tokenizer, loaded.model.config)
+        return alone.open_one("test", loaded.reader, loaded.model.config)
     except (DataError, UnknownNameError) as error:
         raise type(error)(f"further test set {spec!r}, read as the first: {error}") from error

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.data.batches import Batch, call, valid_tokens
+from deadhead.models.architectures.adapters import first_
 from deadhead.models.blocks import is_conv1d
 from deadhead.models.heads import HeadModel
 
@@ -52,6 +53,7 @@ class Recording:
                 saw_input, saw_result = partial(self._saw_input, number), self._saw_result
                 before = block.output.register_forward_pre_hook(saw_input, prepend=True)
                 stack.callback(before.remove)
+                first_(block.output)
                 after = block.output.register_forward_hook(partial(saw_result, number))
                 stack.callback(after.remove)
             yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from deadhead.data.batches import Batch
 from deadhead.errors import DataError, UnknownNameError, unknown_name
 from deadhead.losses.losses import Loss
 from deadhead.models.heads import HeadModel
+from deadhead.models.registry import read_options
 from deadhead.moments import Moments
+from deadhead.scoring.own_text import OwnText
 from deadhead.scoring.passes import PassResult, PassSettings, observe_all, shared_loss
 from deadhead.surgery.plans import as_view
 from deadhead.types import HeadMask, HeadScores
@@ -202,7 +204,8 @@ class SharedPass:
             measured = self.run() if self.sums_moments else self._observed({}, moments=True)
             if measured.moments is None:
                 raise DataError("there are no moments without calibration samples; give some")
-            self._moments = measured.moments
+            own = OwnText(self.view, self.data or (), self.settings)
+            self._moments = replace(measured.moments, own=own.moments)
         return self._moments
 
     def _made(self, specs: Iterable[CriterionSpec]) -> dict[str, Criterion]:
@@ -287,34 +290,7 @@ def _part(text: str) -> CriterionPart:
     kind = CRITERIA[name]
     parameters = inspect.signature(kind).parameters
     known = {p: parameters[p].default for p in parameters if p not in ("view", "seed")}
-    texts: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        last = next(reversed(texts), None)
-        if last is not None and known[last] == "" and not (equals and key in known):
-            texts[last] += f":{pair}"  # paths and names of tables may hold colons
-            continue
-        if not known:
-            raise UnknownNameError(f"criterion {name!r} has no options, got {pair!r}")
-        if key not in known or not equals:
-            raise unknown_name(f"option of {name}", key, known)
-        texts[key] = value
-    options = {key: _option(name, key, value, known[key]) for key, value in texts.items()}
-    return CriterionPart(text, kind, options)
-
-
-def _option(criterion: str, key: str, text: str, default: Any) -> Any:
-    """Read an option's value as the type of its default."""
-    kind = type(default)
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return kind(text) if kind in (int, float) else text
-    except (KeyError, ValueError) as error:
-        allowed = "true or false" if kind is bool else f"a number, as in {default}"
-        raise UnknownNameError(
-            f"option {key}={text!r} of {criterion} cannot be read; write {allowed}"
-        ) from error
+    return CriterionPart(text, kind, read_options("criterion", name, pairs, known))
 
 
 def _ranks(scores: HeadScores) -> np.ndarray:

@@ -57,7 +57,7 @@ def on_tape(view: HeadModel, tape: Tape, samples: int, needs: frozenset[str]) ->
             if "output_gradients" in needs and block.n_heads:
                 recorded = {**recorded, "output": block.output}
             for part, module in recorded.items():
-                handle = module.register_forward_hook(partial(keep, number, part))
+                handle = module.register_forward_hook(partial(keep, number, part), prepend=True)
                 stack.callback(handle.remove)
         yield
 

@@ -124,7 +124,7 @@ class SweepGrid(Brief):
         criteria: criteria to drop the lowest of, one-shot; under those of mask and remove that
             are asked for (mask if neither is).
         methods: more ways to choose by a criterion, as (strategy, criterion), under the same;
-            ("auto", "auto") decides for every share, with the repair `least_squares`.
+            ("auto", "auto") decides for every share, with the default repair.
         repairs: of what criteria, methods and random heads leave; each on its own.
         distill_of: the methods, by the names of `named`, that the repair `distill` trains; empty:
             all of them. The others, and random heads always, get what it begins with.

@@ -64,4 +64,4 @@ def applied(model: nn.Module | HeadModel, plan: PlanLike) -> Iterator[nn.Module]
             alone = [h for h in plan.mask.dropped if h not in plan.copies]
             mask = view.mask.drop(*alone)
         stack.enter_context(masked(view, mask))
-        yield view.model
+        yield model if isinstance(model, nn.Module) else view.model

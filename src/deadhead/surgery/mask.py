@@ -45,7 +45,7 @@ def masked(model: nn.Module | HeadModel, mask: PlanLike) -> Iterator[nn.Module]:
     for row, block in zip(as_mask(view, mask).kept, view.blocks, strict=True):
         gates.append(torch.tensor([row[i] for i in block.original.heads], dtype=torch.bool))
     with view.gated(gates):
-        yield view.model
+        yield model if isinstance(model, nn.Module) else view.model
 
 
 def mask_(model: nn.Module | HeadModel, plan: PlanLike) -> nn.Module:

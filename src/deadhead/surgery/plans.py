@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -12,7 +12,8 @@ from deadhead.errors import HeadError
 from deadhead.models.heads import HeadModel
 from deadhead.types import COPYING, Head, HeadLike, HeadMask, PruningPlan
 
-PlanLike = PruningPlan | HeadMask | Iterable[HeadLike]
+# the heads to drop may be given per block as well: {0: [1, 2]}, as in transformers 4
+PlanLike = PruningPlan | HeadMask | Iterable[HeadLike] | Mapping[Any, Iterable[int]]
 
 
 def as_view(model: nn.Module | HeadModel) -> HeadModel:
@@ -78,6 +79,8 @@ def _check_no_repair(plan: PruningPlan) -> None:
 
 
 def _heads_in(given: Any) -> list[Head]:
+    if isinstance(given, Mapping):
+        return heads_of_blocks(given)
     pair = isinstance(given, tuple) and isinstance(next(iter(given), None), Integral)
     heads: Iterable[Any] = [given] if pair or isinstance(given, str) else given
     try:
@@ -87,3 +90,27 @@ def _heads_in(given: Any) -> list[Head]:
             f"{given!r:.80} is no plan; pass a PruningPlan, a HeadMask, or a list of heads such as"
             ' ["3.7", (0, 1)]'
         ) from error
+
+
+def heads_of_blocks(given: Mapping[Any, Any]) -> list[Head]:
+    """Read `{block: [heads]}`; blocks may be text, as JSON has them.
+
+    Raises:
+        HeadError: something in it is no head.
+    """
+    found = []
+    for block, heads in given.items():
+        several = isinstance(heads, Iterable) and not isinstance(heads, str | Mapping)
+        indices: list[Any] = [0, *heads] if several else [None]
+        try:
+            _, *named = [
+                Head.parse(f"{block}.{n}" if isinstance(block, str) else (block, n))
+                for n in indices
+            ]
+        except HeadError as error:
+            raise HeadError(
+                f"{block!r:.40}: {heads!r:.80} is no list of heads of a block; give the heads to"
+                " remove by block, such as {0: [1, 2], 3: [0]}"
+            ) from error
+        found += named
+    return found

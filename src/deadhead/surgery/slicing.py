@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from deadhead.models.architectures import HeadCounts, features, rows_from
-from deadhead.models.blocks import Block, is_conv1d, output_rows
+from deadhead.models.architectures.adapters import pad_features, take_features
+from deadhead.models.blocks import Block, HeadRows, is_conv1d, output_rows
 
 
 @dataclass(frozen=True)
@@ -31,25 +32,47 @@ def slice_(block: Block, cut: Cut) -> None:
 
     The output bias is kept.
     """
+    for module in block.inputs:
+        index = rows_kept(block, cut, module)
+        if block.record.padded:
+            pad_features(module, index, len(output_rows(module)))
+        _select_outputs_(module, index)
+    for rows in block.rows:
+        index = units_kept(block, cut, rows)
+        if block.record.padded and rows.name == "weight":
+            pad_features(rows.module, index, len(rows.tensor))
+        _select_(rows.module, rows.name, rows.of.dim, index)
+        _count_features(rows.module)
+    columns = columns_kept(block, cut)
+    if block.record.padded:
+        take_features(block.output, columns, block.n_heads * block.head_dim)
+    _select_inputs_(block.output, columns)
+
+
+def rows_kept(block: Block, cut: Cut, module: nn.Module) -> Tensor:
+    """Return which output features of a query, key or value projection a cut keeps, in order."""
     keep = {"query": cut.heads, "key": cut.kv_heads, "value": cut.kv_heads}
     layout = block.record.layout
     shape = HeadCounts(len(cut.heads), len(cut.kv_heads), block.head_dim)
-    for module in block.inputs:
-        parts = [part for part, other in block.projections.items() if other is module]
-        moves = [  # (where the features of a head will begin, where they begin)
-            (layout(part, new, shape), layout(part, old, block.shape))
-            for part in parts
-            for new, old in enumerate(keep[part])
-        ]
-        _select_outputs_(module, rows_from([old for _, old in sorted(moves)], block.head_dim))
-    for rows in block.rows:
-        heads = rows.of.unit == "heads"
-        units = cut.heads if heads else cut.kv_heads
-        count = block.n_heads if heads else block.n_kv_heads
-        _select_(rows.module, rows.name, rows.of.dim, rows.rows(units, count))
-        _count_features(rows.module)
-    columns = rows_from([position * block.head_dim for position in cut.heads], block.head_dim)
-    _select_inputs_(block.output, columns)
+    parts = [part for part, other in block.projections.items() if other is module]
+    moves = [  # (where the features of a head will begin, where they begin)
+        (layout(part, new, shape), layout(part, old, block.shape))
+        for part in parts
+        for new, old in enumerate(keep[part])
+    ]
+    return rows_from([old for _, old in sorted(moves)], block.head_dim)
+
+
+def units_kept(block: Block, cut: Cut, rows: HeadRows) -> Tensor:
+    """Return which indices of a further parameter, along its dimension of heads, a cut keeps."""
+    heads = rows.of.unit == "heads"
+    units = cut.heads if heads else cut.kv_heads
+    return rows.rows(units, block.n_heads if heads else block.n_kv_heads)
+
+
+def columns_kept(block: Block, cut: Cut) -> Tensor:
+    """Return which input features of the output projection a cut keeps, in order."""
+    return rows_from([position * block.head_dim for position in cut.heads], block.head_dim)
 
 
 def slices_of(block: Block, part: str, heads: Sequence[int]) -> list[tuple[Tensor, Tensor]]:

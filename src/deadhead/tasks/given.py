@@ -9,12 +9,13 @@ from typing import Any
 from torch import nn
 
 from deadhead.data.batches import Batch, samples_in, take_samples
-from deadhead.data.given import check_tokenizer, source_of
+from deadhead.data.given import source_of
 from deadhead.errors import DataError
 from deadhead.losses.losses import Probe, held_out
 from deadhead.models.purpose import purpose_of
 from deadhead.tasks.evaluation import Evaluation
-from deadhead.tasks.opening import TaskSet, open_task
+from deadhead.tasks.metrics import ComputeMetrics
+from deadhead.tasks.opening import TaskSet, judged_by, open_task
 
 # of batches, every fifth sample is held out to compare the pruned model with the dense one
 _COMPARED_EVERY = 5
@@ -76,6 +77,9 @@ def as_tasks(
     batch_size: int | None = None,
     max_tokens: int | None = None,
     max_length: int | None = None,
+    compute_metrics: ComputeMetrics | None = None,
+    metric: str | None = None,
+    greater_is_better: bool | None = None,
 ) -> TaskSet:
     """Make calibration and test sets for a model from whatever a person holds.
 
@@ -89,14 +93,15 @@ def as_tasks(
         DataError: there are no data, or they do not fit the model.
         UnknownNameError: there is no such column or bundled set.
     """
+    own = (compute_metrics, metric, greater_is_better)
     if isinstance(data, TaskSet):
-        return data
+        return judged_by(data, *own)
     if callable(getattr(data, "evaluate", None)) and hasattr(data, "probes"):  # one task
-        return TaskSet(data, None, None)
+        alone = judged_by(TaskSet(data, None, data), *own)
+        return TaskSet(alone.judge, None, None)
     source = source_of(data, model, calibration_size)
     if isinstance(source, list):
-        return _of_batches(source)
-    check_tokenizer(tokenizer)
+        return judged_by(_of_batches(source), *own)
     return open_task(
         source,
         tokenizer,
@@ -112,6 +117,9 @@ def as_tasks(
         max_length=max_length,
         judged=False,
         purpose=purpose_of(model),
+        compute_metrics=compute_metrics,
+        metric=metric,
+        greater_is_better=greater_is_better,
     )
 
 

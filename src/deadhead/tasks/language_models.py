@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from deadhead.data.batches import Batch
 from deadhead.data.examples import Examples
-from deadhead.data.rows import BAD, GOOD, PARADIGM, TEXT_COLUMNS, Columns, Rows, read_texts
+from deadhead.data.rows import (
+    BAD,
+    GOOD,
+    PAIR_COLUMNS,
+    PARADIGM,
+    TEXT_COLUMNS,
+    Columns,
+    Rows,
+    read_texts,
+)
 from deadhead.data.tokens import (
     Packed,
     TokenSequence,
@@ -23,49 +34,45 @@ from deadhead.data.tokens import (
 )
 from deadhead.errors import DataError
 from deadhead.losses.losses import Probe, preference_from
-from deadhead.models.purpose import purpose_of
 from deadhead.moments.sums import HELD_OUT_EVERY
-from deadhead.tasks.evaluation import Evaluation, cannot_judge, evaluating
+from deadhead.tasks.evaluation import Evaluation, judged_logits, other_shape
 from deadhead.tasks.task import BatchedTask, register_task
 
 # logits upcast and reduced at once, in numbers; bounds the memory beside the logits themselves
 _REDUCED_AT_ONCE = 2**25
 
 
-def refuse_other_models(config, kind: str) -> None:
-    """Refuse a config of a model that is not a causal language model."""
-    if purpose_of(config) not in ("causal_lm", "other", "unknown"):
-        raise DataError(
-            f"task kind {kind!r} does not fit {config.architectures[0]!r}: it needs a causal"
-            " language model; use kind 'classification' or a ...ForCausalLM model"
-        )
+class SequenceLosses(BatchedTask):
+    """Texts whose likelihood judges a causal language model."""
+
+    purposes = ("causal_lm",)
+    wants = "a causal language model (...ForCausalLM)"
+
+    def predict(self, model: nn.Module, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Sum the negative log-likelihood of each sequence's tokens, given those before.
+
+        Shape: (sequences,), float64, on the CPU.
+        Unit: nats.
+        Cost: one batch's logits in memory at a time.
+        """
+        logits, labels = judged_logits(model, outputs), batch["labels"]
+        if logits.shape[:2] != labels.shape:
+            wanted = f"[{', '.join(map(str, labels.shape))}, tokens of the vocabulary]"
+            raise other_shape(model, logits, wanted, self.kind)
+        # the logits at a token predict the next one; the last predicts nothing
+        targets = torch.full_like(labels, -100)
+        targets[:, :-1] = labels[:, 1:]
+        return row_losses(logits, targets)
 
 
-def sequence_losses(
-    model: nn.Module, packed: Sequence[Packed], n: int, *, name: str = ""
-) -> torch.Tensor:
-    """Sum the negative log-likelihood of each sequence's tokens, given those before.
+def row_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Sum the negative log-likelihood of each row's targets; -100 counts nothing.
 
-    Shape: (sequences,), float64, on the CPU, in the order of the sequences before packing.
-    Unit: nats.
-    Cost: one forward pass per batch; one batch's logits in memory at a time.
+    Shape: (rows,), float64, on the CPU, of logits (rows, tokens, vocabulary). Unit: nats. NaN where
+    logits are not finite.
     """
-    losses = torch.zeros(n, dtype=torch.float64)
-    with evaluating(model) as logits:
-        for number, p in enumerate(packed):
-            values = _row_losses(logits(p.batch), p.batch["labels"])
-            if values.isnan().any():
-                raise cannot_judge(name, number, len(packed))
-            losses[torch.from_numpy(p.rows)] = values
-    return losses
-
-
-def _row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    labels = labels.to(logits.device)
+    targets = targets.to(logits.device)
     batch, tokens, vocabulary = logits.shape
-    # the logits at a token predict the next one; the last predicts nothing
-    targets = torch.full_like(labels, -100)
-    targets[:, :-1] = labels[:, 1:]
     flat, targets = logits.reshape(-1, vocabulary), targets.reshape(-1)
     at_once = max(1, _REDUCED_AT_ONCE // vocabulary)
     parts = []
@@ -80,8 +87,17 @@ def _row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts).view(batch, tokens).cpu().double().sum(1)
 
 
+def perplexity_of(losses: np.ndarray, tokens: np.ndarray, name: str = "perplexity") -> Evaluation:
+    """Take the perplexity of texts from their losses in nats and their numbers of tokens."""
+    loss = float(losses.sum() / tokens.sum())
+    value = math.exp(loss) if not loss > 700 else math.inf
+    metrics = {name: value, "loss": loss, "tokens": float(tokens.sum())}
+    means = losses / tokens
+    return Evaluation(name, value, metrics, means, weights=tokens, exponential=True)
+
+
 @register_task("perplexity")
-class PerplexityTask(BatchedTask):
+class PerplexityTask(SequenceLosses):
     """Judge a causal language model by the perplexity per token of texts.
 
     A text is cut into windows of `max_length` tokens that do not overlap. Each window starts with
@@ -89,14 +105,14 @@ class PerplexityTask(BatchedTask):
     predicted), and knows nothing of the windows before it. An example is a text, not a window.
 
     Perplexities compare between models of one tokenizer and one `max_length` only.
+
+    Unit: perplexity per predicted token, exp(total loss / total tokens); lower is better.
+    Cost: one forward pass per batch.
     """
 
     metric = "perplexity"
     greater_is_better = False
-
-    def __init__(self, examples: Examples, tokenizer, *, config, **limits) -> None:
-        super().__init__(examples, tokenizer, config=config, **limits)
-        refuse_other_models(config, self.kind)
+    lower_is_better = ("perplexity", "loss")
 
     @classmethod
     def read(cls, rows: Rows, columns: Columns) -> Examples:
@@ -127,44 +143,38 @@ class PerplexityTask(BatchedTask):
         self._tokens = np.bincount(self._owners, predicted, minlength=self.size)
         return found
 
-    def evaluate(self, model: nn.Module) -> Evaluation:
-        """Judge a causal language model on all texts; the model is left as found.
+    def answers(self, predictions: list[np.ndarray]) -> Sequence[Any]:
+        """Add up the losses of each text's windows."""
+        return list(np.bincount(self._owners, np.array(predictions), minlength=self.size))
 
-        Unit: perplexity per predicted token, exp(total loss / total tokens); lower is better.
-            `per_example` holds each text's mean loss in nats, `weights` its predicted tokens.
-        Cost: one forward pass per batch.
+    def judge(self, answers: Sequence[Any], rows: np.ndarray) -> Evaluation:
+        """Take the perplexity of the texts at `rows`.
+
+        `per_example` holds each text's mean loss in nats, `weights` its predicted tokens.
         """
-        packed = self.packed_for(model)
-        losses = sequence_losses(model, packed, len(self.sequences), name=self.name).numpy()
-        per_text = np.bincount(self._owners, losses, minlength=self.size)
-        loss = float(per_text.sum() / self._tokens.sum())
-        value = math.exp(loss) if not loss > 700 else math.inf
-        return Evaluation(
-            self.metric,
-            value,
-            {self.metric: value, "loss": loss, "tokens": float(self._tokens.sum())},
-            per_text / self._tokens,
-            weights=self._tokens,
-            exponential=True,
-        )
+        losses, tokens = np.asarray(answers), self._tokens[rows]
+        return perplexity_of(losses, tokens)
 
 
 @register_task("minimal_pairs")
-class MinimalPairsTask(BatchedTask):
+class MinimalPairsTask(SequenceLosses):
     """Judge a causal language model by the pairs whose acceptable sentence is the likelier one.
 
     Likelihood is the sum over all tokens, after a beginning-of-sequence token where the tokenizer
     has one; a tie counts as wrong. The value is the mean over paradigms, and `metrics` has each
     paradigm's accuracy beside it. `batches` holds the acceptable sentences only.
 
+    Unit: fraction of pairs in [0, 1]; higher is better.
+    Cost: one forward pass per batch, two sentences per pair.
     Source: BLiMP, Warstadt et al. 2020 (https://arxiv.org/abs/1912.00582), full-sentence method.
     """
 
     metric = "accuracy"
 
-    def __init__(self, examples: Examples, tokenizer, *, config, **limits) -> None:
-        super().__init__(examples, tokenizer, config=config, **limits)
-        refuse_other_models(config, self.kind)
+    @classmethod
+    def is_in(cls, rows: Rows, columns: Columns) -> bool:
+        """Whether rows have both sentences."""
+        return PAIR_COLUMNS.issubset(rows.columns)
 
     @classmethod
     def read(cls, rows: Rows, columns: Columns) -> Examples:
@@ -197,23 +207,23 @@ class MinimalPairsTask(BatchedTask):
         self._sides = np.array(where).reshape(2, self.size)  # (good or bad, pair)
         return [TokenSequence(sequence) for sequence in unique]
 
-    def evaluate(self, model: nn.Module) -> Evaluation:
-        """Judge a causal language model on all pairs; the model is left as found.
+    def answers(self, predictions: list[np.ndarray]) -> Sequence[Any]:
+        """Return whether the acceptable sentence of each pair is the likelier one: 1 or 0."""
+        good, bad = np.array(predictions)[self._sides]
+        return list((good < bad).astype(np.float64))
 
-        Unit: fraction of pairs in [0, 1]; higher is better.
-        Cost: one forward pass per batch, two sentences per pair.
-        """
-        packed = self.packed_for(model)
-        losses = sequence_losses(model, packed, len(self.sequences), name=self.name).numpy()
-        good, bad = losses[self._sides]
-        correct = (good < bad).astype(np.float64)
-        names, groups = self._paradigms
+    def judge(self, answers: Sequence[Any], rows: np.ndarray) -> Evaluation:
+        """Average the pairs at `rows` that are right, by paradigm and over paradigms."""
+        correct, (names, groups) = np.asarray(answers), self._paradigms
+        groups = groups[rows]
         per_paradigm = {
-            name: float(correct[groups == group].mean()) for group, name in enumerate(names)
+            name: float(correct[groups == group].mean())
+            for group, name in enumerate(names)
+            if (groups == group).any()
         }
         value = float(np.mean(list(per_paradigm.values())))
-        metrics = {self.metric: value, **(per_paradigm if len(names) > 1 else {})}
-        return Evaluation(self.metric, value, metrics, correct, groups=groups)
+        metrics = {"accuracy": value, **(per_paradigm if len(names) > 1 else {})}
+        return Evaluation("accuracy", value, metrics, correct, groups=groups)
 
     def probes(self) -> list[Probe]:
         """Return every fourth pair of `batches`: which of its sentences is the likelier one?"""
@@ -229,7 +239,7 @@ class MinimalPairsTask(BatchedTask):
         return probes
 
     @property
-    def chance(self) -> float:
+    def guessed(self) -> float:
         """Accuracy of tossing a coin."""
         return 0.5
 

@@ -19,8 +19,8 @@ from torch import nn
 
 from deadhead.errors import DataError, DeadheadError
 from deadhead.files import write_text
+from deadhead.models.purpose import purpose_of
 from deadhead.tasks.evaluation import evaluating
-from deadhead.tasks.language_models import refuse_other_models
 from deadhead.tasks.lm_eval_names import check_lm_eval_tasks, find_tasks, first_line, make_tasks
 
 __all__ = ["check_lm_eval_tasks", "interval", "members", "primary", "run_lm_eval", "write_lm_eval"]
@@ -175,7 +175,11 @@ def _check_options(num_fewshot: int | None, limit: float | None, batch_size: int
 
 
 def _check_model(model: nn.Module, tokenizer) -> None:
-    refuse_other_models(getattr(model, "config", None), "lm-eval")
+    if purpose_of(getattr(model, "config", None)) not in ("causal_lm", "other", "unknown"):
+        raise DataError(
+            f"lm-eval does not fit {type(model).__name__!r}: it needs a causal language model; use"
+            " a ...ForCausalLM model"
+        )
     if tokenizer is None:
         raise DataError("lm-eval needs a tokenizer, and the model comes with none; give one")
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:

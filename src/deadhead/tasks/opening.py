@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deadhead.data.examples import Examples, keep_disjoint
-from deadhead.data.rows import PAIR_COLUMNS, Columns, Rows, label_column, read_texts
+from deadhead.data.examples import Examples, keep_apart, keep_disjoint
+from deadhead.data.rows import Columns, Rows
 from deadhead.data.splits import ROLES, Spec, find_splits, read_split
-from deadhead.data.tokens import single_rows
 from deadhead.display import Brief
 from deadhead.errors import DataError
 from deadhead.models.purpose import Purpose, purpose_of
 from deadhead.options.fields import check_arguments
-from deadhead.tasks.classification import Sentences, can_judge
-from deadhead.tasks.language_models import MinimalPairsTask, PerplexityTask
+from deadhead.tasks.judging import Judging
+from deadhead.tasks.kinds import UNJUDGED, check_reader, infer_kind, read_plain, text_kind
+from deadhead.tasks.metrics import ComputeMetrics
 from deadhead.tasks.task import KINDS, BatchedTask, Task
 
 
@@ -55,7 +55,7 @@ class TaskSet(Brief):
         """Say what came from where, a line per set; of the training set if anything is trained."""
         judged = f"{self.test.kind}, judged by {self.test.metric}" if self.test else ""
         roles = [*ROLES, *(["training"] if trains and self.training else [])]
-        lines = [judged or "texts without labels: judged by the divergence from the dense model"]
+        lines = [judged or "data without labels: judged by how near the model is to the dense one"]
         for role in roles if judged else [*roles, "held_out"]:
             task = getattr(self, role)
             of = task and f"{task.size} examples of {task.name}, fingerprint {task.fingerprint}"
@@ -80,6 +80,7 @@ def open_task(
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
+    media_column: str | None = None,
     calibration_size: int | None = 512,
     selection_size: int | None = None,
     test_size: int | None = None,
@@ -90,6 +91,9 @@ def open_task(
     allow_overlap: bool = False,
     judged: bool = True,
     purpose: Purpose | None = None,
+    compute_metrics: ComputeMetrics | None = None,
+    metric: str | None = None,
+    greater_is_better: bool | None = None,
 ) -> TaskSet:
     """Open the calibration, selection and test sets of a run.
 
@@ -99,6 +103,8 @@ def open_task(
     - a file (.tsv, .csv, .jsonl, .json, .parquet, .txt) or `FILE[0:800]`, its rows 0 to 799;
     - a folder with files named train, dev and test (or calibration, validation, selection);
     - a folder of other files, whose rows are put below each other, `FOLDER[0:800]` of each;
+    - a folder of images or recordings, in a folder per class or without labels, or with a table
+      that names them; or of such folders, train, dev and test;
     - a folder that `datasets` saved, or the id of a data set on the hub, `ID:CONFIG`.
 
     Without splits, the first 80% of the rows of each file calibrate and the last 20% test. The
@@ -107,9 +113,10 @@ def open_task(
 
     Args:
         spec: the data; None if calibration and test are both given.
-        tokenizer: the model's.
+        tokenizer: the model's, or its processor, for images and recordings too.
         config: the model's.
-        kind: `classification`, `minimal_pairs` or `perplexity`; None reads it off the columns.
+        kind: a name of `deadhead.tasks.KINDS`, such as `classification`; None reads it off what
+            the model is made for and the columns.
         calibration: wins over what `spec` has. Texts without labels will do, for losses that need
             none; for minimal pairs any text.
         selection: wins over what `spec` has.
@@ -119,6 +126,7 @@ def open_task(
         text_column: name of the text; None looks for `sentence`, `text`, ...
         text_pair_column: name of the second text.
         label_column: name of the label; None looks for `label`, `labels`, ...
+        media_column: name of the image or recording; None looks for such files.
         calibration_size: examples drawn at random without replacement, evenly over the paradigms;
             None is all of them, and so is more than there are.
         selection_size: likewise.
@@ -130,9 +138,17 @@ def open_task(
         allow_overlap: keep examples that two sets share.
         judged: refuse data that nothing can be judged by; else they make a `held_out` set.
         purpose: what the model is made for; None reads it off the config.
+        compute_metrics: judge by a function of your own, as the Trainer takes it: of a
+            `transformers.EvalPrediction` (predictions and label_ids, padded with -100), it returns
+            a dictionary of numbers. It is tried on right predictions first.
+        metric: which number judges: of `compute_metrics` the first by default; else another metric
+            of the kind, such as `macro_f1`.
+        greater_is_better: whether more of it is better; by default as the kind knows, of
+            `compute_metrics` True.
 
     Raises:
-        DataError: the data cannot be read, does not fit the model or the kind, or overlaps.
+        DataError: the data cannot be read, does not fit the model or the kind, or overlaps; the
+            metrics are no numbers.
         UnknownNameError: a kind, column or bundled set that does not exist.
     """
     sizes = {"calibration": calibration_size, "selection": selection_size, "test": test_size}
@@ -141,49 +157,103 @@ def open_task(
     _ = kind is None or KINDS[kind]  # refused before any data is read
     if spec is None and test is None and not judged:
         spec, explicit["calibration"] = calibration, None
-    columns = Columns(text_column, text_pair_column, label_column)
+    columns = Columns(text_column, text_pair_column, label_column, media_column)
     labels = {str(name) for name in config.label2id or ()}
     found, notes = find_splits(spec, explicit, sizes=sizes, seed=seed, labels=labels)
-    chosen = KINDS[kind or infer_kind(found["test"], columns, purpose or purpose_of(config))]
-    plain = text_kind(chosen)
-    bare = not is_judged(found["calibration"], columns, chosen)
-    known = is_judged(found["test"], columns, chosen) and can_judge(chosen, config)
-    form = chosen if known or judged or kind is not None or test is not None else plain
-    kinds = dict.fromkeys(ROLES, form) | {"calibration": plain if bare else form}
-    sets, dropped = _disjoint(found, columns, form, bare and form is not plain, allow_overlap)
+    purpose = purpose or purpose_of(config)
+    chosen = KINDS[kind or infer_kind(found["test"], columns, purpose, config)]
+    wanted = judged or kind is not None or test is not None
+    form, read_as, plain = _forms(chosen, tokenizer, config, found, columns, wanted)
+    sets, dropped = _disjoint(found, columns, form, read_as, allow_overlap)
     limits = {"batch_size": batch_size, "max_tokens": max_tokens, "max_length": max_length}
     make = partial(_task, tokenizer=tokenizer, config=config, **limits)
+    kinds = dict.fromkeys(ROLES, form) | {"calibration": read_as}
     tasks = {
         role: make(kinds[role], sets[role], found[role].source, sizes[role], (seed, number))
         for number, role in enumerate(ROLES)
         if role in sets
     }
-    if train is None:
-        training = make(kinds["calibration"], sets["calibration"], found["calibration"].source)
-    else:
+    if train is not None:
         rows = read_split(str(train), "calibration", {"calibration": None}, seed, labels)
-        texts, said = keep_apart(read_texts(rows, columns), sets, allow_overlap=allow_overlap)
+        texts = read_plain(plain, rows, columns)
+        texts, said = keep_apart(texts, sets, allow_overlap=allow_overlap)
         training, dropped = make(plain, texts, rows.source), dropped + said
-    if issubclass(form, Sentences) and single_rows(config):
-        dropped.append("no pad_token_id in the model's config: each batch is one text; set it")
-    notes = (*notes, *dropped)
-    opened = TaskSet(tasks["calibration"], tasks.get("selection"), tasks["test"], notes, training)
-    return replace(opened, test=None, held_out=opened.test) if form is Sentences else opened
+    else:  # files, all of them decoded, might not fit into memory
+        given = read_as, sets["calibration"], found["calibration"].source
+        training = make(*given) if form.reads == "text" else tasks["calibration"]
+    opened = _task_set(tasks, training, [*notes, *dropped])
+    return judged_by(opened, compute_metrics, metric, greater_is_better)
+
+
+def _task_set(tasks: Mapping[str, BatchedTask], training: Any, notes: Sequence[str]) -> TaskSet:
+    """Put tasks together; one that cannot judge is held out."""
+    test = tasks["test"]
+    judges = type(test) not in UNJUDGED
+    said = test.notes() if judges else []
+    known = TaskSet(tasks["calibration"], tasks.get("selection"), test, (*notes, *said), training)
+    return known if judges else replace(known, test=None, held_out=test)
+
+
+def judged_by(
+    tasks: TaskSet,
+    compute_metrics: ComputeMetrics | None = None,
+    metric: str | None = None,
+    greater_is_better: bool | None = None,
+) -> TaskSet:
+    """Return tasks that judge by another metric; see `open_task`.
+
+    Raises:
+        DataError: nothing is judged, or not by metrics that can be chosen.
+        UnknownNameError: there is no such metric.
+    """
+    if compute_metrics is None and metric is None and greater_is_better is None:
+        return tasks
+    _ = tasks.judge if tasks.test is None else None  # refuses
+    changed = {}
+    for role in ("selection", "test"):
+        task = getattr(tasks, role)
+        if task is not None and not isinstance(task, Judging):
+            raise DataError(
+                f"a {type(task).__name__} judges by its own metric {task.metric!r}; leave"
+                " compute_metrics, metric and greater_is_better out"
+            )
+        changed[role] = task and task.judged_by(compute_metrics, metric, greater_is_better)
+    return replace(tasks, **changed)
+
+
+def _forms(
+    chosen: type[BatchedTask],
+    tokenizer: Any,
+    config: Any,
+    found: Mapping[str, Rows],
+    columns: Columns,
+    wanted: bool,
+) -> tuple[type[BatchedTask], type[BatchedTask], type[BatchedTask]]:
+    """Return the kinds of the sets that judge, of the calibration set, and of data without labels.
+
+    `wanted`: a kind that cannot judge is refused later, not replaced by data without labels.
+    """
+    plain = text_kind(chosen)
+    check_reader(chosen, tokenizer)
+    known = chosen.is_in(found["test"], columns) and chosen.unfit(config) is None
+    form = chosen if wanted or (known and not chosen.costly) else plain  # costly: judges if asked
+    return form, form if chosen.is_in(found["calibration"], columns) else plain, plain
 
 
 def _disjoint(
     found: Mapping[str, Rows],
     columns: Columns,
     form: type[BatchedTask],
-    bare: bool,
+    read_as: type[BatchedTask],
     allow_overlap: bool,
 ) -> tuple[dict[str, Examples], list[str]]:
-    """Read the sets, and remove what they share; of `bare` calibration rows only the texts."""
-    judged = {role: rows for role, rows in found.items() if not bare or role != "calibration"}
+    """Read the sets, and remove what they share; the calibration rows as `read_as`."""
+    apart = read_as is not form
+    judged = {role: rows for role, rows in found.items() if not apart or role != "calibration"}
     sets = {role: form.read(rows, columns) for role, rows in judged.items()}
     sets, dropped = keep_disjoint(sets, allow_overlap=allow_overlap)
-    if bare:
-        texts = read_texts(found["calibration"], columns)
+    if apart:
+        texts = read_plain(read_as, found["calibration"], columns)
         texts, said = keep_apart(texts, sets, role="calibration", allow_overlap=allow_overlap)
         sets["calibration"], dropped = texts, dropped + said
     return sets, dropped
@@ -199,6 +269,7 @@ def open_calibration(
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
+    media_column: str | None = None,
     calibration_size: int | None = 512,
     seed: int = 0,
     batch_size: int | None = None,
@@ -213,16 +284,17 @@ def open_calibration(
         DataError: as of `open_task`.
     """
     _check_sizes({"calibration": calibration_size})
-    columns = Columns(text_column, text_pair_column, label_column)
+    columns = Columns(text_column, text_pair_column, label_column, media_column)
     labels = {str(name) for name in config.label2id or ()}
     rows = read_split(
         str(spec), "calibration", {"calibration": calibration_size}, seed=seed, labels=labels
     )
-    chosen = KINDS[kind or infer_kind(rows, columns, purpose_of(config))]
-    bare = not is_judged(rows, columns, chosen)
-    if bare or not can_judge(chosen, config):
+    chosen = KINDS[kind or infer_kind(rows, columns, purpose_of(config), config)]
+    bare = not chosen.is_in(rows, columns)
+    if bare or chosen.unfit(config) is not None:
         chosen = text_kind(chosen)
-    examples = read_texts(rows, columns) if bare else chosen.read(rows, columns)
+    check_reader(chosen, tokenizer)
+    examples = read_plain(chosen, rows, columns) if bare else chosen.read(rows, columns)
     limits = {"batch_size": batch_size, "max_tokens": max_tokens, "max_length": max_length}
     drawn = (rows.source, calibration_size, (seed, 0))
     return _task(chosen, examples, *drawn, tokenizer=tokenizer, config=config, **limits)
@@ -246,53 +318,3 @@ def _check_sizes(sizes: Mapping[str, int | None]) -> None:
     for role, size in sizes.items():
         if size is not None and size < 1:
             raise DataError(f"{role}_size {size!r} leaves no examples; give 1 or more, or None")
-
-
-def infer_kind(rows: Rows, columns: Columns, purpose: Purpose = "unknown") -> str:
-    """Read the kind of task off the columns; of text alone, off what the model does with it."""
-    if PAIR_COLUMNS.issubset(rows.columns):
-        return "minimal_pairs"
-    if label_column(rows, columns) is not None:
-        return "classification"
-    return "perplexity" if purpose in ("causal_lm", "unknown") else "classification"
-
-
-def is_judged(rows: Rows, columns: Columns, kind: type[BatchedTask]) -> bool:
-    """Whether rows have what a kind of task judges by: labels, or the worse of two sentences."""
-    if issubclass(kind, Sentences):
-        return label_column(rows, columns) in rows.columns
-    return not issubclass(kind, MinimalPairsTask) or PAIR_COLUMNS.issubset(rows.columns)
-
-
-def text_kind(kind: type[BatchedTask]) -> type[BatchedTask]:
-    """Return what text for the models of a kind of task is opened as."""
-    return Sentences if issubclass(kind, Sentences) else PerplexityTask
-
-
-def keep_apart(
-    texts: Examples,
-    sets: Mapping[str, Examples],
-    *,
-    role: str = "training",
-    allow_overlap: bool = False,
-) -> tuple[Examples, list[str]]:
-    """Return texts that are in neither the selection nor the test set; see `keep_disjoint`.
-
-    Of examples with more texts than `texts` have, as minimal pairs, each counts on its own.
-    """
-    said: list[str] = []
-    for other in ("selection", "test"):
-        if other in sets:
-            pair = {role: texts, other: _split(sets[other], len(texts.texts[0]))}
-            pair, notes = keep_disjoint(pair, allow_overlap=allow_overlap)
-            texts = pair[role]
-            said += notes
-    return texts, said
-
-
-def _split(examples: Examples, width: int) -> Examples:
-    if len(examples.texts[0]) <= width:
-        return examples
-    each = [((text,), row) for row, texts in enumerate(examples.texts) for text in texts]
-    origins = examples.origins and [examples.origins[row] for _, row in each]
-    return Examples([text for text, _ in each], origins=origins)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from deadhead.data.batches import Batch
+from deadhead.data.batches import Batch, to_device
 from deadhead.data.examples import Examples
+from deadhead.data.readers import tokenizer_in
 from deadhead.data.rows import Columns, Rows
 from deadhead.data.tokens import (
     MAX_TOKENS,
@@ -29,6 +30,7 @@ from deadhead.errors import DataError
 from deadhead.losses.losses import Probe, held_out
 from deadhead.models.registry import Registry
 from deadhead.tasks.evaluation import Evaluation
+from deadhead.tasks.judging import Judging
 
 
 class Task(Protocol):
@@ -75,11 +77,11 @@ class Task(Protocol):
         ...
 
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """Judge a model on all examples; the model is left as found."""
+        """Judging a model on all examples; the model is left as found."""
         ...
 
 
-class BatchedTask(ABC):
+class BatchedTask(Judging):
     """Examples that are tokenized once and kept in padded batches, also on the model's device.
 
     The default budget is 2048 padded tokens a batch. On a CPU 256 to 1024 are about 10% faster
@@ -89,7 +91,7 @@ class BatchedTask(ABC):
 
     Args:
         examples: what to judge on.
-        tokenizer: the model's.
+        tokenizer: the model's, or its processor.
         config: the model's; read for labels, positions and padding.
         name: where the data came from, for people.
         batch_size: sequences per batch at most; None leaves it to `max_tokens`.
@@ -97,9 +99,7 @@ class BatchedTask(ABC):
         max_length: tokens per sequence at most; None is what the model and tokenizer take.
     """
 
-    kind: str = ""
-    metric: str = "accuracy"
-    greater_is_better: bool = True
+    reads: Literal["text", "image", "audio"] = "text"
 
     def __init__(
         self,
@@ -113,14 +113,19 @@ class BatchedTask(ABC):
         max_length: int | None = None,
     ) -> None:
         check_batching(batch_size, max_tokens)
+        self.refuse_other_models(config)
         self.examples = examples
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer_in(tokenizer) if self.reads == "text" else tokenizer
         self.config = config
         self.name = name
         self.batch_size = batch_size
         self.max_tokens = max_tokens or MAX_TOKENS
-        self.max_length = context_length(tokenizer, config, max_length)
+        self.max_length = self.longest(max_length)
         self._there: tuple[torch.device, list[Packed]] | None = None
+
+    def longest(self, asked: int | None) -> int | None:
+        """Return how many tokens of a sequence are read at most; None is no bound."""
+        return context_length(self.tokenizer, self.config, asked)
 
     @classmethod
     @abstractmethod
@@ -128,12 +133,13 @@ class BatchedTask(ABC):
         """Find this kind's texts, labels and paradigms in rows of a table."""
 
     @abstractmethod
-    def evaluate(self, model: nn.Module) -> Evaluation:
-        """Judge a model on all examples; the model is left as found."""
-
-    @abstractmethod
     def tokenize(self) -> list[TokenSequence]:
         """Return every sequence that `evaluate` runs; called once."""
+
+    @classmethod
+    def is_in(cls, rows: Rows, columns: Columns) -> bool:
+        """Whether rows have what this kind judges by: labels, or the worse of two sentences."""
+        return True
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.size} examples of {brief(self.name)})"
@@ -147,11 +153,6 @@ class BatchedTask(ABC):
     def passes(self) -> int:
         """Forward passes that `evaluate` makes."""
         return len(self.evaluated)
-
-    @property
-    def chance(self) -> float | None:
-        """What the metric is without a model; None where that has no meaning."""
-        return None
 
     @property
     def fingerprint(self) -> str:
@@ -179,7 +180,7 @@ class BatchedTask(ABC):
         return self.tokenize()
 
     @cached_property
-    def _packed(self) -> list[Packed]:
+    def _packed(self) -> Sequence[Packed]:
         return self.pack(self.sequences)
 
     def pack(self, sequences: Sequence[TokenSequence]) -> list[Packed]:
@@ -192,34 +193,34 @@ class BatchedTask(ABC):
             max_tokens=self.max_tokens,
         )
         for p in packed:
-            labels = self.label(p.batch, p.rows)
-            if labels is not None:
-                p.batch["labels"] = labels
+            p.batch.update(self.label(p.batch, p.rows))
         return packed
 
-    def label(self, batch: Batch, rows: np.ndarray) -> torch.Tensor | None:
+    def label(self, batch: Batch, rows: np.ndarray) -> Batch:
         """Return the labels of a batch; the tokens themselves unless a kind says otherwise."""
-        return batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        return {"labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
 
-    def packed_for(self, model: nn.Module) -> list[Packed]:
+    def packed_for(self, model: nn.Module) -> Iterable[Packed]:
         """Return what `evaluate` runs, on the device that holds the model's first parameter.
 
         Copied once per device, outside inference mode: tensors made inside it cannot be trained on.
         """
-        parameter = next(model.parameters(), None)
-        device = torch.device("cpu") if parameter is None else parameter.device
+        device = device_of(model)
         if self._there is None or self._there[0] != device:
-            there = [
-                Packed(p.rows, {name: tensor.to(device) for name, tensor in p.batch.items()})
-                for p in self.evaluated
-            ]
+            there = [Packed(p.rows, to_device(p.batch, device)) for p in self.evaluated]
             self._there = (device, there)
         return self._there[1]
 
     @cached_property
-    def evaluated(self) -> list[Packed]:
+    def evaluated(self) -> Sequence[Packed]:
         """The batches that `evaluate` runs: those of `batches` unless a kind says else."""
         return self._packed
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device that holds a model's first parameter."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 KINDS: Registry[type[BatchedTask]] = Registry("task kind")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -115,12 +116,66 @@ class SelectFeatures:
         return output[..., list(self.kept)]
 
 
+class PadFeatures:
+    """Forward hook: give outputs their old width again, zeros where features are gone."""
+
+    def __init__(self, kept: tuple[int, ...], size: int):
+        self.kept, self.size = kept, size
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Return the features among zeros."""
+        whole = output.new_zeros(*output.shape[:-1], self.size)
+        whole[..., list(self.kept)] = output
+        return whole
+
+
+class TakeFeatures:
+    """Forward pre-hook: hand on the features that are kept of an input of the old width."""
+
+    def __init__(self, kept: tuple[int, ...], size: int):
+        self.kept, self.size = kept, size
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the arguments with features selected."""
+        return args[0][..., list(self.kept)], *args[1:]
+
+
+def pad_features(module: nn.Module, index: Tensor, size: int) -> None:
+    """Let a module that lost output features, all but some of `size`, return zeros for them."""
+    hook = PadFeatures(*_composed(module._forward_hooks, PadFeatures, index, size))
+    _unhook(module)
+    module.register_forward_hook(hook)
+
+
+def take_features(module: nn.Module, index: Tensor, size: int) -> None:
+    """Let a module that lost input features, all but some of `size`, take them all the same."""
+    hook = TakeFeatures(*_composed(module._forward_pre_hooks, TakeFeatures, index, size))
+    _unhook(module)
+    module.register_forward_pre_hook(hook)
+
+
+def _composed(
+    hooks: Mapping[int, Any], kind: type, index: Tensor, size: int
+) -> tuple[tuple[int, ...], int]:
+    """Return which features are kept of how many, all cuts together."""
+    before = next((hook for hook in hooks.values() if isinstance(hook, kind)), None)
+    kept = tuple(index.tolist())
+    return (kept, size) if before is None else (tuple(before.kept[i] for i in kept), before.size)
+
+
+def first_(module: nn.Module) -> None:
+    """Let what a cut has hooked to a module's input come before other hooks, in place."""
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if isinstance(hook, TakeFeatures):
+            module._forward_pre_hooks.move_to_end(key, last=False)  # type: ignore[attr-defined]
+
+
 def _unhook(module: nn.Module) -> None:
     """Remove the hooks of an earlier cut."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for key, hook in list(hooks.items()):
             owner = getattr(hook, "__self__", hook)
-            if isinstance(owner, (SelectArguments, SelectFeatures)):
+            if isinstance(owner, (SelectArguments, SelectFeatures, PadFeatures, TakeFeatures)):
                 del hooks[key]
                 module._forward_pre_hooks_with_kwargs.pop(key, None)
                 module._forward_hooks_with_kwargs.pop(key, None)

@@ -16,7 +16,7 @@ from deadhead.models.architectures.record import LAYOUTS, Architecture, PerHead,
 
 _CODE = ("refuse", "slopes")  # what only written records have
 _PATHS = ("blocks", "attention", "query", "key", "value", "output", "head_dim", "heads", "kv_heads")
-_PLAIN = {"bool": bool, "int": int}
+_PLAIN = {"bool": bool, "int": int, "float": (float, int)}
 _COUNTS = ("heads", "kv_heads", "width", "kv_width", "groups")
 
 

@@ -153,8 +153,14 @@ class Architecture(Brief):
         stack: name of the stack where a model has several, e.g. `encoder`, `decoder.cross`.
         samples: which dimension of the output projection's input counts samples: 0, 1 for
             (tokens, samples, width), or -1 if they are mixed and scores per sample are refused.
+        padded: whether a cut module goes on computing with all the heads it had: its projections
+            return zeros for those that are gone, and what becomes of them is dropped in front of
+            the output projection. For modules that reshape by the width of the model. It saves the
+            weights of the heads, not their attention nor their place in a key/value cache.
         some: whether blocks that lack the attention module are skipped, as in hybrids.
         derived: whether the record was found by tracing a tiny random model, not written.
+        difference: of a derived record, how far masking and removal differed in its proof, at most;
+            relative, in float64.
     """
 
     model_type: str
@@ -178,8 +184,10 @@ class Architecture(Brief):
     selected: tuple[PerHead, ...] = ()
     stack: str = ""
     samples: int = 0
+    padded: bool = False
     some: bool = False
     derived: bool = False
+    difference: float = field(default=0.0, compare=False)
 
     @property
     def fused(self) -> bool:
@@ -226,11 +234,28 @@ def records_of(model: nn.Module) -> Records:
     return records_named(model_type_of(model))
 
 
+def origin_of(records: Records) -> str | None:
+    """Say in one line that records were derived, and what was proven; None if they were written."""
+    derived = [record for record in records if record.derived]
+    if not derived:
+        return None
+    worst = max(record.difference for record in derived)
+    return (
+        "heads found by a derived record, proven on a tiny random model (largest difference between"
+        f" masking and removing: {worst:.0e})"
+    )
+
+
 def has_records(name: str) -> bool:
     """Whether a model type has records: written, registered, or shipped."""
     from deadhead.models.architectures.derived import shipped_records
 
     return name in ARCHITECTURES or name in shipped_records()
+
+
+def has_derived(name: str) -> bool:
+    """Whether the records of a model type were derived, not written."""
+    return has_records(name) and all(record.derived for record in records_named(name))
 
 
 def records_named(name: str) -> Records:
