@@ -28,6 +28,8 @@ GQA = ("llama", "mistral", "qwen2", "qwen3")
 REPAIRS = tuple(name for name in repair_names() if name != "none")
 CALIBRATION = batch((9, 6, 4, 7, 5, 9, 8, 3), seed=5)
 
+WITH_BIAS = "least_squares:own=0:bias=true"  # also gives projections biases that they lack
+
 
 @functools.cache
 def moments_of(model_type, kind):
@@ -70,11 +72,11 @@ def test_a_repaired_mask_equals_the_repaired_cut(model_type, repair):
 def test_masks_and_folds_are_repaired_as_well(model_type):
     whole = HeadModel(make(model_type)).mask
     plan = PruningPlan(random_mask(whole, 0), action="mask")
-    model = check(model_type, "classification", plan, "least_squares")
+    model = check(model_type, "classification", plan, WITH_BIAS)
     assert HeadModel(model).mask == whole
     for seed in (1, 2):
         fold = plan_for(make(model_type), seed, action="fold")
-        model = check(model_type, "classification", fold, "least_squares")
+        model = check(model_type, "classification", fold, WITH_BIAS)
         assert HeadModel(model).mask == fold.mask
 
 
@@ -85,7 +87,7 @@ def test_every_policy_for_shared_key_value_heads_is_repaired(model_type, gqa):
         mask = legal_mask(HeadModel(make(model_type)).mask, seed, gqa, group=3)
         if not mask.dropped:
             continue
-        check(model_type, "causal_lm", PruningPlan(mask, gqa=gqa), "least_squares")
+        check(model_type, "causal_lm", PruningPlan(mask, gqa=gqa), WITH_BIAS)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
@@ -110,7 +112,7 @@ def test_a_model_without_any_head_adds_what_it_added_on_average(model_type):
     model = make(model_type)
     mask = HeadModel(model).mask
     none = mask.drop(*mask.heads)
-    model = check(model_type, "classification", PruningPlan(none), "least_squares")
+    model = check(model_type, "classification", PruningPlan(none), WITH_BIAS)
     assert HeadModel(model).mask == none
 
 
@@ -119,7 +121,7 @@ def test_everything_comes_back_after_an_error(model_type):
     model = make(model_type)
     view = HeadModel(model)
     mask = random_mask(view.mask, 0)
-    plan = PruningPlan(mask, repair="least_squares")
+    plan = PruningPlan(mask, repair=WITH_BIAS)
     fits = fit(view, plan, moments_of(model_type, "classification"))
     model.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}

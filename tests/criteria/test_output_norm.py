@@ -30,6 +30,7 @@ def written_out(model, inputs):
     return expected
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_it_is_the_mean_norm_of_what_a_head_adds(model_type):
     model, inputs = make(model_type), batch((9, 6, 4, 2))

@@ -20,11 +20,12 @@ from masks import random_mask
 from models import MODEL_TYPES, batch, make, outputs
 
 LENGTHS = (9, 6, 4, 7, 5, 9, 8, 3) * 2
+ALONE = "least_squares:own=0:bias=true"  # fits the calibration texts alone, and biases
 PLAIN = "reconstruction:weight=none"  # whose moments weigh every token alike
 WEIGHTED = "reconstruction"
 
 
-def fits_of(model, mask, repair="least_squares", name=PLAIN, inputs=None):
+def fits_of(model, mask, repair=ALONE, name=PLAIN, inputs=None):
     view = HeadModel(model)
     batches = [inputs or batch(LENGTHS)]
     moments = plain_moments(view, batches) if name == PLAIN else Scorer(view, batches, None).moments
@@ -75,7 +76,7 @@ def test_on_calibration_data_it_is_at_least_as_near_as_bias_and_bias_as_nothing(
     model = make(model_type)
     for seed in range(3):
         mask = random_mask(HeadModel(model).mask, seed)
-        both = {r: fits_of(model, mask, r, name) for r in ("bias", "least_squares")}
+        both = {r: fits_of(model, mask, r, name) for r in ("bias", ALONE)}
         for number, (x, share) in enumerate(stored(model, weighted=name == WEIGHTED)):
             if number not in both["bias"]:
                 continue
@@ -91,13 +92,13 @@ def test_on_calibration_data_it_is_at_least_as_near_as_bias_and_bias_as_nothing(
                 off = x @ (weight - w).T + before - b
                 errors[way] = float(share @ (off**2).mean(1))
             if kept:
-                assert errors["least_squares"] < errors["bias"] < errors["none"]
-                facts = both["least_squares"][number].facts
-                assert facts["error_after"] == pytest.approx(errors["least_squares"], rel=1e-4)
+                assert errors[ALONE] < errors["bias"] < errors["none"]
+                facts = both[ALONE][number].facts
+                assert facts["error_after"] == pytest.approx(errors[ALONE], rel=1e-4)
                 assert facts["error_before"] == pytest.approx(errors["bias"], rel=1e-4)
                 assert facts["ridge"] in least_squares.RIDGES
             else:
-                assert errors["least_squares"] == pytest.approx(errors["bias"], rel=1e-9)
+                assert errors[ALONE] == pytest.approx(errors["bias"], rel=1e-9)
                 assert errors["bias"] < errors["none"]
 
 
@@ -124,7 +125,7 @@ def test_what_the_others_say_exactly_is_made_up_for_exactly():
     x = normal(400, 6)
     x[:, 5] = 2 * x[:, 0] - x[:, 1] + 3
     weight = normal(4, 6, seed=1)
-    found = least_squares.least_squares(job_of(x, weight, [0, 1, 2, 3, 4]))
+    found = least_squares.least_squares(job_of(x, weight, [0, 1, 2, 3, 4]), bias=True)
     assert found.facts["ridge"] == min(least_squares.RIDGES)
     off = x @ (weight - found.weight).T - found.bias
     assert off.abs().max() < 1e-2
@@ -138,7 +139,7 @@ def test_noise_is_not_fitted():
     """With as few samples as features, the ridge holds on to the weights as they were."""
     x, weight = normal(24, 20), normal(4, 20, seed=1)
     kept = list(range(18))
-    found = least_squares.least_squares(job_of(x, weight, kept))
+    found = least_squares.least_squares(job_of(x, weight, kept), bias=True)
     assert found.facts["ridge"] > 0.01
     new = normal(4000, 20, seed=2)
     change = lambda w: float(((new @ (weight - w).T) ** 2).mean())  # noqa: E731
@@ -149,7 +150,8 @@ def test_noise_is_not_fitted():
 
 @pytest.mark.parametrize("samples", (1, 2, 5))
 def test_fewer_tokens_than_features_leave_the_fit_finite(samples):
-    found = least_squares.least_squares(job_of(normal(samples, 20), normal(4, 20), [0, 3, 7]))
+    job = job_of(normal(samples, 20), normal(4, 20), [0, 3, 7])
+    found = least_squares.least_squares(job, bias=True)
     assert torch.isfinite(found.weight).all()
     assert torch.isfinite(found.bias).all()
 
@@ -157,7 +159,7 @@ def test_fewer_tokens_than_features_leave_the_fit_finite(samples):
 def test_heads_that_put_out_a_constant_leave_the_fit_finite():
     x = torch.ones(40, 6, dtype=torch.float64) * torch.arange(6.0)
     weight = normal(4, 6)
-    found = least_squares.least_squares(job_of(x, weight, [0, 1, 2]))
+    found = least_squares.least_squares(job_of(x, weight, [0, 1, 2]), bias=True)
     torch.testing.assert_close(x @ found.weight.T + found.bias, x @ weight.T)
     torch.testing.assert_close(found.weight[:, :3], weight[:, :3])
 
@@ -168,7 +170,7 @@ def test_nothing_to_make_up_for_changes_nothing():
     x[:, 5] = x[:, 0]
     job = job_of(x, normal(4, 6), [0, 1, 2, 3, 4])
     job.cut[:, 0] += job.dense[:, 5]
-    found = least_squares.least_squares(job)
+    found = least_squares.least_squares(job, bias=True)
     torch.testing.assert_close(found.weight, job.cut, atol=1e-12, rtol=0)
     torch.testing.assert_close(found.bias, job.bias, atol=1e-12, rtol=0)
 
@@ -178,27 +180,27 @@ def test_a_repair_is_nearer_to_the_whole_model_on_other_data(model_type):
     inputs = batch((8,) * 30, seed=9)
     calibration = batch((8,) * 100, seed=3)
     off = {}
-    for repair in ("none", "least_squares"):
+    for repair in ("none", ALONE):
         model = make(model_type)
         dense = outputs(model, inputs)
         mask = random_mask(HeadModel(model).mask, 4, share=0.3)
         fits = fits_of(model, mask, repair, inputs=calibration)
         apply_repaired_(model, PruningPlan(mask, gqa="ungroup", repair=repair), fits)
         off[repair] = float((outputs(model, inputs) - dense).pow(2).mean())
-    assert off["least_squares"] < off["none"]
+    assert off[ALONE] < off["none"]
 
 
 def test_with_fewer_tokens_than_unknowns_a_larger_ridge_is_in_reach():
     x, weight = normal(8, 20), normal(4, 20, seed=1)
     kept = list(range(18))
     job = job_of(x, weight, kept)
-    found = least_squares.least_squares(job)
+    found = least_squares.least_squares(job, bias=True)
     assert found.facts["ridge"] in least_squares.MORE_RIDGES
     assert (found.facts["tokens"], found.facts["unknowns"]) == (8, 18)
     enough = replace(job, moments=job.moments * (18 / 8))  # the same, said to be of more tokens
-    assert least_squares.least_squares(enough).facts["ridge"] in least_squares.RIDGES
+    assert least_squares.least_squares(enough, bias=True).facts["ridge"] in least_squares.RIDGES
     alone = job_of(x[:1], weight, kept)  # none held out
-    assert least_squares.least_squares(alone).facts["ridge"] == max(least_squares.RIDGES)
+    assert least_squares.least_squares(alone, bias=True).facts["ridge"] == max(least_squares.RIDGES)
 
 
 def test_it_is_made_per_block():

@@ -14,6 +14,7 @@ from models import batch, make
 
 LENGTHS = (9, 6, 4, 7, 5, 9, 8, 3) * 2
 NAME = "least_squares_sequential"
+PARALLEL = "least_squares:own=0:bias=true"
 
 
 def seen(model):
@@ -65,7 +66,7 @@ def test_of_the_first_block_alone_it_is_the_parallel_fit_on_tokens_that_count_th
         mask = view.mask.drop(Head(0, 1), Head(0, 4))
         (found,) = sequential(view, mask).values()
         moments = plain_moments(view, [batch(LENGTHS)])
-        (parallel,) = fit(view, PruningPlan(mask, repair="least_squares"), moments).values()
+        (parallel,) = fit(view, PruningPlan(mask, repair=PARALLEL), moments).values()
         torch.testing.assert_close(found.weight, parallel.weight, atol=1e-9, rtol=0)
         torch.testing.assert_close(found.bias, parallel.bias, atol=1e-9, rtol=0)
         for name, value in parallel.facts.items():
@@ -93,7 +94,7 @@ def test_it_makes_up_for_what_earlier_blocks_have_lost():
         mask = random_mask(view.mask, seed + 1)
         dense = seen(model)[-1][1]
         moments = plain_moments(view, [batch(LENGTHS)])
-        parallel = fit(view, PruningPlan(mask, repair="least_squares"), moments)
+        parallel = fit(view, PruningPlan(mask, repair=PARALLEL), moments)
         for name, fits in (("parallel", parallel), (NAME, sequential(view, mask))):
             with repaired(view, mask, fits):
                 off.setdefault(name, []).append(float(((seen(model)[-1][1] - dense) ** 2).mean()))

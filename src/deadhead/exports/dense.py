@@ -97,7 +97,7 @@ def _config_of(view: HeadModel) -> Any:
         if option is None:
             raise UnsupportedModelError(
                 f"the repair gave output projections a bias, which a {config.model_type!r} has no"
-                " place for; prune with --repair least_squares:own=0.2:bias=false, or keep the"
+                " place for; prune with --repair least_squares, which adds none, or keep the"
                 " checkpoint as it is, which loads after import deadhead"
             )
         setattr(inner, option, True)

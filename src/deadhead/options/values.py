@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Literal
 
 from deadhead.errors import BudgetError
 
@@ -24,7 +24,7 @@ CriterionName = Literal[
 ]
 Strategy = Literal["auto", "one_shot", "greedy", "second_look", "search", "clusters"]
 Repair = Literal["auto", "none", "bias", "least_squares", "least_squares_sequential", "distill"]
-DEFAULT_REPAIR: Any = "least_squares:own=0.2"  # what `auto` repairs with: a `Repair` with options
+DEFAULT_REPAIR = "least_squares"  # what `auto` repairs with
 RepairAt = Literal["step", "end"]
 Scope = Literal["global", "per_block"]
 Gqa = Literal["whole_groups", "equalize", "ungroup"]

@@ -58,11 +58,11 @@ class Recipe:
     repair: Repair = option(
         default="auto",
         help="How the remaining heads make up for the removed ones. least_squares refits the output"
-        " projections on the calibration texts; least_squares:own=0.2 also on text that the model"
-        " writes itself, with a fifth of the weight; :bias=false adds no bias, for exports without"
-        " one. least_squares_sequential refits each block on the repaired blocks before it (slow);"
-        " bias adjusts the output bias; distill is least_squares:own=0.2, then training against"
-        " the dense model. auto: least_squares:own=0.2 if the criterion is auto too, else none.",
+        " projections on the calibration texts and, with three tenths of the weight, on text that"
+        " the model writes itself; least_squares:own=0:bias=true fits the calibration texts alone,"
+        " and biases too. least_squares_sequential refits each block on the repaired blocks before"
+        " it (slow); bias adjusts the output bias; distill is least_squares, then training against"
+        " the dense model. auto: least_squares if the criterion is auto too, else none.",
     )
     criterion: str = option(
         default="auto",
@@ -185,7 +185,7 @@ class Recipe:
         """Return the recipe with `auto` replaced by what it stands for, as far as that is known.
 
         If neither criterion nor strategy is set, the ranking is chosen when the model has been run
-        (see `undecided`), with the repair `least_squares:own=0.2`. If only a strategy, a budget or
+        (see `undecided`), with the repair `least_squares`. If only a strategy, a budget or
         `inverse` is set, the criterion is `reconstruction`, greedy by itself, with the same repair.
         A named criterion, or `clusters`, is used without repair unless `repair` is set.
         """

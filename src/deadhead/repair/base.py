@@ -128,7 +128,7 @@ class Repair:
 
 
 class Repairs(Registry[Repair]):
-    """The registry of repairs; a name may have options behind it: `least_squares:own=0.25`."""
+    """The registry of repairs; a name may have options behind it: `least_squares:own=0.1`."""
 
     def __getitem__(self, text: str) -> Repair:
         """Look up a repair, with its options."""
@@ -155,7 +155,9 @@ def register_repair(name: str) -> Callable[[FitBlock], FitBlock]:
     """
 
     def register(fit_block: FitBlock) -> FitBlock:
-        _register(name, Repair(fit_block=fit_block), fit_block.__doc__)
+        known = signature(fit_block).parameters
+        own = known["own"].default if "own" in known else 0.0
+        _register(name, Repair(fit_block=fit_block, own=own), fit_block.__doc__)
         return fit_block
 
     return register
@@ -207,8 +209,8 @@ def fit(
 
     The repair is the plan's; of `distill`, which trains the cut model afterwards (`distill_`), what
     it begins with. The model is not touched; `repaired` and `write_fits_` put the fits in. Blocks
-    that lose no head are not listed. A block that loses every head gets its mean output as bias,
-    over tokens weighted as in every fit.
+    that lose no head are not listed. A block that loses every head gets its mean output as
+    bias, over tokens weighted as in every fit, where the repair fits biases.
 
     Args:
         view: the dense model.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,13 +47,14 @@ ROUNDING = 1e-10  # variances below this share of the mean square are rounding e
 
 
 @register_repair("least_squares")
-def least_squares(block: BlockFit, own: float = 0.0, bias: bool = True) -> Fit:
-    """Refit weight and bias to the dense block's output, with a ridge towards the cut weights.
+def least_squares(block: BlockFit, own: float = 0.3, bias: bool = False) -> Fit:
+    """Refit the weight to the dense block's output, with a ridge towards the cut weights.
 
     `argmin E|W x + b - W' x_kept - b'|^2 + ridge |W' - W_cut|^2`. `own` is the share of the mean
     that goes to text that the model makes itself (see `scoring.own_text`): the calibration texts
     alone leave most directions of `x` without variance, where the fit is free to do anything to
-    other text. Without `bias` the bias stays as it is, and a projection without one gets none.
+    other text. The bias stays as it is (`b' = b`), and a projection without one gets none, unless
+    `bias` asks for a refit of it too, which is exact for calibration texts and wrong for others.
     Where gradients were taken, half of a token's weight in the mean of the calibration texts is its
     share of the squared loss gradient. The ridge, a fraction
     of the mean variance of `x`, is the smallest of `RIDGES` whose fit on three quarters of the
@@ -62,7 +64,7 @@ def least_squares(block: BlockFit, own: float = 0.0, bias: bool = True) -> Fit:
 
     Cost: a solve of `kept^3` per ridge. Float64. Source: METHODS, as in ZipLM (arXiv 2302.04089)
     and SliceGPT; text of the model's own as in self-calibration (Williams et al. 2024, arXiv
-    2410.17170); the mixture, the ridge and the bias are ours.
+    2410.17170); the mixture and the ridge are ours.
     """
     facts: dict[str, Any] = {}
     if block.own is not None and own:
@@ -121,8 +123,8 @@ def least_squares_sequential(
 
     `argmin E|y - W' x_kept - b'|^2 + ridge |W' - W_cut|^2`: `y` is what the block puts out in the
     dense model, `x` what enters its projection once the blocks before it are cut and repaired.
-    Ridge and bias as of `least_squares`, but every token counts the same. A block that is applied
-    several times (ALBERT) is fitted to all its applications, with itself still dense.
+    Ridge as of `least_squares`; the bias is refitted, and every token counts the same. A block that
+    is applied several times (ALBERT) is fitted to all its applications, with itself still dense.
     In our trials no better than `least_squares`, which needs no passes of its own.
 
     Cost: two forward passes over the data per block that loses heads, and its solves. Memory: two
@@ -147,7 +149,7 @@ def least_squares_sequential(
             moments=moments,
             inputs=width,
         )
-        found = checked(view, number, least_squares, block)
+        found = checked(view, number, partial(least_squares, bias=True), block)
         fits[number] = Fit(found.weight[:, :width], found.bias, found.facts)
     return fits
 
