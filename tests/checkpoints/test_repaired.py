@@ -20,9 +20,10 @@ from models import AUTO, DECODERS, MODEL_TYPES, batch, kinds_of, make, outputs
 
 BARE = ("mistral", "qwen2", "qwen3")  # their output projections have no bias
 CALIBRATION = batch((9, 6, 4, 7, 5), seed=5)
+WITH_BIAS = "least_squares:own=0:bias=true"
 
 
-def repair(model, plan, name="least_squares"):
+def repair(model, plan, name=WITH_BIAS):
     view = HeadModel(model)
     moments = Scorer(view, [CALIBRATION], None, moments=True, loss="kl").moments
     plan = replace(plan, repair=name)
@@ -93,7 +94,7 @@ def test_it_is_cut_and_repaired_again_after_loading(model_type, tmp_path):
     model = loaded(repaired_model(model_type, seed=1), tmp_path / "one")
     first = HeadModel(model).mask
     mask = first & random_mask(first, 2, share=0.3)
-    repair_(model, [CALIBRATION], PruningPlan(mask, gqa="ungroup", repair="least_squares"))
+    repair_(model, [CALIBRATION], PruningPlan(mask, gqa="ungroup", repair=WITH_BIAS))
     again = loaded(model, tmp_path / "two")
     assert HeadModel(again).mask == mask
     assert torch.equal(outputs(again, batch()), outputs(model, batch()))

@@ -76,14 +76,16 @@ def test_it_changes_no_moment_no_fit_and_no_probe():
     plan = PruningPlan(view.mask.drop(*view.mask.heads[::3]), repair="least_squares")
     moments = [Scorer(view, [b], None, loss="kl").moments for b in (inputs, padded)]
     assert moments[0].samples == moments[1].samples
-    for name in ("least_squares", "bias", "least_squares_sequential"):
+    for name in ("least_squares", "least_squares:bias=true", "bias", "least_squares_sequential"):
         fits = [
             fit(view, replace(plan, repair=name), m, batches=[b])
             for m, b in zip(moments, (inputs, padded), strict=True)
         ]
         for number, each in fits[0].items():
             assert torch.allclose(each.weight, fits[1][number].weight, atol=1e-9)
-            assert torch.allclose(each.bias, fits[1][number].bias, atol=1e-9)
+            assert (each.bias is None) == (fits[1][number].bias is None)
+            if each.bias is not None:
+                assert torch.allclose(each.bias, fits[1][number].bias, atol=1e-9)
     probes = [held_out([b])[0].batch for b in (inputs, padded)]
     assert all(torch.equal(probes[0][name], probes[1][name]) for name in inputs)
 
