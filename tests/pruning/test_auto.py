@@ -27,6 +27,7 @@ from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.trajectory import Completed, Progress
 from deadhead.repair import apply_repaired_, fit, repaired
 from deadhead.scoring import Scorer
+from deadhead.scoring.own_text import OwnText
 from deadhead.scoring.passes import PassSettings
 from deadhead.strategies import STRATEGIES
 from deadhead.studies.grid import SweepGrid
@@ -118,9 +119,11 @@ def test_which_side_is_right_is_not_looked_at(pairs):
     assert torch.allclose(one, other)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "gpt2"])
-def test_the_nearest_order_is_taken_unless_the_first_is_as_near(model_type):
-    model = make(model_type)
+@pytest.mark.parametrize(
+    ("model_type", "kind"), [("bert", "classification"), ("gpt2", "causal_lm")]
+)
+def test_the_nearest_order_is_taken_unless_the_first_is_as_near(model_type, kind):
+    model = make(model_type, kind)
     before = copy.deepcopy(model.state_dict())
     view = HeadModel(model)
     decider = AutoSelector(view, DATA)
@@ -130,37 +133,57 @@ def test_the_nearest_order_is_taken_unless_the_first_is_as_near(model_type):
     assert decision.mask == choose(model, DATA, decision.recipe).mask
     assert decision.recipe.loss == "kl"
     # by hand: fits without the probes, answers to the probes, the rule of one standard error
-    fitting = Scorer(view, DATA, None, moments=True).moments.fitting
+    moments = Scorer(view, DATA, None, moments=True).moments.fitting
+    own = OwnText(view, DATA, PassSettings())
     apart = {}
     for strategy, criterion in ORDERS:
         recipe = Recipe(strategy=strategy, criterion=criterion, loss="kl", heads=0.75)
         mask = choose(model, DATA, recipe).mask
-        fits = fit(view, PruningPlan(mask, repair=DEFAULT_REPAIR), fitting)
-        (apart[f"{strategy} {criterion}"],) = apart_from(view, held_out(DATA), {mask: fits})
-    means = {name: float(values.mean()) for name, values in apart.items()}
-    assert means == pytest.approx(dict(decision.divergences))
+        changes = {mask: fit(view, PruningPlan(mask, repair=DEFAULT_REPAIR), moments)}
+        pair = [apart_from(view, probes, changes)[0] for probes in (held_out(DATA), own.probes)]
+        apart[f"{strategy} {criterion}"] = [values.numpy() for values in pair]
+    for stream, told in enumerate((decision.divergences, decision.own)):
+        means = {name: float(values[stream].mean()) for name, values in apart.items()}
+        assert means == pytest.approx(dict(told))
     first, *others = apart
-    standing = {first}
+    weights = [w / v.mean() for w, v in zip((0.7, 0.3), apart[first], strict=True)]
+
+    def off(name: str) -> float:
+        return sum(w * v.mean() for w, v in zip(weights, apart[name], strict=True))
+
+    standing = [first]
     for name in others:
-        saved = (apart[first] - apart[name]).numpy()
-        if saved.mean() > np.std(saved, ddof=1) / np.sqrt(len(saved)):
-            standing.add(name)
-    best = min(standing, key=means.__getitem__)
+        saved = [a - b for a, b in zip(apart[first], apart[name], strict=True)]
+        noise = sum(w**2 * np.var(v, ddof=1) / len(v) for w, v in zip(weights, saved, strict=True))
+        if off(first) - off(name) > np.sqrt(noise):
+            standing.append(name)
+    best = min(standing, key=off)
     assert f"{decision.recipe.strategy} {decision.recipe.criterion}" == best
+    written = {
+        "bert": "texts that were joined of them",
+        "gpt2": "texts that the model wrote itself",
+    }[model_type]
+    assert f"and to {written} (" in decision.describe()
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
 def test_passes_are_counted_in_tokens():
-    view = HeadModel(make("bert"))
-    few = AutoSelector(view, DATA)(Recipe(heads=0.25), view.mask.n_heads // 4)
-    many = AutoSelector(view, DATA)(Recipe(heads=0.75), view.mask.n_heads * 3 // 4)
-    share = sum(int(p.batch["attention_mask"].sum()) for p in held_out(DATA)) / sum(
-        int(data["attention_mask"].sum()) for data in DATA
-    )
+    view = HeadModel(make("gpt2", "causal_lm"))
+    plain = {"repair": "least_squares:own=0"}
+    few = AutoSelector(view, DATA)(Recipe(heads=0.25, **plain), view.mask.n_heads // 4)
+    many = AutoSelector(view, DATA)(Recipe(heads=0.75, **plain), view.mask.n_heads * 3 // 4)
+    tokens = sum(int(data["attention_mask"].sum()) for data in DATA)
+    share = sum(int(p.batch["attention_mask"].sum()) for p in held_out(DATA)) / tokens
     different = len({round(v, 12) for v in few.divergences.values()})
     assert few.passes == pytest.approx(1 + share * (1 + different) / 3)
+    assert few.own == {}
     assert 2 < many.passes < 3
     assert f"{many.passes:.1f} forward+backward passes" in many.describe()
+    own = AutoSelector(view, DATA)(Recipe(heads=0.25), view.mask.n_heads // 4)
+    written, asked = 16 * 40, 2 * 40  # the tokens of so few texts; every eighth text is asked
+    different = len({round(v, 12) for v in own.divergences.values()})
+    wanted = 1 + (share + asked / tokens) * (1 + different) / 3 + 2 * written / tokens / 3
+    assert own.passes == pytest.approx(wanted)
 
 
 def test_who_names_a_method_gets_it():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from deadhead.models.heads import HeadModel
 from deadhead.pruning.judges import divergences_of
 from deadhead.pruning.moves import context_of
 from deadhead.pruning.recipe import Recipe
-from deadhead.repair import REPAIRS, Fits, fit, repaired, without_training
+from deadhead.repair import REPAIRS, Fits, fit, own_share, repaired, without_training
 from deadhead.scoring import ScorerGroup
 from deadhead.scoring.passes import PassSettings
 from deadhead.strategies import STRATEGIES
@@ -36,6 +36,7 @@ ORDERS = (
 LOSS = "kl"  # needs no labels
 FORWARD = 1 / 3  # of a forward and backward pass, as is usual
 FEW = "there are too few calibration samples to hold any out and compare orders on"
+LIKE_SEQUENTIAL = "least_squares:own=0:bias=true"
 CLEARLY = 1.0  # standard errors of the mean difference
 
 
@@ -48,8 +49,12 @@ class AutoChoice(Brief):
         mask: what the order leaves.
         divergences: of every order, by `strategy criterion`, in nats per answer; empty if there was
             nothing to compare.
-        passes: over the calibration data that this took, in forward and backward passes.
+        passes: over the calibration data that this took, in forward and backward passes; the text
+            that the repair makes itself is counted too.
         few: whether there were too few samples to compare on.
+        own: divergences on text of the model's own making, as `divergences`; empty if the repair
+            uses none.
+        own_text: what that text is, such as `texts that the model wrote itself`; empty if none.
     """
 
     recipe: Recipe
@@ -57,19 +62,21 @@ class AutoChoice(Brief):
     divergences: Mapping[str, float]
     passes: float
     few: bool = False
+    own: Mapping[str, float] = field(default_factory=dict)
+    own_text: str = ""
 
     def describe(self) -> str:
         """Say in one line what was chosen and why."""
-        others = dict(self.divergences)
         chosen = f"{self.recipe.strategy} {self.recipe.criterion}"
-        own = others.pop(chosen, None)
         why = FEW if self.few else "orders leave the same heads, or answers cannot be compared"
-        if own is not None:
-            nearest = own <= min(others.values(), default=own)
+        if chosen in self.divergences:
+            streams = [values for values in (self.divergences, self.own) if chosen in values]
+            nearest = all(values[chosen] <= min(values.values()) for values in streams)
             near = "nearest to" if nearest else "as near as any, as far as they can tell, to"
-            beside = ", ".join(f"{name} {value:.3g}" for name, value in others.items())
-            why = f"{near} the dense model's answers to held-out calibration texts ({own:.3g} nats;"
-            why += f" {beside})"
+            why = f"{near} the dense model's answers to held-out calibration texts"
+            why += f" ({_beside(self.divergences, chosen)})"
+            if chosen in self.own:
+                why += f" and to {self.own_text} ({_beside(self.own, chosen)})"
         return (
             f"{chosen}, repair {self.recipe.repair}: {why}; chosen in {self.passes:.1f}"
             " forward+backward passes over the calibration data"
@@ -84,15 +91,16 @@ class AutoChoice(Brief):
             "divergences": dict(self.divergences),
             "passes": self.passes,
             "few": self.few,
+            "own": dict(self.own),
+            "own_text": self.own_text,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], recipe: Recipe) -> AutoChoice:
         """Read what `to_json` returned, of a decision on this recipe."""
         made = _made(recipe.settled(), (data["strategy"], data["criterion"]))
-        return cls(
-            made, HeadMask.of(data["mask"]), data["divergences"], data["passes"], few=data["few"]
-        )
+        mask, own = HeadMask.of(data["mask"]), (data.get("own", {}), data.get("own_text", ""))
+        return cls(made, mask, data["divergences"], data["passes"], data["few"], *own)
 
 
 class AutoSelector:
@@ -124,15 +132,16 @@ class AutoSelector:
     def __call__(self, recipe: Recipe, limit: int) -> AutoChoice:
         """Name the order whose repaired mask of `limit` dropped heads is nearest the dense model.
 
-        Every order is repaired as the recipe says, fitted without the probes, and asked them. The
-        first of `ORDERS` stands unless the answers of others are nearer by more than one standard
-        error: then the nearest of those (the rule of Breiman et al. 1984). The first order is taken
-        where there is nothing to ask (fewer than four samples), or all orders leave the same.
-        Orders that the data cannot make are left out.
+        Every order is repaired as the recipe says, fitted without the probes, and asked them; where
+        the repair keeps to text of the model's own making, answers to that have the same share of
+        the weight here. The first of `ORDERS` stands unless the answers of others are nearer by
+        more than one standard error: then the nearest of those (the rule of Breiman et al. 1984).
+        The first order is taken where there is nothing to ask (fewer than four samples), or all
+        orders leave the same. Orders that the data cannot make are left out.
 
         Cost: the first time a forward and backward pass, one more beyond half of the heads; then
         a forward pass over the probes for the dense model and each mask, of a quarter of the data
-        (of pairs, a half).
+        (of pairs, a half). A repair that keeps to its own text adds about one pass in all.
 
         Raises:
             BudgetError: the rules do not allow removing so many heads.
@@ -142,24 +151,42 @@ class AutoSelector:
         recipe = recipe.settled()
         masks = self._masks(recipe, limit)
         distinct = list(dict.fromkeys(masks.values()))
-        apart: dict[HeadMask, Tensor] = {}
+        own, share = self.scorers.own_text, own_share(recipe.repair)
+        apart: dict[HeadMask, list[Tensor]] = {}
+        streams = [self.probes]
         if len(distinct) > 1 and self.probes:
-            fits = (self._fits(recipe.plan(mask)) for mask in distinct)
-            changes = dict(zip(distinct, fits, strict=True))
-            contexts = [partial(repaired, self.view, mask, f) for mask, f in changes.items()]
-            found = divergences_of(self.view, self.probes, contexts)
-            apart = dict(zip(changes, found, strict=True))
+            if share and own.probes:
+                streams.append(own.probes)
+            contexts = [
+                partial(repaired, self.view, mask, self._fits(recipe.plan(mask)))
+                for mask in distinct
+            ]
+            found = [divergences_of(self.view, probes, contexts) for probes in streams]
+            apart = dict(zip(distinct, map(list, zip(*found, strict=True)), strict=True))
         elif len(distinct) > 1 and self.strict:
             raise DataError(f"{FEW}; give four or more, or go on all the same without strict")
-        asked = _count([probe.batch for probe in self.probes]) * (1 + len(apart)) if apart else 0
-        looks = 1 + (limit > half_of(self.view.mask))
-        order = _nearest({order: apart[mask] for order, mask in masks.items() if mask in apart})
-        order = order or next(iter(masks))
-        chosen = _made(replace(recipe, loss=self.loss), order)
-        named = {" ".join(o): float(apart[m].mean()) for o, m in masks.items() if m in apart}
-        named = {name: value for name, value in named.items() if math.isfinite(value)}
-        passes = looks + FORWARD * asked / self._tokens
-        return AutoChoice(chosen, masks[order], named, passes, few=not self.probes)
+        answers = {order: apart[mask] for order, mask in masks.items() if mask in apart}
+        order = _nearest(answers, share) or next(iter(masks))
+        told = [_means(answers, stream) for stream in range(len(streams))]
+        return AutoChoice(
+            recipe=_made(replace(recipe, loss=self.loss), order),
+            mask=masks[order],
+            divergences=told[0],
+            passes=self._passes(limit, streams, len(apart)),
+            few=not self.probes,
+            own=told[1] if told[1:] else {},
+            own_text=own.described if told[1:] else "",
+        )
+
+    def _passes(self, limit: int, streams: Sequence[Sequence[Probe]], masks: int) -> float:
+        """Return what was done, in forward and backward passes over the calibration data."""
+        tokens = 0
+        if masks:
+            asked = (probe.batch for probes in streams for probe in probes)
+            tokens = _count(asked) * (1 + masks)
+        if len(streams) > 1:
+            tokens += self.scorers.own_text.tokens * (1 + self.scorers.own_text.is_written)
+        return 1 + (limit > half_of(self.view.mask)) + FORWARD * tokens / self._tokens
 
     def run_pass(self) -> float:
         """Make the pass over the dense model, unless it has been made; return its seconds."""
@@ -180,7 +207,7 @@ class AutoSelector:
         """Fit a repair without the probes, in the numbers that it will be written in."""
         plan = without_training(plan)
         if REPAIRS[plan.repair].fit_plan is not None:  # moments are enough to compare orders by
-            plan = replace(plan, repair="least_squares")
+            plan = replace(plan, repair=LIKE_SEQUENTIAL)
         fits = fit(self.view, plan, self.scorers.moments.fitting)
         return {n: f.to(self.view.output_weight(n).dtype) for n, f in fits.items()}
 
@@ -193,21 +220,53 @@ class AutoSelector:
         return mask
 
 
-def _nearest(apart: Mapping[tuple[str, str], Tensor]) -> tuple[str, str] | None:
-    """Return the first order, or of those that are clearly nearer the nearest; None if none is."""
-    sound = {order: values for order, values in apart.items() if values.isfinite().all()}
+def _beside(divergences: Mapping[str, float], chosen: str) -> str:
+    """Write the chosen order's divergence first, and those of the others."""
+    others = [f"{name} {value:.3g}" for name, value in divergences.items() if name != chosen]
+    return f"{divergences[chosen]:.3g} nats; {', '.join(others)}"
+
+
+def _means(answers: Mapping[tuple[str, str], Sequence[Tensor]], stream: int) -> dict[str, float]:
+    """Return the mean divergence of every order on one stream, where it is finite."""
+    means = {" ".join(o): float(streams[stream].mean()) for o, streams in answers.items()}
+    return {name: value for name, value in means.items() if math.isfinite(value)}
+
+
+def _nearest(
+    answers: Mapping[tuple[str, str], Sequence[Tensor]], share: float
+) -> tuple[str, str] | None:
+    """Return the first order, or of those that are clearly nearer the nearest; None if none is.
+
+    Divergences of each stream are relative to the first order's, and the second stream has `share`
+    of the weight.
+    """
+    sound = {o: streams for o, streams in answers.items() if all(map(_is_sound, streams))}
     if not sound:
         return None
     first = next(iter(sound))
-    nearer = [o for o in sound if _clearly_nearer(sound[o], sound[first])]
-    return min([first, *nearer], key=lambda order: float(sound[order].mean()))
+    weights = [1 - share, share] if len(sound[first]) > 1 else [1.0]
+    units = [max(float(values.mean()), 1e-300) for values in sound[first]]
+    scaled = {
+        order: [
+            values * (w / unit) for values, w, unit in zip(streams, weights, units, strict=True)
+        ]
+        for order, streams in sound.items()
+    }
+    nearer = [o for o in scaled if _clearly_nearer(scaled[o], scaled[first])]
+    return min([first, *nearer], key=lambda o: sum(float(v.mean()) for v in scaled[o]))
 
 
-def _clearly_nearer(new: Tensor, old: Tensor) -> bool:
-    """Whether answers are nearer by more than chance: a paired difference."""
-    saved = old - new
-    few = len(saved) < 2
-    return not few and bool(saved.mean() > CLEARLY * saved.std() / len(saved) ** 0.5)
+def _is_sound(values: Tensor) -> bool:
+    return bool(values.isfinite().all())
+
+
+def _clearly_nearer(new: Sequence[Tensor], old: Sequence[Tensor]) -> bool:
+    """Whether answers are nearer by more than chance: paired differences, added over streams."""
+    saved = [o - n for n, o in zip(new, old, strict=True)]
+    if any(len(values) < 2 for values in saved):
+        return False
+    noise = sum(float(values.var()) / len(values) for values in saved) ** 0.5
+    return sum(float(values.mean()) for values in saved) > CLEARLY * noise
 
 
 def _made(recipe: Recipe, order: tuple[str, str]) -> Recipe:

@@ -7,6 +7,7 @@ from deadhead.repair.base import (
     Repair,
     fit,
     own_notes,
+    own_share,
     repair_names,
     repair_notes,
     without_training,

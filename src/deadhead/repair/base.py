@@ -267,9 +267,15 @@ def repair_notes(fits: Fits) -> list[str]:
     ]
 
 
+def own_share(repair: str) -> float:
+    """Return the share of a repair's weight that text of the model's own making has."""
+    begins_with = REPAIRS[repair].begins_with
+    return REPAIRS[begins_with or repair].own
+
+
 def own_notes(view: HeadModel, plan: PruningPlan, fits: Fits) -> list[str]:
     """Say whether a repair that was to keep to a second stream of text did."""
-    share = REPAIRS[without_training(plan).repair].own
+    share = own_share(plan.repair)
     if not fits or not share:
         return []
     tokens = max(found.facts.get("own_tokens", 0) for found in fits.values())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deadhead.data.batches import Batch, ready, valid_tokens
+from deadhead.data.batches import Batch, ready, samples_in, take_samples, valid_tokens
 from deadhead.data.inputs import has_decoder
 from deadhead.data.tokens import positions_of
+from deadhead.losses.losses import Probe, held_out
 from deadhead.models.heads import HeadModel
 from deadhead.models.purpose import is_causal_lm
 from deadhead.moments import BlockMoments, MomentSums
@@ -54,7 +56,7 @@ class OwnText:
     def batches(self) -> list[Batch]:
         """The texts; empty if there are none."""
         model, seed = self._view.model, self._settings.seed
-        writes = is_causal_lm(model)
+        writes = self.is_written
         if not writes and has_decoder(model):
             return []
         with self._view.at_rest(), torch.no_grad():
@@ -68,6 +70,32 @@ class OwnText:
             if not writes:
                 return _joined(texts, min(LENGTH, most), seed)
             return _written(model, texts, most, _ends_of(config), seed)
+
+    @cached_property
+    def probes(self) -> list[Probe]:
+        """Half of the texts that fits hold out, to compare changed models on."""
+        return [
+            replace(probe, batch=take_samples(probe.batch, rows))
+            for probe in held_out(self.batches)
+            if (rows := list(range(0, samples_in(probe.batch), 2)))
+        ]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the texts have."""
+        return sum(batch["input_ids"].numel() for batch in self.batches)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the model writes the texts, rather than that texts are joined."""
+        return is_causal_lm(self._view.model)
+
+    @property
+    def described(self) -> str:
+        """What the texts are, behind a mention of calibration texts."""
+        return (
+            f"texts that {'the model wrote itself' if self.is_written else 'were joined of them'}"
+        )
 
     def moments(self) -> Sequence[BlockMoments | None]:
         """Return the moments of every block; empty if there are no texts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from deadhead.moments import Moments
 from deadhead.options.fields import check_arguments
 from deadhead.options.values import CriterionName
 from deadhead.options.values import Loss as LossName
+from deadhead.scoring.own_text import OwnText
 from deadhead.scoring.passes import PassSettings
 from deadhead.scoring.spec import CriterionSpec, SharedPass, in_original_order
 from deadhead.surgery.plans import PlanLike, as_mask, as_view
@@ -260,7 +262,6 @@ class ScorerGroup:
             for (loss, trials), specs in self._by_loss().items()
         }
         self._scorers: dict[str, Scorer] = {}
-        self._moments: Moments | None = None
 
     def of(self, criterion: str) -> Scorer:
         """Return the scorer of one criterion."""
@@ -273,10 +274,17 @@ class ScorerGroup:
     @property
     def moments(self) -> Moments:
         """Moments of the dense model; tokens are weighted by the loss that was named, or `kl`."""
-        if self._moments is None:
-            shared = self._passes.get((self._loss or "kl", False))
-            self._moments = (shared or self._pass([], self._loss)).moments
-        return self._moments
+        return self._measured.moments
+
+    @property
+    def own_text(self) -> OwnText:
+        """The second stream of text, which `moments.own` are of."""
+        return self._measured.own_text
+
+    @cached_property
+    def _measured(self) -> SharedPass:
+        """The pass that sums moments."""
+        return self._passes.get((self._loss or "kl", False)) or self._pass([], self._loss)
 
     def _by_loss(self) -> dict[tuple[str | Loss | None, bool], list[CriterionSpec]]:
         """Group the criteria by their loss, and whether they need trials."""

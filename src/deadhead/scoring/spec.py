@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -204,9 +205,13 @@ class SharedPass:
             measured = self.run() if self.sums_moments else self._observed({}, moments=True)
             if measured.moments is None:
                 raise DataError("there are no moments without calibration samples; give some")
-            own = OwnText(self.view, self.data or (), self.settings)
-            self._moments = replace(measured.moments, own=own.moments)
+            self._moments = replace(measured.moments, own=self.own_text.moments)
         return self._moments
+
+    @cached_property
+    def own_text(self) -> OwnText:
+        """What the model writes itself, or the texts joined: see `OwnText`."""
+        return OwnText(self.view, self.data or (), self.settings)
 
     def _made(self, specs: Iterable[CriterionSpec]) -> dict[str, Criterion]:
         """Make criteria that have seen no data yet, by their text."""
