@@ -87,6 +87,10 @@ def full(scores) -> RunSummary:
             "pruned": {"accuracy": 0.7, "f1": 0.66},
             "interval": {"dense": [0.85, 0.95], "pruned": [0.65, 0.75]},
             "chance": 0.5,
+            "divergence": {
+                "test": {"value": 0.02, "interval": [0.01, 0.03], "texts": 9},
+                "own": {"value": 0.5, "interval": [None, None], "texts": 1},
+            },
         },
         random=make_random(),
         run={

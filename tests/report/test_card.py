@@ -43,6 +43,9 @@ def test_card_loads_draws_and_repeats(full):
     assert "block 0  ....  0 of 4\nblock 1  ##  2 of 2\nblock 2  ###  3 of 3" in card
     assert "```sh\ndeadhead prune tiny --task sst2 -o out\n```" in card
     assert "| parameters | 1,000 | 920 | 8.0% fewer |" in card
+    far = "divergence from the dense model"
+    assert f"| {far}, test data, nats | — | 0.020 (0.010 to 0.030) |" in card
+    assert f"| {far}, text of its own making, nats | — | 0.500 (— to —) |" in card
 
 
 def test_recorded_class_wins_over_the_guess(full):

@@ -13,6 +13,7 @@ import transformers
 from small_run import outcome, settings
 
 from deadhead import HeadModel, HeadScores, PruningPlan, Trajectory, open_task
+from deadhead.display import number
 from deadhead.errors import BudgetError, OutputExistsError, ScoreError
 from deadhead.report import RunSummary, caveats
 from deadhead.runs.prune import run_prune
@@ -85,6 +86,17 @@ def test_plain_auto_model_loads_it_and_is_as_accurate_as_reported(finished):
     assert found == read(folder / "run.json")["evaluation"]["pruned"]
     assert found["accuracy"] == summary.after == summary.trajectory.steps[-1].metric
     assert HeadModel(model).mask == summary.plan.mask
+
+
+def test_the_run_and_the_card_say_how_far_the_model_is_from_the_dense_one(finished):
+    folder, evaluation = finished[0].output, finished[1].evaluation
+    assert read(folder / "run.json")["evaluation"]["divergence"] == evaluation["divergence"]
+    assert list(evaluation["divergence"]) == ["test", "own"]
+    card = (folder / "model" / "README.md").read_text()
+    for found in evaluation["divergence"].values():
+        low, high = found["interval"]
+        assert 0 < low <= found["value"] <= high
+        assert f"{number(found['value'])} ({number(low)} to {number(high)})" in card
 
 
 @pytest.mark.slow

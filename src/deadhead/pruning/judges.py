@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from deadhead.data.batches import call, ready, take_samples
+from deadhead.data.batches import Batch, call, ready, samples_in, take_samples
 from deadhead.errors import BudgetError
 from deadhead.losses.answers import has_head
 from deadhead.losses.embeddings import Embedder, cosines, embedder_of
@@ -19,11 +19,16 @@ from deadhead.losses.losses import Probe
 from deadhead.models.heads import HeadModel
 from deadhead.models.hooks import eval_mode
 from deadhead.pruning.recipe import Recipe
+from deadhead.scoring.own_text import OwnText
+from deadhead.scoring.passes import PassSettings
 
 if TYPE_CHECKING:
     from deadhead.tasks import Evaluation, Task, TaskSet
 
 COSINE = "cosine"  # the metric of models without a head
+DIVERGENCE = "divergence"  # the metric where nothing says what is right
+OWN_TEXTS = 16  # that a cut model is compared with the dense one on
+FROM = 64  # test examples that they begin with or are joined of
 
 Change = Callable[[], AbstractContextManager[nn.Module]]
 
@@ -68,21 +73,22 @@ def _by_text(view: HeadModel, text: Task | None) -> RunJudge:
     probes = [Probe(batch) for batch in text.batches()] if text is not None else []
     size = 0 if text is None else text.size
 
-    def evaluation(values: Tensor) -> Evaluation:
-        from deadhead.tasks import Evaluation
-
-        mean = float(values.mean()) if len(values) else float("nan")
-        return Evaluation("divergence", mean, {"divergence": mean}, values.numpy())
-
     return RunJudge(
         "held_out",
-        "divergence",
+        DIVERGENCE,
         greater_is_better=False,
         size=size,
         points=1,
-        dense=lambda: evaluation(torch.zeros(size)),
-        changed=lambda change: evaluation(*divergences_of(view, probes, [change])),
+        dense=lambda: _divergence(torch.zeros(size)),
+        changed=lambda change: _divergence(*divergences_of(view, probes, [change])),
     )
+
+
+def _divergence(values: Tensor) -> Evaluation:
+    from deadhead.tasks import Evaluation
+
+    mean = float(values.mean()) if len(values) else float("nan")
+    return Evaluation(DIVERGENCE, mean, {DIVERGENCE: mean}, values.numpy())
 
 
 def _by_embeddings(view: HeadModel, samples: Task, embed: Embedder) -> RunJudge:
@@ -179,3 +185,26 @@ def divergences_of(
                     answers = loss(model, call(model, batch), batch)
                 values.append(answers.cpu().double())
     return [torch.cat(values) if values else torch.empty(0) for values in found]
+
+
+def divergences_by_text(
+    view: HeadModel, task: Task, change: Change, *, seed: int = 0
+) -> dict[str, Evaluation]:
+    """Return how far a change takes a model from its own answers, by kind of text.
+
+    The kinds are `test`, a quarter of a task's examples, and `own`, text of the model's own making
+    (see `OwnText`) that no repair was fitted on; models without such text have no `own`.
+
+    Unit: nats per answer; of predicted numbers, half a squared distance.
+    Cost: two forward passes over these examples, and another to write some.
+    """
+    batches: list[Batch] = []
+    for batch in task.batches():
+        batches.append(batch)
+        if sum(map(samples_in, batches)) >= FROM:
+            break
+    settings = PassSettings(seed + 1)  # not the texts that a repair kept to
+    own = OwnText(view, batches, settings, rows=OWN_TEXTS)
+    streams = {"test": task.probes(), "own": [Probe(batch) for batch in own.batches]}
+    found = {name: divergences_of(view, probes, [change])[0] for name, probes in streams.items()}
+    return {name: _divergence(values) for name, values in found.items() if len(values)}

@@ -30,7 +30,9 @@ class RunSummary(Brief):
             `kv_bytes_per_token_before`, `kv_bytes_per_token_after` (None for encoders),
             `auto_class` (`AutoModelForCausalLM`; for the card) and `needs_deadhead` to load it.
         evaluation: `dense` and `pruned` (each `{metric: value}`), `interval` (`{"dense": [low,
-            high], "pruned": [low, high]}` of the trajectory's metric, 95%) and `chance`.
+            high], "pruned": [low, high]}` of the trajectory's metric, 95%), `chance`, and
+            `divergence` (`{"test" or "own": {"value": nats, "interval": [low, high], "texts": n}}`)
+            of the cut model from the dense one, on test data and on text of its own making.
         run: `command`, `versions`, `data` (`{role: {"fingerprint": ..., "size": ...}}`), `notes`,
             `seed`, `date`, `seconds`, and `evaluated_on`: the set of the trajectory.
     """

@@ -116,6 +116,7 @@ def speed_table(timings: Sequence[SpeedRow]) -> TextTable:
     return table_of(timings, columns, words=("setting", "speed"), title=title)
 
 
+DIVERGENCES = {"test": "test data", "own": "text of its own making"}
 SIZES = {"parameters": "parameters", "kv_bytes_per_token": "KV cache bytes per token"}
 
 
@@ -131,6 +132,10 @@ def cost_table(summary: RunSummary) -> TextTable:
     for name in dense | pruned:
         if name != metric.name:
             rows.append([str(name), *(number(values.get(name)) for values in (dense, pruned)), ""])
+    for name, found in (summary.evaluation.get("divergence") or {}).items():
+        ends = " to ".join(map(number, found["interval"]))
+        label = f"divergence from the dense model, {DIVERGENCES.get(name, name)}, nats"
+        rows.append([label, NOTHING, f"{number(found['value'])} ({ends})", ""])
     for key, label in SIZES.items():
         before, after = (summary.model.get(f"{key}_{when}") for when in ("before", "after"))
         if before is not None and after is not None:

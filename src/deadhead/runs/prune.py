@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ from deadhead.measure import SpeedRow, Timer, measure_all, model_size
 from deadhead.models.architectures import origin_of
 from deadhead.models.heads import HeadModel
 from deadhead.pruning.auto import AutoChoice
-from deadhead.pruning.judges import as_it_is, judge_for
+from deadhead.pruning.judges import (
+    COSINE,
+    DIVERGENCE,
+    as_it_is,
+    divergences_by_text,
+    judge_for,
+)
 from deadhead.pruning.loop import Progress, PruneLoop
 from deadhead.pruning.recipe import Recipe
 from deadhead.pruning.result import Pruning
@@ -229,10 +236,29 @@ class _PruneRun:
         self._worked("evaluate")
         test = self.tasks.test
         return {
+            "divergence": self._divergences(pruning),
             "chance": None if test is None else test.chance,
             "dense": dense.metrics,
             "pruned": cut.metrics,
             "interval": {"dense": list(dense.interval()), "pruned": list(cut.interval())},
+        }
+
+    def _divergences(self, pruning: Pruning) -> dict[str, Any]:
+        """Say how far the cut model is from the dense one, on the test data and on its own text."""
+        texts = self.tasks.test or self.tasks.held_out
+        if texts is None or self.judge.metric == COSINE:
+            return {}
+        cut = partial(as_it_is, pruning.model)
+        found = divergences_by_text(self.view, texts, cut, seed=pruning.recipe.seed)
+        if self.judge.metric == DIVERGENCE:  # which is that of these texts already
+            found.pop("test", None)
+        return {
+            name: {
+                "value": each.value,
+                "interval": list(each.interval()),
+                "texts": len(each.per_example),
+            }
+            for name, each in found.items()
         }
 
     def _speed(self, cut: nn.Module) -> list[SpeedRow]:

@@ -47,10 +47,18 @@ class OwnText:
         view: the model, at rest or not; comes back as it was.
         data: calibration batches.
         settings: with the seed; where and in what numbers moments are summed.
+        rows: how many texts to make; None: as many tokens as the data have.
     """
 
-    def __init__(self, view: HeadModel, data: Iterable[Batch], settings: PassSettings):
-        self._view, self._data, self._settings = view, data, settings
+    def __init__(
+        self,
+        view: HeadModel,
+        data: Iterable[Batch],
+        settings: PassSettings,
+        *,
+        rows: int | None = None,
+    ):
+        self._view, self._data, self._settings, self._rows = view, data, settings, rows
 
     @cached_property
     def batches(self) -> list[Batch]:
@@ -68,8 +76,8 @@ class OwnText:
             config = config.get_text_config() if hasattr(config, "get_text_config") else config
             most = positions_of(config) or LENGTH
             if not writes:
-                return _joined(texts, min(LENGTH, most), seed)
-            return _written(model, texts, most, _ends_of(config), seed)
+                return _joined(texts, min(LENGTH, most), self._rows, seed)
+            return _written(model, texts, most, _ends_of(config), self._rows, seed)
 
     @cached_property
     def probes(self) -> list[Probe]:
@@ -133,7 +141,7 @@ def _rows(texts: Sequence[Tensor], cost: float) -> int:
     return min(max(math.ceil(sum(map(len, texts)) / cost), ROWS[0]), ROWS[1])
 
 
-def _joined(texts: Sequence[Tensor], length: int, seed: int) -> list[Batch]:
+def _joined(texts: Sequence[Tensor], length: int, rows: int | None, seed: int) -> list[Batch]:
     """Join texts into ones of `length` tokens; those held out of fits are of texts held out."""
     generator = torch.Generator().manual_seed(seed)
     first, last = (
@@ -144,29 +152,34 @@ def _joined(texts: Sequence[Tensor], length: int, seed: int) -> list[Batch]:
     inner = [t for t in inner if len(t)] or [texts[0]]
     held = inner[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] or inner
     fitting = [t for i, t in enumerate(inner) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
-    rows, room = [], max(1, length - len(first) - len(last))
-    for row in range(_rows(texts, length)):
+    made, room = [], max(1, length - len(first) - len(last))
+    for row in range(rows or _rows(texts, length)):
         pool = held if row % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 else fitting
         parts: list[Tensor] = []
         while sum(map(len, parts)) < room:
             order = torch.randperm(len(pool), generator=generator).tolist()
             parts += [pool[i] for i in order[: math.ceil(room / 2)]]
-        rows.append(torch.cat([first, torch.cat(parts)[:room], last]))
-    ids = torch.stack(rows).split(AT_ONCE)
+        made.append(torch.cat([first, torch.cat(parts)[:room], last]))
+    ids = torch.stack(made).split(AT_ONCE)
     return [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in ids]
 
 
 def _written(
-    model: nn.Module, texts: Sequence[Tensor], most: int, ends: Sequence[int], seed: int
+    model: nn.Module,
+    texts: Sequence[Tensor],
+    most: int,
+    ends: Sequence[int],
+    rows: int | None,
+    seed: int,
 ) -> list[Batch]:
     """Sample texts; none if the model cannot go on from a first token."""
     firsts = torch.stack([text[:1] for text in texts])
     device = next(model.parameters()).device
     for cached, length in ((True, min(LENGTH, most)), (False, min(UNCACHED, most))):
-        rows = _rows(texts, length if cached else length**2 / 2)
-        starts = firsts[torch.arange(rows) * len(firsts) // rows].to(device)
+        number = rows or _rows(texts, length if cached else length**2 / 2)
+        starts = firsts[torch.arange(number) * len(firsts) // number].to(device)
         generator = torch.Generator().manual_seed(seed)
-        draws = torch.rand(rows, length, generator=generator, dtype=torch.float64)
+        draws = torch.rand(number, length, generator=generator, dtype=torch.float64)
         try:
             return [
                 _sampled(model, start, chosen, ends, cached=cached)
