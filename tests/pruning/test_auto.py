@@ -19,7 +19,7 @@ from deadhead.errors import BudgetError, DataError
 from deadhead.losses.losses import Probe, held_out, preference_from
 from deadhead.moments.sums import HELD_OUT_EVERY
 from deadhead.options.values import DEFAULT_REPAIR
-from deadhead.pruning.auto import ORDERS, AutoChoice, AutoSelector
+from deadhead.pruning.auto import ORDERS, AutoChoice, AutoSelector, _chosen
 from deadhead.pruning.judges import divergences_of
 from deadhead.pruning.moves import context_of, moves_to
 from deadhead.pruning.prune import choose, choose_plan, prune
@@ -146,25 +146,44 @@ def test_the_nearest_order_is_taken_unless_the_first_is_as_near(model_type, kind
         means = {name: float(values[stream].mean()) for name, values in apart.items()}
         assert means == pytest.approx(dict(told))
     first, *others = apart
-    weights = [w / v.mean() for w, v in zip((0.7, 0.3), apart[first], strict=True)]
 
-    def off(name: str) -> float:
-        return sum(w * v.mean() for w, v in zip(weights, apart[name], strict=True))
+    def clearly_nearer(one: str, other: str, stream: int) -> bool:
+        saved = apart[other][stream] - apart[one][stream]
+        return saved.mean() > np.std(saved, ddof=1) / np.sqrt(len(saved))
 
-    standing = [first]
-    for name in others:
-        saved = [a - b for a, b in zip(apart[first], apart[name], strict=True)]
-        noise = sum(w**2 * np.var(v, ddof=1) / len(v) for w, v in zip(weights, saved, strict=True))
-        if off(first) - off(name) > np.sqrt(noise):
-            standing.append(name)
-    best = min(standing, key=off)
+    def nearest(names: list[str], standard: str, stream: int) -> str:
+        nearer = [name for name in names if clearly_nearer(name, standard, stream)]
+        return min([standard, *nearer], key=lambda name: apart[name][stream].mean())
+
+    best = nearest(others, first, 0)
+    best = nearest([name for name in apart if not clearly_nearer(best, name, 0)], best, 1)
     assert f"{decision.recipe.strategy} {decision.recipe.criterion}" == best
     written = {
         "bert": "texts that were joined of them",
         "gpt2": "texts that the model wrote itself",
     }[model_type]
-    assert f"and to {written} (" in decision.describe()
+    assert f"and, where those cannot tell, to {written} (" in decision.describe()
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("calibration", "own", "wanted"),
+    [
+        ((2.0, 1.0, 1.5), (1.0, 9.0, 9.0), "b"),  # calibration texts can tell
+        ((1.0, 1.0, 1.0), (2.0, 2.0, 1.0), "c"),  # own text decides
+        ((2.0, 1.0, 1.0), (1.0, 2.0, 1.5), "c"),  # between those that are as near
+        ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), "a"),
+        ((2.0, float("nan"), 1.5), (1.0, 1.0, 1.0), "c"),
+        ((2.0, 1.0, 1.5), (), "b"),
+    ],
+)
+def test_own_text_decides_where_calibration_texts_cannot_tell(calibration, own, wanted):
+    noise = torch.tensor([0.01, 0.0, -0.01], dtype=torch.float64)
+    answers = {
+        (name, "criterion"): [noise + values[at] for values in (calibration, own) if values]
+        for at, name in enumerate("abc")
+    }
+    assert _chosen(answers) == (wanted, "criterion")
 
 
 def test_passes_are_counted_in_tokens():

@@ -70,13 +70,13 @@ class AutoChoice(Brief):
         chosen = f"{self.recipe.strategy} {self.recipe.criterion}"
         why = FEW if self.few else "orders leave the same heads, or answers cannot be compared"
         if chosen in self.divergences:
-            streams = [values for values in (self.divergences, self.own) if chosen in values]
-            nearest = all(values[chosen] <= min(values.values()) for values in streams)
+            nearest = self.divergences[chosen] <= min(self.divergences.values())
             near = "nearest to" if nearest else "as near as any, as far as they can tell, to"
             why = f"{near} the dense model's answers to held-out calibration texts"
             why += f" ({_beside(self.divergences, chosen)})"
             if chosen in self.own:
-                why += f" and to {self.own_text} ({_beside(self.own, chosen)})"
+                why += f" and, where those cannot tell, to {self.own_text}"
+                why += f" ({_beside(self.own, chosen)})"
         return (
             f"{chosen}, repair {self.recipe.repair}: {why}; chosen in {self.passes:.1f}"
             " forward+backward passes over the calibration data"
@@ -132,12 +132,13 @@ class AutoSelector:
     def __call__(self, recipe: Recipe, limit: int) -> AutoChoice:
         """Name the order whose repaired mask of `limit` dropped heads is nearest the dense model.
 
-        Every order is repaired as the recipe says, fitted without the probes, and asked them; where
-        the repair keeps to text of the model's own making, answers to that have the same share of
-        the weight here. The first of `ORDERS` stands unless the answers of others are nearer by
-        more than one standard error: then the nearest of those (the rule of Breiman et al. 1984).
-        The first order is taken where there is nothing to ask (fewer than four samples), or all
-        orders leave the same. Orders that the data cannot make are left out.
+        Every order is repaired as the recipe says, fitted without the probes, and asked them. The
+        first of `ORDERS` stands unless the answers of others are nearer by more than one standard
+        error: then the nearest of those (the rule of Breiman et al. 1984). Where the repair keeps
+        to text of the model's own making, answers to that decide between the orders that are not
+        clearly farther than this one, by the same rule. The first order is taken where there is
+        nothing to ask (fewer than four samples), or all orders leave the same. Orders that the data
+        cannot make are left out.
 
         Cost: the first time a forward and backward pass, one more beyond half of the heads; then
         a forward pass over the probes for the dense model and each mask, of a quarter of the data
@@ -166,7 +167,7 @@ class AutoSelector:
         elif len(distinct) > 1 and self.strict:
             raise DataError(f"{FEW}; give four or more, or go on all the same without strict")
         answers = {order: apart[mask] for order, mask in masks.items() if mask in apart}
-        order = _nearest(answers, share) or next(iter(masks))
+        order = _chosen(answers) or next(iter(masks))
         told = [_means(answers, stream) for stream in range(len(streams))]
         return AutoChoice(
             recipe=_made(replace(recipe, loss=self.loss), order),
@@ -232,41 +233,37 @@ def _means(answers: Mapping[tuple[str, str], Sequence[Tensor]], stream: int) -> 
     return {name: value for name, value in means.items() if math.isfinite(value)}
 
 
-def _nearest(
-    answers: Mapping[tuple[str, str], Sequence[Tensor]], share: float
-) -> tuple[str, str] | None:
-    """Return the first order, or of those that are clearly nearer the nearest; None if none is.
+def _chosen(answers: Mapping[tuple[str, str], Sequence[Tensor]]) -> tuple[str, str] | None:
+    """Return the order that calibration texts decide on; own text, between those as near to them.
 
-    Divergences of each stream are relative to the first order's, and the second stream has `share`
-    of the weight.
+    None if no answers are finite.
     """
     sound = {o: streams for o, streams in answers.items() if all(map(_is_sound, streams))}
     if not sound:
         return None
-    first = next(iter(sound))
-    weights = [1 - share, share] if len(sound[first]) > 1 else [1.0]
-    units = [max(float(values.mean()), 1e-300) for values in sound[first]]
-    scaled = {
-        order: [
-            values * (w / unit) for values, w, unit in zip(streams, weights, units, strict=True)
-        ]
-        for order, streams in sound.items()
-    }
-    nearer = [o for o in scaled if _clearly_nearer(scaled[o], scaled[first])]
-    return min([first, *nearer], key=lambda o: sum(float(v.mean()) for v in scaled[o]))
+    apart, *own = (
+        dict(zip(sound, stream, strict=True)) for stream in zip(*sound.values(), strict=True)
+    )
+    chosen = _nearest(apart, next(iter(apart)))
+    as_near = [o for o in apart if not _clearly_nearer(apart[chosen], apart[o])]
+    return _nearest({o: own[0][o] for o in as_near}, chosen) if own else chosen
+
+
+def _nearest(apart: Mapping[tuple[str, str], Tensor], first: tuple[str, str]) -> tuple[str, str]:
+    """Return the first order, or of those that are clearly nearer the nearest."""
+    nearer = [o for o in apart if _clearly_nearer(apart[o], apart[first])]
+    return min([first, *nearer], key=lambda order: float(apart[order].mean()))
 
 
 def _is_sound(values: Tensor) -> bool:
     return bool(values.isfinite().all())
 
 
-def _clearly_nearer(new: Sequence[Tensor], old: Sequence[Tensor]) -> bool:
-    """Whether answers are nearer by more than chance: paired differences, added over streams."""
-    saved = [o - n for n, o in zip(new, old, strict=True)]
-    if any(len(values) < 2 for values in saved):
-        return False
-    noise = sum(float(values.var()) / len(values) for values in saved) ** 0.5
-    return sum(float(values.mean()) for values in saved) > CLEARLY * noise
+def _clearly_nearer(new: Tensor, old: Tensor) -> bool:
+    """Whether answers are nearer by more than chance: a paired difference."""
+    saved = old - new
+    few = len(saved) < 2
+    return not few and bool(saved.mean() > CLEARLY * saved.std() / len(saved) ** 0.5)
 
 
 def _made(recipe: Recipe, order: tuple[str, str]) -> Recipe:
