@@ -122,3 +122,18 @@ def test_fewer_heads_than_were_asked_for_are_said_to_be(deadhead, no_figures, tm
     assert "keep_at_least=3 allow 12 of 24 to be removed" in " ".join(found.err.split())
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert any(words in note for note in run["run"]["notes"])
+
+
+@pytest.mark.slow
+def test_several_texts_are_mixed_by_weight(deadhead, no_figures, tmp_path):
+    given = ("--calibration", "plain.txt", "--calibration", "other.txt=0.5")
+    (tmp_path / "other.txt").write_text("".join(f"one more film, the {i}th\n" for i in range(9)))
+    found = deadhead("prune", MODEL, *given, "--calibration-size", "12", *JUDGED, "-o", "out")
+    assert found.code == 0, found.err
+    said = " ".join(found.err.split())
+    assert "calibration: 12 examples of plain.txt and other.txt" in said
+    run = json.loads((tmp_path / "out" / "run.json").read_text())["run"]
+    assert run["settings"]["data"]["calibration"] == ["plain.txt", "other.txt=0.5"]
+    assert deadhead("explain", "out").code == 0, "it finds both again"
+    wrong = deadhead("prune", MODEL, "--calibration", "plain.txt=none", *JUDGED).refused()
+    assert "'none' is no weight; write FILE=0.25, above 0" in wrong

@@ -58,8 +58,8 @@ class ExplainSettings:
         help="Where the run's data are now.",
         panel=MODEL,
     )
-    calibration: str | None = option(
-        default=None, help="Where the run's calibration data are now.", panel=MODEL
+    calibration: tuple[str, ...] = option(
+        default=(), help="Where the run's calibration data are now.", panel=MODEL
     )
     device: str | None = option(
         default=None, help="cpu, cuda, cuda:1, mps; by default the run's.", panel=MODEL

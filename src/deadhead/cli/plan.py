@@ -97,7 +97,7 @@ def plan(asked: PlanSettings, screen: Screen) -> None:
     prompts, source = None, None
     if asked.prompts is not None:
         prompts = asked.prompts.open(loaded.tokenizer, loaded.model.config)
-    named = asked.data.spec is not None or asked.data.calibration is not None
+    named = asked.data.spec is not None or bool(asked.data.calibration)
     needed = needs_calibration(recipe, prompts=prompts is not None, scores=given is not None)
     if needed or (named and recipe.repair != "none"):
         source = asked.data.open_one("calibration", loaded.reader, loaded.model.config)

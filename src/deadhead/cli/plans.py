@@ -107,7 +107,7 @@ def fits_of(
             "a plan whose repair is 'distill' cannot be replayed: it trains; take the checkpoint of"
             " its run, or name --repair least_squares"
         )
-    named = data.spec is not None or data.calibration is not None
+    named = data.spec is not None or bool(data.calibration)
     fits: list[Fits | None] = []
     for file, plan in plans:
         stored = None if named else read_fits(fits_file(file), view, plan)

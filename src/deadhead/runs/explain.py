@@ -123,21 +123,24 @@ class FinishedRun(Brief):
             raise DataError(f"the run's model cannot be loaded: {error}{where}") from error
 
     def open_calibration(
-        self, loaded: Loaded, task: str | None = None, calibration: str | None = None
+        self, loaded: Loaded, task: str | None = None, calibration: Sequence[str] = ()
     ) -> Task:
         """Open the calibration data; from `task` or `calibration`, if not as the run did."""
-        settings = DataSettings(**_known(DataSettings, self._recorded("data")))
+        recorded = _known(DataSettings, self._recorded("data"))
+        before = recorded.get("calibration") or ()  # older runs have one or null
+        recorded["calibration"] = (before,) if isinstance(before, str) else tuple(before)
+        settings = DataSettings(**recorded)
         if task is not None:
-            elsewhere = dict.fromkeys(("calibration", "selection", "train", "test"))
-            settings = replace(settings, spec=task, **elsewhere)
-        if calibration is not None:
-            settings = replace(settings, calibration=calibration)
+            elsewhere = dict.fromkeys(("selection", "train", "test"))
+            settings = replace(settings, spec=task, calibration=(), **elsewhere)
+        if calibration:
+            settings = replace(settings, calibration=tuple(calibration))
         try:
             what = (loaded.reader, loaded.model.config)
             try:  # what the run's other sets share with it was dropped
                 found = settings.open(*what).calibration
             except DeadheadError:
-                if calibration is None:
+                if not calibration:
                     raise
                 found = settings.open_one("calibration", *what)
         except DeadheadError as error:

@@ -147,9 +147,10 @@ class DataSettings:
         kw_only=False,
         group="data",
     )
-    calibration: str | None = option(
-        default=None,
-        help="Texts to score and repair on, instead of --task's; labels are not needed.",
+    calibration: tuple[str, ...] = option(
+        default=(),
+        help="Texts to score and repair on, instead of --task's; labels are not needed. Give"
+        " several to mix them, FILE=0.25 for a weight.",
         group="calibration",
     )
     kind: Kind | None = of_data(
@@ -208,7 +209,7 @@ class DataSettings:
 
     def open(self, reader: Any, config: Any) -> TaskSet:
         """Open the sets; calibration texts alone make a `held_out` set instead of a test set."""
-        if self.spec is None and self.calibration is None:
+        if self.spec is None and not self.calibration:
             raise DataError(
                 "no data is named; give --task, or texts to calibrate on with --calibration"
                 " (bundled:sentiment and bundled:agreement need no files)"
@@ -231,20 +232,20 @@ class DataSettings:
         The other sets may be missing, and may overlap with it. Calibration texts need no labels.
         """
         given = getattr(self, role) or self._file_of(role)
-        if given is None and self.spec is None:
+        if not given and self.spec is None:
             raise DataError(
                 f"no data is named; give --task or --{role}"
                 " (bundled:sentiment and bundled:agreement need no files)"
             )
-        if role == "calibration" and given is not None:
+        if role == "calibration" and given:
             from deadhead.tasks import open_calibration
 
             need_reader(reader)
             of_one = {k: v for k, v in asdict(self).items() if k not in _OF_SEVERAL}
             return open_calibration(given, reader, config=config, **of_one)
         alone = replace(self, train=None, allow_overlap=True)
-        if given is not None:
-            alone = replace(alone, spec=None, calibration=given, selection=None, test=given)
+        if given:
+            alone = replace(alone, spec=None, calibration=(given,), selection=None, test=given)
         return getattr(alone.open(reader, config), role)
 
     def _file_of(self, role: str) -> str | None:

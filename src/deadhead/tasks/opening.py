@@ -18,6 +18,7 @@ from deadhead.options.fields import check_arguments
 from deadhead.tasks.judging import Judging
 from deadhead.tasks.kinds import UNJUDGED, check_reader, infer_kind, read_plain, text_kind
 from deadhead.tasks.metrics import ComputeMetrics
+from deadhead.tasks.mixing import mix, sources_of
 from deadhead.tasks.task import KINDS, BatchedTask, Task
 
 
@@ -73,7 +74,7 @@ def open_task(
     *,
     config,
     kind: str | None = None,
-    calibration: str | Path | None = None,
+    calibration: str | Path | Sequence[str | Path] | None = None,
     selection: str | Path | None = None,
     train: str | Path | None = None,
     test: str | Path | None = None,
@@ -118,7 +119,8 @@ def open_task(
         kind: a name of `deadhead.tasks.KINDS`, such as `classification`; None reads it off what
             the model is made for and the columns.
         calibration: wins over what `spec` has. Texts without labels will do, for losses that need
-            none; for minimal pairs any text.
+            none; for minimal pairs any text. Several are mixed in equal parts, or by the weights
+            behind their names (`["a.txt", "b.txt=0.25"]`); their labels are not looked at.
         selection: wins over what `spec` has.
         train: text without labels (labels are not looked at) for `distill`; read by the same
             columns, and of minimal pairs the acceptable sentences.
@@ -152,11 +154,13 @@ def open_task(
         UnknownNameError: a kind, column or bundled set that does not exist.
     """
     sizes = {"calibration": calibration_size, "selection": selection_size, "test": test_size}
-    explicit = {"calibration": calibration, "selection": selection, "test": test}
+    sources = sources_of(calibration)
+    first = sources[0].spec if sources else None
+    explicit = {"calibration": first, "selection": selection, "test": test}
     _check_sizes(sizes)
     _ = kind is None or KINDS[kind]  # refused before any data is read
     if spec is None and test is None and not judged:
-        spec, explicit["calibration"] = calibration, None
+        spec, explicit["calibration"] = first, None
     columns = Columns(text_column, text_pair_column, label_column, media_column)
     labels = {str(name) for name in config.label2id or ()}
     found, notes = find_splits(spec, explicit, sizes=sizes, seed=seed, labels=labels)
@@ -164,6 +168,7 @@ def open_task(
     chosen = KINDS[kind or infer_kind(found["test"], columns, purpose, config)]
     wanted = judged or kind is not None or test is not None
     form, read_as, plain = _forms(chosen, tokenizer, config, found, columns, wanted)
+    read_as = plain if len(sources) > 1 else read_as
     sets, dropped = _disjoint(found, columns, form, read_as, allow_overlap)
     limits = {"batch_size": batch_size, "max_tokens": max_tokens, "max_length": max_length}
     make = partial(_task, tokenizer=tokenizer, config=config, **limits)
@@ -173,16 +178,35 @@ def open_task(
         for number, role in enumerate(ROLES)
         if role in sets
     }
+    read = partial(_texts_of, plain=plain, columns=columns, seed=seed, labels=labels)
+    source = found["calibration"].source
+    if len(sources) > 1:
+        mixture = mix(sources, sets, read, calibration_size, seed, allow_overlap=allow_overlap)
+        tasks["calibration"] = make(plain, mixture.drawn, mixture.name)
+        sets["calibration"], source = mixture.whole, mixture.name
+        dropped += mixture.notes
     if train is not None:
-        rows = read_split(str(train), "calibration", {"calibration": None}, seed, labels)
-        texts = read_plain(plain, rows, columns)
-        texts, said = keep_apart(texts, sets, allow_overlap=allow_overlap)
-        training, dropped = make(plain, texts, rows.source), dropped + said
+        texts, said = keep_apart(read(str(train)), sets, allow_overlap=allow_overlap)
+        training, dropped = make(plain, texts, str(train)), dropped + said
     else:  # files, all of them decoded, might not fit into memory
-        given = read_as, sets["calibration"], found["calibration"].source
+        given = read_as, sets["calibration"], source
         training = make(*given) if form.reads == "text" else tasks["calibration"]
     opened = _task_set(tasks, training, [*notes, *dropped])
     return judged_by(opened, compute_metrics, metric, greater_is_better)
+
+
+def _texts_of(
+    spec: str,
+    size: int | None = None,
+    *,
+    plain: type[BatchedTask],
+    columns: Columns,
+    seed: int,
+    labels: set[str],
+) -> Examples:
+    """Read texts without labels; about `size`, of data that are made on the spot."""
+    rows = read_split(spec, "calibration", {"calibration": size}, seed, labels)
+    return read_plain(plain, rows, columns)
 
 
 def _task_set(tasks: Mapping[str, BatchedTask], training: Any, notes: Sequence[str]) -> TaskSet:
@@ -261,7 +285,7 @@ def _disjoint(
 
 @check_arguments
 def open_calibration(
-    spec: str | Path,
+    spec: str | Path | Sequence[str | Path],
     tokenizer,
     *,
     config,
@@ -286,18 +310,23 @@ def open_calibration(
     _check_sizes({"calibration": calibration_size})
     columns = Columns(text_column, text_pair_column, label_column, media_column)
     labels = {str(name) for name in config.label2id or ()}
+    first, *others = sources_of(spec)
     rows = read_split(
-        str(spec), "calibration", {"calibration": calibration_size}, seed=seed, labels=labels
+        first.spec, "calibration", {"calibration": calibration_size}, seed=seed, labels=labels
     )
     chosen = KINDS[kind or infer_kind(rows, columns, purpose_of(config), config)]
-    bare = not chosen.is_in(rows, columns)
+    bare = bool(others) or not chosen.is_in(rows, columns)
     if bare or chosen.unfit(config) is not None:
         chosen = text_kind(chosen)
     check_reader(chosen, tokenizer)
     examples = read_plain(chosen, rows, columns) if bare else chosen.read(rows, columns)
     limits = {"batch_size": batch_size, "max_tokens": max_tokens, "max_length": max_length}
-    drawn = (rows.source, calibration_size, (seed, 0))
-    return _task(chosen, examples, *drawn, tokenizer=tokenizer, config=config, **limits)
+    make = partial(_task, tokenizer=tokenizer, config=config, **limits)
+    if not others:
+        return make(chosen, examples, rows.source, calibration_size, (seed, 0))
+    read = partial(_texts_of, plain=chosen, columns=columns, seed=seed, labels=labels)
+    mixture = mix([first, *others], {"calibration": examples}, read, calibration_size, seed)
+    return make(chosen, mixture.drawn, mixture.name)
 
 
 def _task(
