@@ -16,6 +16,8 @@ import transformers
 from deadhead import Head, HeadModel, PruningPlan, remove_
 from deadhead.errors import BudgetError, DataError, HeadError, MissingDependencyError, ScoreError
 from deadhead.repair.distill import Distillation, distill_
+from deadhead.scoring.own_text import OwnText
+from deadhead.scoring.passes import PassSettings
 from deadhead.surgery import apply_
 from masks import random_mask
 from models import AUTO, DECODERS, MODEL_TYPES, batch, make, outputs
@@ -382,3 +384,23 @@ def test_what_cannot_be_distilled_is_refused():
 def test_settings_that_train_nothing_are_refused(wrong, message):
     with pytest.raises(BudgetError, match=message):
         Distillation(**wrong)
+
+
+def test_training_keeps_to_text_of_the_models_own_making():
+    found = {}
+    for share in (0, 0.5):
+        cut, dense = pair("gpt2", "causal_lm", seed=1)
+        settings = Distillation(**{**QUICK, "epochs": 12}, own_text=share)
+        few = [batch((3, 2, 2, 3), seed=5)]  # most directions are not seen
+        report = distill_(cut, dense, few, selection=steps_done(), settings=settings)
+        own = OwnText(HeadModel(dense), few, PassSettings(7), rows=16).batches
+        log_q, log_p = (outputs(m, own[0]).double().log_softmax(-1) for m in (cut, dense))
+        found[share] = float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+        assert report.best_step == report.planned == 12 * (2 if share else 1)
+    assert found[0.5] < 0.8 * found[0]
+
+
+def steps_done():
+    """A selection that likes later weights better."""
+    seen = itertools.count()
+    return lambda model: next(seen)

@@ -174,7 +174,7 @@ def test_a_run_ends_by_the_clock(clock):
         rates.append(clock.now)
         return len(rates)
 
-    settings = Distillation(epochs=50, batch_size=2, seconds=30.0, evaluations=4)
+    settings = Distillation(epochs=50, batch_size=2, seconds=30.0, evaluations=4, own_text=0)
     data = [batch((9, 7, 6, 5, 4, 3))]
     report = distill_(cut, dense, data, selection=selection, settings=settings)
     handle.remove()

@@ -223,6 +223,8 @@ class Distillation:
         temperature: of the softmax that logits are compared by.
         evaluations: how often the selection set is evaluated, evenly over the steps.
         patience: stop after so many evaluations without a better one; None: never.
+        own_text: share of the tokens that are of text of the model's own making, see
+            `deadhead.scoring.own_text.OwnText`; less of large data, as at most 256 texts are made.
 
     Raises:
         BudgetError: a value with which nothing could be trained.
@@ -243,6 +245,11 @@ class Distillation:
         default=0,
         help="Rank of adapters that distill trains instead of the weights (8 is usual); 0: none.",
     )
+    own_text: float = of_distill(
+        default=0.3,
+        help="Share of the tokens that distill trains on of which the model is the author, so that"
+        " it stays good at other text too; 0: none.",
+    )
     max_steps: int | None = None
     warmup: float = 0.05
     batch_size: int = 32
@@ -261,6 +268,7 @@ class Distillation:
             (count, lambda x: x >= 1, "1 or more"),
             (positive, lambda x: 0 < x < math.inf, "a positive number"),
             (("warmup",), lambda x: 0 <= x < 1, "a number in [0, 1); 0.05 is usual"),
+            (("own_text",), lambda x: 0 <= x < 1, "a share in [0, 1); 0.3 is usual"),
             (("logits_weight", "outputs_weight"), lambda x: x >= 0, "0 or more"),
             (("weights",), lambda x: x > 0, "logits_weight and outputs_weight not both 0"),
             (("lora",), lambda x: x >= 0, "a rank such as 8, or 0 for none"),

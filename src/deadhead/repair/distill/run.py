@@ -27,6 +27,8 @@ from deadhead.repair.distill.weights import (
     judge_of,
     same_surroundings,
 )
+from deadhead.scoring.own_text import LENGTH, ROWS, OwnText
+from deadhead.scoring.passes import PassSettings
 
 
 @dataclass(frozen=True)
@@ -183,11 +185,13 @@ def distill_(
     """Train a cut model, in place, to do what the dense one does; never for the worse.
 
     The dense model's logits and the outputs of its attention blocks are the targets, so that text
-    is enough: labels are not looked at. The weights that the selection set likes best are kept, and
-    those that the model came with if it likes none better. Everything else comes back as it was:
-    modes, flags, hooks, dtypes, devices, random state; the dense model is untouched, and nothing is
-    written to disk but in a temporary folder that goes. Interrupted, the model has the best weights
-    so far. Half-precision models are trained in float32. Heads that a mask has zeroed stay zero.
+    is enough: labels are not looked at. A part of the text is of the dense model's own making, so
+    that the cut one stays good at text that the data do not have (`Distillation.own_text`). The
+    weights that the selection set likes best are kept, and those that the model came with if it
+    likes none better. Everything else comes back as it was: modes, flags, hooks, dtypes, devices,
+    random state; the dense model is untouched, and nothing is written to disk but in a temporary
+    folder that goes. Interrupted, the model has the best weights so far. Half-precision models are
+    trained in float32. Heads that a mask has zeroed stay zero.
     Token embeddings, and what is tied to them, are not trained, nor are frozen weights.
 
     Not covered: models spread over several devices; masked language models see text without masks.
@@ -222,14 +226,16 @@ def distill_(
     _check_models(view, whole)
     weights = Weights(view, settings.rank)
     distance = Distance(view.model, whole.model, output_paths(view), output_paths(whole), settings)
-    batches, judge = _batches_and_judge(data, selection, distance, settings)
+    timer = Timer()
+    batches, judge = _batches_and_judge(data, selection, distance, settings, whole)
     total = settings.max_steps or settings.epochs * len(batches)
-    pace = Pace(total, settings.seconds, settings.evaluations)
+    pace = Pace(total, settings.seconds, settings.evaluations, timer=timer)
     student = Student(distance, dropout=settings.dropout)
     points: list[DistillPoint] = []
     with same_surroundings(settings.seed), whole.at_rest(), torch.enable_grad():
+        look_timer = Timer()
         best = Best(judge, judge(view.model))
-        pace.time_looks(pace.elapsed, after=int(weights.approximate))
+        pace.time_looks(look_timer.seconds, after=int(weights.approximate))
         with weights.training(best) as trained, tempfile.TemporaryDirectory() as folder:
 
             def look() -> int:
@@ -264,10 +270,15 @@ def distill_(
 
 
 def _batches_and_judge(
-    data: Any, selection: Selection | None, distance: Distance, settings: Distillation
+    data: Any,
+    selection: Selection | None,
+    distance: Distance,
+    settings: Distillation,
+    whole: HeadModel,
 ) -> tuple[list[Batch], Judge]:
     """Return what to train on, and what judges: without a selection set, part of the batches."""
     batches = training_batches(data, settings.batch_size)
+    batches += _own_batches(whole, batches, settings)
     if selection is not None:
         return batches, judge_of(selection)
     held_out = batches[::SELECTED_EVERY]
@@ -277,6 +288,16 @@ def _batches_and_judge(
 
     rest = [b for n, b in enumerate(batches) if n % SELECTED_EVERY] or batches
     return rest, Judge("distance", False, measure)
+
+
+def _own_batches(whole: HeadModel, batches: list[Batch], settings: Distillation) -> list[Batch]:
+    """Return text of the dense model's own making: `own_text` of all tokens at most."""
+    tokens = sum(int(valid_tokens(batch).sum()) for batch in batches)
+    rows = math.ceil(tokens * settings.own_text / (1 - settings.own_text) / LENGTH)
+    if not rows:
+        return []
+    texts = OwnText(whole, batches, PassSettings(settings.seed), rows=min(rows, ROWS[1])).batches
+    return training_batches(texts, settings.batch_size) if texts else []
 
 
 def _judge_again(view: HeadModel, weights: Weights, best: Best) -> None:
