@@ -104,8 +104,11 @@ def headless(
         try:
             with known((tried,)):
                 counts = HeadModel(model).mask.counts
-                mask = HeadMask.of([i % 2 == 1] * n for i, n in enumerate(counts))
-                off = (mask_equals_removal(m, found, [mask]) for m in backends(model, found))
+                masks = [
+                    HeadMask.of([i % 2 == kept] * n for i, n in enumerate(counts))
+                    for kept in (1, 0)  # blocks may differ in shape, as of stages
+                ]
+                off = (mask_equals_removal(m, found, masks) for m in backends(model, found))
                 if max(off) <= TOLERANCE:
                     return tried
         except Exception:  # this way is refuted
