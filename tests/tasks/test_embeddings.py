@@ -10,6 +10,7 @@ import torch
 from scipy.stats import spearmanr
 
 from deadhead.errors import DataError
+from deadhead.losses.embeddings import embedder_of
 from deadhead.tasks import open_calibration, open_task
 from models import VOCAB, make
 from tiny_words import tokenizer
@@ -66,6 +67,21 @@ def test_texts_calibrate_one_by_one_with_the_prompt_and_length_of_the_folder(pai
     assert ids.shape == (20, 4)
     assert (ids[:, :2] == torch.tensor([2, 3])).all()
     assert all("labels" not in batch for batch in found.batches())
+
+
+def test_a_prompt_that_is_to_be_left_out_of_the_mean_is_refused(tmp_path):
+    (tmp_path / "1_Pooling").mkdir()
+    module = {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}
+    (tmp_path / "modules.json").write_text(json.dumps([module]))
+    pooling = {"pooling_mode": "mean", "include_prompt": False}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    config = encoder().config
+    config.name_or_path = str(tmp_path)
+    assert embedder_of(config).pools == ("mean",), "without a prompt there is nothing to leave out"
+    prompt = {"prompts": {"query": "w2 w3 "}, "default_prompt_name": "query"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(prompt))
+    with pytest.raises(DataError, match="leaves the prompt 'w2 w3 ' out of its mean"):
+        embedder_of(config)
 
 
 def test_texts_without_scores_are_held_out(pairs, tmp_path):

@@ -106,7 +106,7 @@ def embedder_of(config: Any) -> Embedder:
     for module in modules:
         kind, place = module["type"].rpartition(".")[2], folder / module["path"]
         if kind == "Pooling":
-            pools = _pools_in(place)
+            pools = _pools_in(place, prompt=_prompt(folder))
         elif kind == "Dense":
             layers.append(_dense(place))
         elif kind == "Normalize":
@@ -119,8 +119,15 @@ def embedder_of(config: Any) -> Embedder:
     return Embedder(pools, tuple(layers), _prompt(folder), _max_length(folder))
 
 
-def _pools_in(folder: Path) -> tuple[str, ...]:
+def _pools_in(folder: Path, *, prompt: str) -> tuple[str, ...]:
     values = _settings(folder / "config.json")
+    if prompt and values.get("include_prompt") is False:
+        raise DataError(
+            f"{folder.name!r} leaves the prompt {prompt!r:.60} out of its mean (include_prompt:"
+            " false), which deadhead cannot; set default_prompt_name in"
+            " config_sentence_transformers.json to null, and write the prompt into the texts or"
+            " leave it out"
+        )
     old = tuple(name for key, name in _OLD_NAMES.items() if values.get(key))
     given = values.get("pooling_mode") or old or "mean"
     names = (given,) if isinstance(given, str) else tuple(map(str, given))
