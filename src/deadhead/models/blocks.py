@@ -331,7 +331,12 @@ def _shape(
         sorted(starts[id(module)]) == list(range(0, rows[part], head_dim))
         for part, module in zip(PARTS, inputs, strict=True)
     )
-    if not agrees or (n_heads % n_kv_heads if n_kv_heads > 0 else n_heads):
+    if agrees and n_kv_heads > 0 and n_heads % n_kv_heads:
+        raise UnsupportedModelError(
+            f"the weights of block {name} have {n_heads} heads and {n_kv_heads} key/value heads,"
+            " which cannot be shared evenly; correct the numbers of heads in the config"
+        )
+    if not agrees or (n_kv_heads <= 0 < n_heads):
         raise UnsupportedModelError(
             f"the weights of block {name} contradict the record of {architecture.model_type!r}:"
             f" with heads of {head_dim} features, query, key and value have"
