@@ -91,7 +91,7 @@ def _prune_with(options: Callable[P, Recipe]):
             *args: nothing.
             **given: fields of `Recipe`: `heads=0.5`, `36` or `"50%"`, `repair="distill"`, ...
 
-        Cost: by default, 1.3 to 3.2 forward and backward passes over the calibration data, and
+        Cost: by default, 2 to 4 forward and backward passes over the calibration data, and
         about ten evaluations of the test set. A named criterion takes a pass per move (`greedy`)
         or one in all (`one_shot`).
 
