@@ -158,6 +158,26 @@ def test_an_older_run_that_says_less_is_still_read(deadhead, copied):
     assert "no data is named" in deadhead("explain", copied, "--model", MODEL).refused()
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["settings", "settings.data", "settings.recipe", "settings.model", "data", "data.calibration"],
+)
+@pytest.mark.parametrize("odd", [["a list"], "text", 3])
+def test_a_record_of_another_shape_is_one_line(deadhead, copied, path, odd):
+    *before, last = path.split(".")
+
+    def spoil(values):
+        part = values["run"]
+        for name in before:
+            part = part[name]
+        part[last] = odd
+
+    change(copied, "run.json", spoil)
+    found = deadhead("explain", copied, "--samples", "2")
+    assert found.code == 2
+    assert f"its '{last}' is" in found.err
+
+
 def test_other_data_or_weights_are_refused(deadhead, copied, tmp_path):
     (tmp_path / "other.tsv").write_text("sentence\tlabel\n" + "good\t1\nbad film\t0\n")
     refusal = deadhead("explain", copied, "--calibration", tmp_path / "other.tsv").refused()

@@ -6,7 +6,7 @@ import typing
 import pytest
 
 from deadhead.criteria import CRITERIA
-from deadhead.errors import BudgetError, UnknownNameError
+from deadhead.errors import ArgumentError, BudgetError, UnknownNameError
 from deadhead.losses.losses import LOSSES
 from deadhead.options import values as choices
 from deadhead.options.fields import choices_of, hints_of, option_facts
@@ -14,6 +14,7 @@ from deadhead.options.settings import Clustering, Distillation
 from deadhead.options.values import parse_amount, parse_names, parse_size, show_amount
 from deadhead.pruning.recipe import Recipe
 from deadhead.repair import repair_names
+from deadhead.runs.settings import DataSettings
 from deadhead.similarity.clusters import REPRESENTATIVES, WARD_ON
 from deadhead.similarity.distances import METRICS
 from deadhead.similarity.gram import FIRST_TOKEN
@@ -85,6 +86,17 @@ def test_no_amount(text):
 def test_no_number_of_examples(text):
     with pytest.raises(BudgetError, match="not a number of examples"):
         parse_size(text)
+
+
+@pytest.mark.parametrize("given", ["one.csv", ["one.csv"], ("one.csv",)])
+def test_one_text_or_a_list_will_do_where_several_texts_are_taken(given):
+    assert DataSettings(calibration=given).calibration == ("one.csv",)
+
+
+@pytest.mark.parametrize("given", [3, ["one.csv", 3], [None], None, {"one.csv": 1}])
+def test_what_holds_anything_but_texts_is_refused_where_texts_are_taken(given):
+    with pytest.raises(ArgumentError, match="calibration cannot be"):
+        DataSettings(calibration=given)
 
 
 def test_names():

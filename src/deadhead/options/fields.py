@@ -131,11 +131,23 @@ def check_types(settings: Any) -> None:
         facts, value, hint = option_facts(each), getattr(settings, each.name), hints[each.name]
         if is_of(value, hint):
             continue
+        if (several := _several(value, hint, facts)) is not None:
+            object.__setattr__(settings, each.name, several)
+            continue
         allowed, what = allowed_by(hint), f"{each.name} cannot be {value!r:.80}"
         if not isinstance(value, str) or facts is None or facts.parse is None:
             raise ArgumentError(f"{what}; give {allowed}")
         with refusing(ArgumentError, what, f"give {allowed}"):
             object.__setattr__(settings, each.name, facts.parse(value))
+
+
+def _several(value: Any, hint: Any, facts: OptionFacts | None) -> tuple[Any, ...] | None:
+    """Return a list, or one text, as the tuple that a field of several takes; None if it cannot."""
+    parsed = facts is not None and facts.parse is not None
+    if get_origin(hint) is not tuple or not isinstance(value, list if parsed else (list, str)):
+        return None
+    found = (value,) if isinstance(value, str) else tuple(value)
+    return found if is_of(found, hint) else None
 
 
 def allowed_by(hint: Any) -> str:

@@ -127,8 +127,8 @@ class FinishedRun(Brief):
     ) -> Task:
         """Open the calibration data; from `task` or `calibration`, if not as the run did."""
         recorded = _known(DataSettings, self._recorded("data"))
-        before = recorded.get("calibration") or ()  # older runs have one or null
-        recorded["calibration"] = (before,) if isinstance(before, str) else tuple(before)
+        if recorded.get("calibration") is None:  # older runs have null
+            recorded["calibration"] = ()
         settings = DataSettings(**recorded)
         if task is not None:
             elsewhere = dict.fromkeys(("selection", "train", "test"))
@@ -145,7 +145,7 @@ class FinishedRun(Brief):
                 found = settings.open_one("calibration", *what)
         except DeadheadError as error:
             raise DataError(f"the run's data cannot be opened: {error}{DATA}") from error
-        before = ((self.summary.run.get("data") or {}).get("calibration") or {}).get("fingerprint")
+        before = self._part("data", "calibration").get("fingerprint")
         if before not in (None, found.fingerprint):
             raise DataError(
                 f"{found.name!r} is not what the run calibrated on: it has the fingerprint"
@@ -189,7 +189,18 @@ class FinishedRun(Brief):
         return replace(found, notes=(*found.notes, *_notes(found, recipe)))
 
     def _recorded(self, part: str) -> Mapping[str, Any]:
-        return (self.summary.run.get("settings") or {}).get(part) or {}
+        return self._part("settings", part)
+
+    def _part(self, *path: str) -> Mapping[str, Any]:
+        found: Any = self.summary.run
+        for name in path:
+            found = found.get(name) or {}
+            if not isinstance(found, Mapping):
+                raise FileFormatError(
+                    f"{str(self.folder / 'run.json')!r} cannot be read: its {name!r} is"
+                    f" {found!r:.80}, not an object; give the folder as 'deadhead prune' wrote it"
+                )
+        return found
 
 
 def _notes(found: Explanation, recipe: Mapping[str, Any]) -> Iterator[str]:
