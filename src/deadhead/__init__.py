@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from deadhead.surgery.mask import mask_, masked
     from deadhead.surgery.remove import remove_
     from deadhead.tasks.given import as_tasks
-    from deadhead.tasks.opening import TaskSet, open_task
+    from deadhead.tasks.opening import open_task
+    from deadhead.tasks.task_set import TaskSet
     from deadhead.types import Head, HeadMask, HeadScores, PruningPlan
 
 register_when_ready()

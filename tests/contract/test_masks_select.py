@@ -8,7 +8,7 @@ import torch
 
 from deadhead import Head, HeadModel, PruningPlan, applied, masked, remove_, score_all
 from deadhead.repair import repaired
-from deadhead.repair.base import fit
+from deadhead.repair.fits import fit
 from deadhead.scoring import Scorer
 from deadhead.scoring.trials import Trials
 from deadhead.surgery import mask_

@@ -11,7 +11,7 @@ import torch
 from deadhead import HeadModel, PruningPlan, score_all
 from deadhead.criteria import CRITERIA
 from deadhead.losses.losses import held_out
-from deadhead.repair.base import fit
+from deadhead.repair.fits import fit
 from deadhead.scoring import Scorer
 from deadhead.scoring.diagnose import diagnose
 from deadhead.similarity import head_grams

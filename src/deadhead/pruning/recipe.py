@@ -262,7 +262,8 @@ def check_recipe(recipe: Recipe) -> None:
     """
     from deadhead.pruning.moves import Budget  # with the registries, which take seconds
     from deadhead.pruning.trajectory import StopRules
-    from deadhead.repair.base import REPAIRS, UNREPAIRABLE
+    from deadhead.repair.base import REPAIRS
+    from deadhead.repair.fits import UNREPAIRABLE
     from deadhead.strategies import STRATEGIES
 
     chosen = recipe.settled()

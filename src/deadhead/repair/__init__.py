@@ -5,11 +5,9 @@ from deadhead.repair.base import (
     Fit,
     Fits,
     Repair,
-    fit,
-    own_notes,
     own_share,
     repair_names,
-    repair_notes,
     without_training,
 )
+from deadhead.repair.fits import fit, own_notes, repair_notes
 from deadhead.repair.write import applied_repaired, apply_repaired_, repair_, repaired, write_fits_

@@ -16,17 +16,8 @@ from deadhead.errors import DataError
 from deadhead.models.heads import HeadModel
 from deadhead.models.observation import by_row
 from deadhead.moments import BlockMoments, MomentSums
-from deadhead.repair.base import (
-    BlockFit,
-    Fit,
-    Fits,
-    checked,
-    cut_weight,
-    kept_features,
-    losing,
-    register_data_repair,
-    register_repair,
-)
+from deadhead.repair.base import BlockFit, Fit, Fits, register_data_repair, register_repair
+from deadhead.repair.fits import checked, cut_weight, kept_features, losing
 from deadhead.repair.write import repaired
 from deadhead.types import HeadMask, PruningPlan
 

@@ -26,7 +26,8 @@ from deadhead.models.manifest import record_in_config
 from deadhead.options.fields import check_arguments
 from deadhead.options.settings import Distillation
 from deadhead.options.values import DEFAULT_REPAIR
-from deadhead.repair.base import REPAIRS, Fit, Fits, fit, losing, without_training
+from deadhead.repair.base import REPAIRS, Fit, Fits, without_training
+from deadhead.repair.fits import fit, losing
 from deadhead.scoring import Scorer
 from deadhead.surgery.apply import applied, apply_
 from deadhead.surgery.fold import removal_of

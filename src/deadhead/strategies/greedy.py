@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from deadhead.errors import BudgetError
-from deadhead.repair.base import fit
+from deadhead.repair.fits import fit
 from deadhead.repair.write import repaired
 from deadhead.strategies.base import STRATEGIES, Move, StrategyContext, half_of, register_strategy
 from deadhead.strategies.rules import Unit, removable, units

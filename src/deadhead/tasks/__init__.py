@@ -14,12 +14,13 @@ from deadhead.tasks.language_models import MinimalPairsTask, PerplexityTask
 from deadhead.tasks.masked_lm import MaskedLMTask
 from deadhead.tasks.multi_label import MultiLabelTask
 from deadhead.tasks.multiple_choice import MultipleChoiceTask
-from deadhead.tasks.opening import TaskSet, judged_by, open_calibration, open_task
+from deadhead.tasks.opening import open_calibration, open_task
 from deadhead.tasks.question_answering import QuestionAnsweringTask
 from deadhead.tasks.regression import RegressionTask
 from deadhead.tasks.seq2seq import Seq2SeqTask
 from deadhead.tasks.speech_recognition import SpeechTask
 from deadhead.tasks.task import KINDS, BatchedTask, Task, register_task
+from deadhead.tasks.task_set import TaskSet, judged_by
 from deadhead.tasks.token_classification import TokenClassificationTask
 
 __all__ = [

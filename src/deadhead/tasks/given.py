@@ -15,7 +15,8 @@ from deadhead.losses.losses import Probe, held_out
 from deadhead.models.purpose import purpose_of
 from deadhead.tasks.evaluation import Evaluation
 from deadhead.tasks.metrics import ComputeMetrics
-from deadhead.tasks.opening import TaskSet, judged_by, open_task
+from deadhead.tasks.opening import open_task
+from deadhead.tasks.task_set import TaskSet, judged_by
 
 # of batches, every fifth sample is held out to compare the pruned model with the dense one
 _COMPARED_EVERY = 5

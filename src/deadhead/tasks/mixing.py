@@ -67,7 +67,7 @@ class Mixture:
     drawn: Examples
     whole: Examples
     name: str
-    notes: Sequence[str]
+    notes: list[str]
 
 
 def mix(

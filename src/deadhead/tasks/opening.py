@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,60 +11,14 @@ from typing import Any
 from deadhead.data.examples import Examples, keep_apart, keep_disjoint
 from deadhead.data.rows import Columns, Rows
 from deadhead.data.splits import ROLES, Spec, find_splits, read_split
-from deadhead.display import Brief
 from deadhead.errors import DataError
 from deadhead.models.purpose import Purpose, purpose_of
 from deadhead.options.fields import check_arguments
-from deadhead.tasks.judging import Judging
 from deadhead.tasks.kinds import UNJUDGED, check_reader, infer_kind, read_plain, text_kind
 from deadhead.tasks.metrics import ComputeMetrics
-from deadhead.tasks.mixing import mix, sources_of
-from deadhead.tasks.task import KINDS, BatchedTask, Task
-
-
-@dataclass(frozen=True, repr=False)
-class TaskSet(Brief):
-    """Disjoint sets of one kind: to score on, to stop by, and to report once.
-
-    Attributes:
-        calibration: what criteria score on and repairs fit.
-        selection: what decides when to stop; None where the data has no such split.
-        test: what is reported; None where nothing can be judged, as the data have no labels.
-        notes: how the rows were divided, and what was removed for it.
-        training: what `distill` trains on: all of what the calibration set was drawn from, or text
-            of its own, disjoint from selection and test too; None: the calibration set.
-        held_out: without a test set, data to compare a pruned model with the dense one on.
-    """
-
-    calibration: Task
-    selection: Task | None
-    test: Task | None
-    notes: tuple[str, ...] = ()
-    training: Task | None = None
-    held_out: Task | None = None
-
-    @property
-    def judge(self) -> Task:
-        """The test set."""
-        if self.test is None:
-            raise DataError(
-                f"nothing can be judged: {self.calibration.name!r} has no labels; give a test set"
-            )
-        return self.test
-
-    def describe(self, *, trains: bool = False) -> str:
-        """Say what came from where, a line per set; of the training set if anything is trained."""
-        judged = f"{self.test.kind}, judged by {self.test.metric}" if self.test else ""
-        roles = [*ROLES, *(["training"] if trains and self.training else [])]
-        lines = [judged or "data without labels: judged by how near the model is to the dense one"]
-        for role in roles if judged else [*roles, "held_out"]:
-            task = getattr(self, role)
-            of = task and f"{task.size} examples of {task.name}, fingerprint {task.fingerprint}"
-            lines.append(f"  {role}: {of or 'none'}")
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
-
-    def __str__(self) -> str:
-        return self.describe()
+from deadhead.tasks.mixing import Source, mix, sources_of
+from deadhead.tasks.task import KINDS, BatchedTask
+from deadhead.tasks.task_set import TaskSet, judged_by
 
 
 @check_arguments
@@ -153,44 +107,36 @@ def open_task(
             metrics are no numbers.
         UnknownNameError: a kind, column or bundled set that does not exist.
     """
-    sizes = {"calibration": calibration_size, "selection": selection_size, "test": test_size}
+    sizes = _sizes(calibration=calibration_size, selection=selection_size, test=test_size)
     sources = sources_of(calibration)
-    first = sources[0].spec if sources else None
-    explicit = {"calibration": first, "selection": selection, "test": test}
-    _check_sizes(sizes)
     _ = kind is None or KINDS[kind]  # refused before any data is read
-    if spec is None and test is None and not judged:
-        spec, explicit["calibration"] = first, None
     columns = Columns(text_column, text_pair_column, label_column, media_column)
     labels = {str(name) for name in config.label2id or ()}
+    spec, explicit = _named(spec, sources, selection, test, judged)
     found, notes = find_splits(spec, explicit, sizes=sizes, seed=seed, labels=labels)
     purpose = purpose or purpose_of(config)
     chosen = KINDS[kind or infer_kind(found["test"], columns, purpose, config)]
     wanted = judged or kind is not None or test is not None
     form, read_as, plain = _forms(chosen, tokenizer, config, found, columns, wanted)
-    read_as = plain if len(sources) > 1 else read_as
+    read_as = read_as if len(sources) < 2 else plain
     sets, dropped = _disjoint(found, columns, form, read_as, allow_overlap)
     limits = {"batch_size": batch_size, "max_tokens": max_tokens, "max_length": max_length}
     make = partial(_task, tokenizer=tokenizer, config=config, **limits)
     kinds = dict.fromkeys(ROLES, form) | {"calibration": read_as}
-    tasks = {
-        role: make(kinds[role], sets[role], found[role].source, sizes[role], (seed, number))
-        for number, role in enumerate(ROLES)
-        if role in sets
-    }
+    draws = {role: (sizes[role], (seed, number)) for number, role in enumerate(ROLES)}
+    tasks = {r: make(kinds[r], of, found[r].source, *draws[r]) for r, of in sets.items()}
     read = partial(_texts_of, plain=plain, columns=columns, seed=seed, labels=labels)
     source = found["calibration"].source
     if len(sources) > 1:
         mixture = mix(sources, sets, read, calibration_size, seed, allow_overlap=allow_overlap)
         tasks["calibration"] = make(plain, mixture.drawn, mixture.name)
-        sets["calibration"], source = mixture.whole, mixture.name
-        dropped += mixture.notes
+        sets["calibration"], source, dropped = mixture.whole, mixture.name, dropped + mixture.notes
+    training = tasks["calibration"]  # all files, decoded, might not fit into memory
     if train is not None:
         texts, said = keep_apart(read(str(train)), sets, allow_overlap=allow_overlap)
         training, dropped = make(plain, texts, str(train)), dropped + said
-    else:  # files, all of them decoded, might not fit into memory
-        given = read_as, sets["calibration"], source
-        training = make(*given) if form.reads == "text" else tasks["calibration"]
+    elif form.reads == "text":
+        training = make(read_as, sets["calibration"], source)
     opened = _task_set(tasks, training, [*notes, *dropped])
     return judged_by(opened, compute_metrics, metric, greater_is_better)
 
@@ -216,33 +162,6 @@ def _task_set(tasks: Mapping[str, BatchedTask], training: Any, notes: Sequence[s
     said = test.notes() if judges else []
     known = TaskSet(tasks["calibration"], tasks.get("selection"), test, (*notes, *said), training)
     return known if judges else replace(known, test=None, held_out=test)
-
-
-def judged_by(
-    tasks: TaskSet,
-    compute_metrics: ComputeMetrics | None = None,
-    metric: str | None = None,
-    greater_is_better: bool | None = None,
-) -> TaskSet:
-    """Return tasks that judge by another metric; see `open_task`.
-
-    Raises:
-        DataError: nothing is judged, or not by metrics that can be chosen.
-        UnknownNameError: there is no such metric.
-    """
-    if compute_metrics is None and metric is None and greater_is_better is None:
-        return tasks
-    _ = tasks.judge if tasks.test is None else None  # refuses
-    changed = {}
-    for role in ("selection", "test"):
-        task = getattr(tasks, role)
-        if task is not None and not isinstance(task, Judging):
-            raise DataError(
-                f"a {type(task).__name__} judges by its own metric {task.metric!r}; leave"
-                " compute_metrics, metric and greater_is_better out"
-            )
-        changed[role] = task and task.judged_by(compute_metrics, metric, greater_is_better)
-    return replace(tasks, **changed)
 
 
 def _forms(
@@ -299,7 +218,7 @@ def open_calibration(
     batch_size: int | None = None,
     max_tokens: int | None = None,
     max_length: int | None = None,
-) -> Task:
+) -> BatchedTask:
     """Open a calibration set alone, where nothing is judged; plain text will do for any model.
 
     Args: as of `open_task`.
@@ -307,7 +226,7 @@ def open_calibration(
     Raises:
         DataError: as of `open_task`.
     """
-    _check_sizes({"calibration": calibration_size})
+    _ = _sizes(calibration=calibration_size)
     columns = Columns(text_column, text_pair_column, label_column, media_column)
     labels = {str(name) for name in config.label2id or ()}
     first, *others = sources_of(spec)
@@ -343,7 +262,22 @@ def _task(
     return kind(drawn, name=f"{of}{source}", **made)
 
 
-def _check_sizes(sizes: Mapping[str, int | None]) -> None:
+def _sizes(**sizes: int | None) -> Mapping[str, int | None]:
     for role, size in sizes.items():
         if size is not None and size < 1:
             raise DataError(f"{role}_size {size!r} leaves no examples; give 1 or more, or None")
+    return sizes
+
+
+def _named(
+    spec: Spec | Path | None,
+    sources: Sequence[Source],
+    selection: str | Path | None,
+    test: str | Path | None,
+    judged: bool,
+) -> tuple[Spec | Path | None, dict[str, str | Path | None]]:
+    """Return what is divided into sets, and the sets that have a name of their own."""
+    first = sources[0].spec if sources else None
+    if spec is None and test is None and not judged:  # calibration texts and nothing else
+        return first, {"calibration": None, "selection": selection, "test": None}
+    return spec, {"calibration": first, "selection": selection, "test": test}
