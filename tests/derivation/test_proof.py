@@ -40,6 +40,14 @@ def test_every_law_is_passed_or_says_why_not(name):
     assert all(law.detail for law in proof.laws)
 
 
+def test_a_block_that_no_output_depends_on_refutes_nothing():
+    """VitPose reads the last but one block of its tiny image encoder."""
+    proof = laws_of("vitpose")
+    found = {law.law: law for law in proof.laws}
+    assert proof.failed == ()
+    assert found["a dead head is last"].detail == "in 2 of 3 blocks"
+
+
 def test_a_law_that_says_nothing_gives_its_reason():
     found = {law.law: law for law in laws_of("vit").laws}
     assert found["cached == uncached"].status == "not applicable"
